@@ -1,0 +1,42 @@
+# Everything runs inside .venv, made from requirements-dev.lock, whose hashes are checked.
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+MAKEFLAGS += --no-print-directory
+
+.PHONY: help up down destroy check format test lock
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(STAMP): requirements-dev.lock pyproject.toml
+	@python3 -m venv $(VENV)
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	@touch $@
+
+up: $(STAMP) ## servers, service and the demo user's OpenCode, in the background
+	@$(VENV)/bin/opencode-lifecycle cluster up
+
+down: $(STAMP) ## stop everything, keep all data
+	@$(VENV)/bin/opencode-lifecycle cluster down
+
+destroy: $(STAMP) ## stop everything and remove all data
+	@$(VENV)/bin/opencode-lifecycle cluster destroy
+
+check: $(STAMP) ## style, types, layers
+	@$(VENV)/bin/ruff format --check --quiet .
+	@$(VENV)/bin/ruff check --quiet .
+	@$(VENV)/bin/mypy
+	@$(VENV)/bin/lint-imports --no-logo
+
+format: $(STAMP) ## put the style right
+	@$(VENV)/bin/ruff format --quiet .
+	@$(VENV)/bin/ruff check --quiet --fix .
+
+test: $(STAMP) ## everything that must always pass
+	@$(PYTHON) -m pytest
+
+lock: $(STAMP) ## resolve the dependencies anew
+	@$(VENV)/bin/uv pip compile --quiet --generate-hashes --no-annotate --no-header --universal --python-version 3.11 -o requirements.lock pyproject.toml
+	@$(VENV)/bin/uv pip compile --quiet --generate-hashes --no-annotate --no-header --universal --python-version 3.11 --extra dev -o requirements-dev.lock pyproject.toml

@@ -1,0 +1,79 @@
+"""
+Facets: the parts of a stack whose change means something different to a runtime.
+
+The first six force a restart and stand in the job's meta, so that Nomad's own tools show them. The others change while
+the process runs, so they must never be in meta or env, where any change restarts the task.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final
+
+
+class Facet(StrEnum):
+    IMAGE = "image"
+    OPENCODE_VERSION = "opencode_version"
+    TEMPLATE = "template"
+    ENVIRONMENT = "environment"
+    RESOURCES = "resources"
+    SECRET_VERSION = "secret_version"  # noqa: S105 - the name of a facet
+    PROMPT = "prompt"
+    CONFIG = "config"
+    LABELS = "labels"
+    ENDPOINTS = "endpoints"
+    EDITED_OUTSIDE = "edited_outside"
+    MISSING = "missing"
+
+
+RESTART_FACETS: Final = (
+    Facet.IMAGE,
+    Facet.OPENCODE_VERSION,
+    Facet.TEMPLATE,
+    Facet.ENVIRONMENT,
+    Facet.RESOURCES,
+    Facet.SECRET_VERSION,
+)
+
+
+def digest_of(value: Any) -> str:
+    """Digest any JSON value: sixteen hex characters of SHA-256 over its canonical form."""
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def digest_of_text(text: str) -> str:
+    """Content address of *text*: the whole SHA-256 in hex. Names a bundle."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facets:
+    """
+    One stack as it should be, or as it was seen, facet by facet.
+
+    `image` and `opencode_version` are shown as they are, since people read them; the rest are digests.
+    """
+
+    image: str
+    opencode_version: str
+    template: str
+    environment: str
+    resources: str
+    secret_version: int
+    prompt: str
+    config: str
+    labels: str
+    endpoints: str
+
+    def meta(self) -> Mapping[str, str]:
+        """Return what the job's meta says of the facets that force a restart, and the revision over exactly these."""
+        restart = {facet.value: str(getattr(self, facet.value)) for facet in RESTART_FACETS}
+        return {**restart, "revision": digest_of(restart)}
+
+    @property
+    def revision(self) -> str:
+        """Digest over the facets that force a restart."""
+        return self.meta()["revision"]

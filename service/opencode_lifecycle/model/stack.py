@@ -1,0 +1,144 @@
+"""
+A stack: everything that belongs to one user. One row of `user_stacks`.
+
+The row has two halves with different writers, so that a request never overwrites what the reconciler found, and the
+reconciler never overwrites what was asked meanwhile: *intent* is written by accepted requests, *status* by whoever holds
+the claim.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from opencode_lifecycle.model.facets import Facets
+from opencode_lifecycle.model.identifiers import AllocationId, JobId, OperationId, ReleaseId, UserId, VolumeId
+from opencode_lifecycle.model.states import Desired, Health, MigrationState, Phase, Reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Successor:
+    """An ensure that was accepted while the stack was being deleted; it becomes the next life of the stack."""
+
+    group: str
+    resources: str
+    labels: Mapping[str, str]
+    environment: Mapping[str, str]
+    operation: OperationId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intent:
+    """What was asked for. `generation` counts accepted changes of it."""
+
+    generation: int
+    desired: Desired
+    group: str
+    resources: str
+    labels: Mapping[str, str]
+    environment: Mapping[str, str]
+    wanted_release: ReleaseId
+    pinned: bool = False
+    held: bool = False
+    fresh_start: int = 0
+    """The last generation that asked for an allocation newer than itself (recreate); 0 when none ever did."""
+    delete_workspace: bool = False
+    successor: Successor | None = None
+    last_operation: OperationId | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workspace:
+    """The volume of a stack: its Nomad id, the node that holds it, and where on that node it lies."""
+
+    volume_id: VolumeId
+    node_id: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    host: str
+    port: int
+
+    @property
+    def url(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runtime:
+    """
+    The OpenCode server of a stack as it was last proven.
+
+    `address` is what the right allocation answered on: 401 without credentials, and with them healthy and of the
+    expected version. It is withdrawn (`address` None) as soon as that allocation is known to be gone.
+    """
+
+    allocation_id: AllocationId
+    job_version: int
+    node: str
+    image: str
+    opencode_version: str
+    revision: str
+    secret_version: int
+    release: ReleaseId
+    restarts: int
+    started_at: datetime | None
+    address: Address | None
+    proven_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """What the reconciler made of it. Speaks for `observed_generation`."""
+
+    observed_generation: int = 0
+    phase: Phase = Phase.PENDING
+    phase_since: datetime
+    health: Health = Health.UNKNOWN
+    migration_state: MigrationState = MigrationState.CURRENT
+    reason: Reason | None = None
+    message: str = ""
+    facets: Facets | None = None
+    """What the job was last registered with, or will be; None before the first registration."""
+    release: ReleaseId | None = None
+    """The release it was last registered with."""
+    secret_version: int | None = None
+    workspace: Workspace | None = None
+    job_modify_index: int | None = None
+    """Nomad's index of our last write to the job. An observation older than it decides nothing."""
+    fresh_start_done: int = 0
+    """The last `fresh_start` generation whose old allocation is gone."""
+    runtime: Runtime | None = None
+    attempts: int = 0
+    """Failed tries in a row; sets the backoff."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stack:
+    user_id: UserId
+    job_id: JobId
+    namespace: str
+    region: str
+    intent: Intent
+    status: Status
+    created_at: datetime
+    updated_at: datetime
+    change_seq: int = field(default=0, compare=False)
+    """Position in the sequence of all changes of all stacks; later is larger."""
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the status speaks for the latest accepted change."""
+        return self.status.observed_generation == self.intent.generation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptWorkspace:
+    """A volume that outlived its stack because the deletion kept it. The next stack of the user takes it up."""
+
+    user_id: UserId
+    job_id: JobId
+    workspace: Workspace
+    kept_at: datetime

@@ -1,0 +1,72 @@
+"""What callers are shown: the row, joined with what is seen now."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Generic, TypeVar
+
+from opencode_lifecycle.model.identifiers import AllocationId, OperationId
+from opencode_lifecycle.model.password import Password, WrappedPassword
+from opencode_lifecycle.model.stack import Stack
+from opencode_lifecycle.model.staleness import Staleness
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page(Generic[Item]):
+    """One page of a list. `next_cursor` is None on the last one."""
+
+    items: Sequence[Item]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StackView:
+    """A stack as it is shown. `observed_at` is None when nothing was ever seen of it."""
+
+    stack: Stack
+    staleness: Sequence[Staleness]
+    observed_at: datetime | None
+    public_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnsureRequest:
+    """What an ensure asks for. None means unchanged, or the default on a new stack."""
+
+    group: str | None = None
+    resources: str | None = None
+    labels: Mapping[str, str] | None = None
+    environment: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnsureAnswer:
+    """`ready` says that the stack runs, is proven, and nothing had to change; else `operation` tells the progress."""
+
+    view: StackView
+    ready: bool
+    operation: OperationId | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddressView:
+    url: str
+    host: str
+    port: int
+    audience: str
+    allocation_id: AllocationId
+    generation: int
+    proven_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credentials:
+    """For the running allocation. Exactly one of `password` and `wrapped` is set."""
+
+    username: str
+    secret_version: int
+    allocation_id: AllocationId
+    password: Password | None = None
+    wrapped: WrappedPassword | None = None

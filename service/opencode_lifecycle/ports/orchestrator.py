@@ -1,0 +1,157 @@
+"""Jobs: rendering, registering, stopping and seeing them. Nomad in production."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+from opencode_lifecycle.model.deadline import Deadline
+from opencode_lifecycle.model.identifiers import AllocationId, JobId
+from opencode_lifecycle.model.observation import AllocationSeen, JobSeen, Observation
+
+Variables = Mapping[str, str | int | bool | Sequence[str] | Mapping[str, str]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenderedJob:
+    """A job as the orchestrator parsed it. `specification` is opaque to everyone but the adapter that made it."""
+
+    job_id: JobId
+    specification: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """
+    Everything the namespace holds under our name prefix, complete as of `index`.
+
+    A listing is whole or it is not returned: a page that fails fails the listing.
+    """
+
+    index: int
+    observed_at: datetime
+    stacks: Mapping[JobId, Observation]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connected:
+    """The event stream is open: what it says from now on follows `index` without our knowing of any gap."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobChanged:
+    """`job` is None when the job was purged."""
+
+    index: int
+    job_id: JobId
+    job: JobSeen | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AllocationChanged:
+    index: int
+    job_id: JobId
+    allocation: AllocationSeen
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacementChanged:
+    """The scheduler's account of why it could not place the job, or None when it could."""
+
+    index: int
+    job_id: JobId
+    failure: str | None
+
+
+Change = Connected | JobChanged | AllocationChanged | PlacementChanged
+
+
+class Orchestrator(Protocol):
+    """Every call raises `UpstreamError` of system `nomad` or `DeadlineExceeded`; never a vendor's exception."""
+
+    async def render(self, template: str, variables: Variables, deadline: Deadline) -> RenderedJob:
+        """
+        Parse HCL *template* with *variables*, sent as JSON and never pasted into the text.
+
+        Every variable must be declared by the template, else `UpstreamRejected` before anything is sent.
+        """
+        ...
+
+    async def register(self, job: RenderedJob, *, expected_index: int, deadline: Deadline) -> int:
+        """
+        Register *job* if it is at *expected_index* now (0: must not exist) and return its `JobModifyIndex`.
+
+        Raises `IndexConflict` when it is at another index and `UpstreamRejected` when the job is refused. Nomad 1.11
+        checks the index before it commits and not within, so two writers can both succeed: exclusivity is ours to keep.
+        """
+        ...
+
+    async def deregister(self, job_id: JobId, *, purge: bool, deadline: Deadline) -> int:
+        """Stop the job (and forget it, with *purge*), returning the index after. A job that is gone is no error."""
+        ...
+
+    async def observe(self, job_id: JobId, deadline: Deadline) -> Observation:
+        """Read job, allocations and placement failure now, consistently with everything written before."""
+        ...
+
+    async def list_all(self, deadline: Deadline) -> Listing:
+        """Read the whole namespace, page by page."""
+        ...
+
+    def follow(self, index: int) -> AsyncIterator[Change]:
+        """
+        Yield changes after *index*, beginning with `Connected`, until the connection ends; then raise
+        `UpstreamUnavailable`. Gaps are silent: a stream is a hint, the listing is the guarantee.
+        """
+        ...
+
+    def read_log(
+        self, allocation_id: AllocationId, *, kind: str, tail: int, follow: bool, deadline: Deadline
+    ) -> AsyncIterator[bytes]:
+        """Yield the last *tail* lines of `stdout` or `stderr`, and with *follow* all that comes after."""
+        ...
+
+    async def ping(self, deadline: Deadline) -> None:
+        """Return when a leader is known and our token is accepted; raise otherwise."""
+        ...
+
+
+class Workspaces(Protocol):
+    """Persistent volumes, one per stack, bearing the job's name. Nomad dynamic host volumes in production."""
+
+    async def ensure(self, job_id: JobId, deadline: Deadline) -> "WorkspaceFound":
+        """Return the volume of *job_id*, creating it where there is none. Safe to repeat."""
+        ...
+
+    async def find(self, job_id: JobId, deadline: Deadline) -> "WorkspaceFound | None":
+        """Return the volume of *job_id*, or None when there is provably none."""
+        ...
+
+    async def destroy(self, volume_id: str, deadline: Deadline) -> None:
+        """Delete the volume with its data. One that is gone is no error; one still claimed is `UpstreamRejected`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkspaceFound:
+    volume_id: str
+    node_id: str
+    path: str
+
+
+class LiveFiles(Protocol):
+    """Texts that change under a running process. Nomad variables in production."""
+
+    async def publish(self, text: str, deadline: Deadline) -> str:
+        """Store *text* by its content and return its digest (SHA-256, hex). Repeating it writes nothing."""
+        ...
+
+    async def point(self, job_id: JobId, *, instructions: str, managed: str, deadline: Deadline) -> None:
+        """Make the stack's pointer name the two digests. Repeating it writes nothing."""
+        ...
+
+    async def clear(self, job_id: JobId, deadline: Deadline) -> None:
+        """Delete the stack's pointer. One that is gone is no error."""
+        ...

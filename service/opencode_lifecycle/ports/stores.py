@@ -1,0 +1,235 @@
+"""
+What is remembered, and how work on it is claimed. SQLite or PostgreSQL in production.
+
+Every write is one transaction. A write that returned survives a power cut. No call of another system is ever awaited
+inside a transaction.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+from opencode_lifecycle.model.identifiers import OperationId, ReleaseId, TokenId, UserId
+from opencode_lifecycle.model.operation import Event, Operation, OperationState, PhaseEntered
+from opencode_lifecycle.model.principal import ServiceToken
+from opencode_lifecycle.model.release import Release
+from opencode_lifecycle.model.stack import KeptWorkspace, Stack, Status
+from opencode_lifecycle.model.states import Health, MigrationState, Phase, Reason
+from opencode_lifecycle.model.view import Page
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Situation:
+    """What a decision about one user may look at, read in the transaction that will write it."""
+
+    stack: Stack | None
+    last_operation: Operation | None
+    kept_workspace: KeptWorkspace | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """
+    What a request changes. With *stack* None it changes nothing.
+
+    A stack that was not there is inserted whole. Of one that was, only the intent is written; the status stays with
+    whoever holds the claim. *operation* is inserted, and every unfinished operation of the stack becomes superseded.
+    *wake* makes the stack due at once and forgets its failed tries.
+    """
+
+    stack: Stack | None = None
+    operation: Operation | None = None
+    events: Sequence[Event] = ()
+    wake: bool = False
+    forget_kept_workspace: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claimed:
+    """A stack, and the token under which alone its status may be saved until the claim lapses."""
+
+    stack: Stack
+    token: str
+    lapses_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperationOutcome:
+    state: OperationState
+    reason: Reason | None = None
+    message: str = ""
+    receipt: Mapping[str, object] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """
+    What a worker found out and did.
+
+    *next_attempt_at* is when the stack is due again without being woken; None leaves that to hints alone. When a newer
+    generation was accepted meanwhile the stack is due at once, whatever is said here. *entered* is appended to the
+    phases of the stack's last operation while that is unfinished, *outcome* finishes it if its generation is at most
+    *status.observed_generation*. The claim ends with the save unless *keep_claim*.
+    """
+
+    status: Status
+    next_attempt_at: datetime | None
+    events: Sequence[Event] = ()
+    entered: PhaseEntered | None = None
+    outcome: OperationOutcome | None = None
+    keep_claim: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StackQuery:
+    """Filters are joined by and; None means any. Pages are keyset pages in the order of user ids."""
+
+    phase: Phase | None = None
+    health: Health | None = None
+    migration_state: MigrationState | None = None
+    release: ReleaseId | None = None
+    reason: Reason | None = None
+    stale: bool | None = None
+    group: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    limit: int = 50
+    after: UserId | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StackChange:
+    """One change in the sequence of all changes. `stack` is None when the stack was removed."""
+
+    seq: int
+    user_id: UserId
+    stack: Stack | None
+
+
+class StackStore(Protocol):
+    async def get(self, user_id: UserId) -> Stack | None: ...
+
+    async def find(self, query: StackQuery) -> Page[Stack]:
+        """Return one page; `next_cursor` is the last user id of it, to be given back as `after`."""
+        ...
+
+    async def decide(
+        self, user_id: UserId, decision: Callable[[Situation], Decision]
+    ) -> tuple[Situation, Decision]:
+        """
+        Read the situation, call *decision* (pure, possibly more than once) and write what it says, in one transaction.
+
+        What *decision* raises is passed on and nothing is written. Returned are the situation and the decision as
+        written, with the stack's new `change_seq`.
+        """
+        ...
+
+    async def claim(
+        self, *, limit: int, now: datetime, lapses_at: datetime, hinted: Collection[UserId] = ()
+    ) -> Sequence[Claimed]:
+        """
+        Take exclusive charge of up to *limit* stacks: those *hinted* first, whether due or not, then those that are due
+        at *now*, most neglected first. Stacks under a claim that has not lapsed at *now* are left out.
+        """
+        ...
+
+    async def save(self, claimed: Claimed, progress: Progress) -> Stack:
+        """Save under the claim, or raise `ClaimLost` and write nothing. Returns the stack as it is now."""
+        ...
+
+    async def release_claim(self, claimed: Claimed, *, next_attempt_at: datetime | None) -> None:
+        """End the claim and change nothing else. A claim that is lost already is no error."""
+        ...
+
+    async def finish_deletion(
+        self,
+        claimed: Claimed,
+        *,
+        outcome: OperationOutcome,
+        events: Sequence[Event],
+        kept: KeptWorkspace | None,
+        successor: Stack | None,
+    ) -> None:
+        """
+        End a deletion: record the outcome and *kept*, and replace the row by *successor* or remove it.
+
+        Raises `ClaimLost` when the claim is gone or a newer generation than the claimed one was accepted.
+        """
+        ...
+
+    async def kept_workspaces(self) -> Sequence[KeptWorkspace]: ...
+
+    async def changes_since(self, seq: int, *, limit: int) -> Sequence[StackChange]:
+        """Return changes after *seq* in order, only the latest of each stack."""
+        ...
+
+    async def latest_change(self) -> int: ...
+
+
+class OperationStore(Protocol):
+    async def get_operation(self, operation_id: OperationId) -> Operation | None: ...
+
+    async def prune_operations(self, finished_before: datetime) -> int: ...
+
+
+class EventStore(Protocol):
+    async def append(self, events: Sequence[Event]) -> None: ...
+
+    async def find_events(self, *, user_id: UserId | None, after: str | None, limit: int) -> Page[Event]:
+        """Return events in the order they happened; *after* and `next_cursor` are event ids."""
+        ...
+
+
+class TokenStore(Protocol):
+    async def add_token(self, token: ServiceToken) -> None: ...
+
+    async def find_tokens(self, *, after: TokenId | None, limit: int) -> Page[ServiceToken]: ...
+
+    async def revoke_token(self, token_id: TokenId, at: datetime) -> bool:
+        """Return whether there was such a token. Revoking twice keeps the first time."""
+        ...
+
+    async def active_tokens(self) -> Sequence[ServiceToken]: ...
+
+
+class ReleaseStore(Protocol):
+    async def get_release(self, release_id: ReleaseId) -> Release | None: ...
+
+    async def add_release(self, release: Release) -> Release:
+        """Store it unless a release of that id exists; return the stored one. Its number is given here."""
+        ...
+
+    async def current_release(self) -> Release | None:
+        """Return the release that new stacks want."""
+        ...
+
+    async def use_release(self, release_id: ReleaseId) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdempotentAnswer:
+    """What is kept of an answered request: enough to give the same answer, and no secret."""
+
+    status: int
+    location: str | None
+    operation_id: OperationId | None
+
+
+class IdempotencyStore(Protocol):
+    async def begin(
+        self, *, principal: str, route: str, key: str, request_hash: str, now: datetime, lapses_at: datetime
+    ) -> IdempotentAnswer | None:
+        """
+        Reserve the key, or return the answer that was given to it.
+
+        Raises `IdempotencyMismatch` for another request hash, `IdempotencyInFlight` while the first is being handled.
+        """
+        ...
+
+    async def finish(self, *, principal: str, route: str, key: str, answer: IdempotentAnswer) -> None: ...
+
+    async def abandon(self, *, principal: str, route: str, key: str) -> None:
+        """Free a reserved key whose request failed, so that it may be tried again."""
+        ...
+
+    async def prune_keys(self, now: datetime) -> int: ...

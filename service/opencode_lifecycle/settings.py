@@ -1,0 +1,267 @@
+"""
+Every setting, with its unit and the reason for its default. The only module that reads the environment.
+
+A setting comes from a TOML file named with `--settings`, and from the environment as `OPENCODE_LIFECYCLE_<NAME>`, which
+wins. Secrets are never settings: a setting names the file that holds one.
+"""
+
+import os
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from opencode_lifecycle.model.errors import InvalidSettings
+from opencode_lifecycle.model.identifiers import INSTALLATION_PATTERN
+
+ENVIRONMENT_PREFIX: Final = "OPENCODE_LIFECYCLE_"
+SAFE_OPENCODE_VERSION: Final = (1, 18, 15)
+"""Older servers lose prompts of old sessions since August 2026, when their message-id clock wrapped."""
+
+VariableName = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]{0,63}$")]
+
+
+class ResourceClassSettings(BaseModel):
+    """CPU in MHz shares, memory reserved and at most, in MiB."""
+
+    model_config = {"extra": "forbid", "frozen": True}
+
+    cpu: PositiveInt
+    memory: PositiveInt
+    memory_max: PositiveInt
+
+    @model_validator(mode="after")
+    def _room(self) -> "ResourceClassSettings":
+        if self.memory_max < self.memory:
+            raise ValueError("memory_max is below memory")
+        return self
+
+
+class Rate(BaseModel):
+    """A token bucket of one principal: `per_second` is its refill, `burst` its size."""
+
+    model_config = {"extra": "forbid", "frozen": True}
+
+    per_second: PositiveFloat
+    burst: PositiveInt
+
+
+class Rates(BaseModel):
+    """Defaults are the API contract's."""
+
+    model_config = {"extra": "forbid", "frozen": True}
+
+    read: Rate = Rate(per_second=500, burst=1000)
+    ensure: Rate = Rate(per_second=200, burst=400)
+    lifecycle: Rate = Rate(per_second=50, burst=100)
+    admin: Rate = Rate(per_second=20, burst=40)
+
+
+class Settings(BaseSettings):
+    """The whole configuration, complete or fatal."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True
+    )
+
+    # Who we are
+    installation: Annotated[str, Field(pattern=INSTALLATION_PATTERN)] = "main"
+    """Marks what is ours in a shared cluster. Never change it while stacks exist: all their names follow from it."""
+    production: bool = False
+    """Refuse what is only fit for one machine: plain HTTP to the servers, the raw_exec driver, SQLite."""
+    replicas: PositiveInt = 1
+    """How many of this service run on the same database. More than one needs PostgreSQL."""
+
+    # Where we listen
+    listen_host: str = "127.0.0.1"
+    listen_port: Annotated[int, Field(ge=0, le=65535)] = 8700
+
+    # What we remember in
+    database_url: str = "sqlite+aiosqlite:///opencode-lifecycle.db"
+
+    # Nomad
+    nomad_address: str = "http://127.0.0.1:4646"
+    nomad_token_file: Path
+    nomad_ca_file: Path | None = None
+    nomad_namespace: Annotated[str, Field(pattern=r"^[a-zA-Z0-9-]{1,128}$")] = "opencode"
+    nomad_region: str = "global"
+    nomad_node_pool: str = "default"
+    nomad_datacenters: tuple[str, ...] = ("*",)
+
+    # Vault
+    vault_address: str = "http://127.0.0.1:8200"
+    vault_token_file: Path
+    vault_ca_file: Path | None = None
+    vault_kv_mount: str = "kv"
+    vault_workload_role: str = "opencode"
+    """The JWT role that the jobs log in with."""
+
+    # Consul
+    consul_address: str = "http://127.0.0.1:8500"
+    consul_token_file: Path
+    consul_ca_file: Path | None = None
+
+    # What runtimes are (release 1 is made of these)
+    driver: Literal["docker", "raw_exec"] = "docker"
+    job_template: Path | None = None
+    """HCL file to use instead of the one for the driver that ships with the service."""
+    image: str = ""
+    """For docker: the image, best by digest. For raw_exec it is shown only."""
+    opencode_version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")] = "1.18.34"
+    opencode_path: Path | None = None
+    """For raw_exec: the OpenCode executable of that version."""
+    instructions_file: Path | None = None
+    managed_config_file: Path | None = None
+    runtime_environment: Mapping[VariableName, str] = {}
+    resource_classes: Mapping[str, ResourceClassSettings] = {
+        "small": ResourceClassSettings(cpu=200, memory=512, memory_max=2048),
+        "medium": ResourceClassSettings(cpu=500, memory=1024, memory_max=4096),
+        "large": ResourceClassSettings(cpu=1000, memory=2048, memory_max=8192),
+    }
+    default_resources: str = "small"
+    allowed_environment: tuple[VariableName, ...] = ()
+    """Names that callers may set in the environment of a runtime."""
+    secret_environment: tuple[VariableName, ...] = ()
+    """Names under `env` of a stack's Vault secret that are rendered into its runtime."""
+    public_url_template: str | None = None
+    """Such as `https://{job_id}.agents.example`; without it there are no public addresses."""
+
+    # How we work
+    start_deadline: timedelta = timedelta(minutes=3)
+    """From registration to a proven address. An image pull is part of it."""
+    stop_deadline: timedelta = timedelta(minutes=2)
+    """From the stop to a terminal allocation, before it is called failed and tried again."""
+    observation_max_age: timedelta = timedelta(seconds=30)
+    """An older observation is unknown."""
+    resync_interval: timedelta = timedelta(seconds=10)
+    """Time between full listings of Nomad. Must be well below `observation_max_age`."""
+    liveness_interval: timedelta = timedelta(seconds=10)
+    claim_lifetime: timedelta = timedelta(seconds=60)
+    """How long a worker of a replica that died keeps others off a stack."""
+    workers: Annotated[int, Field(ge=1, le=512)] = 64
+    """Stacks worked on at the same time by one replica."""
+    upstream_timeout: timedelta = timedelta(seconds=10)
+    """For one call to Nomad, Vault or Consul."""
+    threads: Annotated[int, Field(ge=1, le=128)] = 16
+    """Size of the pool for synchronous client libraries."""
+    shutdown_grace: timedelta = timedelta(seconds=10)
+    max_body_bytes: PositiveInt = 65536
+    rates: Rates = Rates()
+    log_format: Literal["json", "console"] = "json"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        del dotenv_settings, file_secret_settings
+        return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls))
+
+
+def load(file: Path | None = None, environment: Mapping[str, str] | None = None) -> Settings:
+    """
+    Read and check all settings, or raise `InvalidSettings` with every problem at once.
+
+    A name that is no setting is a problem, in the file as in the environment.
+    """
+    names = os.environ if environment is None else environment
+    problems = [
+        f"{name}: there is no such setting"
+        for name in names
+        if name.startswith(ENVIRONMENT_PREFIX)
+        and name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")[0] not in Settings.model_fields
+        and name not in _NOT_OF_THE_SERVICE
+    ]
+    if file is not None and not file.is_file():
+        raise InvalidSettings([f"{file}: there is no such settings file"])
+
+    class FromFile(Settings):
+        model_config = SettingsConfigDict(toml_file=file)
+
+    try:
+        settings = FromFile()
+    except ValidationError as error:
+        problems += [
+            f"{'.'.join(str(part) for part in fault['loc']) or 'settings'}: {fault['msg']}"
+            for fault in error.errors()
+        ]
+        raise InvalidSettings(problems) from None
+    problems += _contradictions(settings)
+    if problems:
+        raise InvalidSettings(problems)
+    return settings
+
+
+_NOT_OF_THE_SERVICE: Final = frozenset(
+    {f"{ENVIRONMENT_PREFIX}{name}" for name in ("URL", "TOKEN_FILE", "CACHE", "RELEASES_URL", "SETTINGS")}
+)
+"""Names with our prefix that the command line reads, and the service does not."""
+
+
+def _contradictions(settings: Settings) -> list[str]:
+    problems: list[str] = []
+    for name in ("nomad_token_file", "vault_token_file", "consul_token_file"):
+        problems += _secret_file_problems(name, getattr(settings, name))
+    for name in ("instructions_file", "managed_config_file", "job_template", "opencode_path"):
+        path: Path | None = getattr(settings, name)
+        if path is not None and not path.is_file():
+            problems.append(f"{name}: {path} is not a file")
+    if settings.default_resources not in settings.resource_classes:
+        problems.append(f"default_resources: no resource class is called {settings.default_resources!r}")
+    if tuple(int(part) for part in settings.opencode_version.split(".")) < SAFE_OPENCODE_VERSION:
+        floor = ".".join(str(part) for part in SAFE_OPENCODE_VERSION)
+        problems.append(
+            f"opencode_version: {settings.opencode_version} loses prompts; the safe floor is {floor}"
+        )
+    if settings.resync_interval * 2 > settings.observation_max_age:
+        problems.append("resync_interval: must be at most half of observation_max_age")
+    if settings.driver == "docker" and not settings.image:
+        problems.append("image: the docker driver needs one")
+    if settings.driver == "raw_exec" and settings.opencode_path is None:
+        problems.append("opencode_path: the raw_exec driver needs one")
+    if settings.replicas > 1 and settings.database_url.startswith("sqlite"):
+        problems.append("database_url: SQLite serves one replica only; more need PostgreSQL")
+    if settings.production:
+        problems += _unfit_for_production(settings)
+    return problems
+
+
+def _unfit_for_production(settings: Settings) -> list[str]:
+    problems = [
+        f"{name}: plain HTTP is refused in production"
+        for name in ("nomad_address", "vault_address", "consul_address")
+        if not getattr(settings, name).startswith("https://")
+    ]
+    if settings.driver == "raw_exec":
+        problems.append("driver: raw_exec does not isolate users and is refused in production")
+    return problems
+
+
+def _secret_file_problems(name: str, path: Path) -> list[str]:
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        return [f"{name}: {path}: {error.strerror}"]
+    if mode & 0o077:
+        return [f"{name}: {path} can be read by others (mode {mode & 0o777:04o}); chmod 600 it"]
+    if not path.read_text().strip():
+        return [f"{name}: {path} is empty"]
+    return []
+
+
+def describe(settings: Settings) -> Mapping[str, Any]:
+    """Return the settings as plain values for a start-up log line. None of them is a secret."""
+    return settings.model_dump(mode="json")
