@@ -41,6 +41,8 @@ class Intent:
     held: bool = False
     fresh_start: int = 0
     """The last generation that asked for an allocation newer than itself (recreate); 0 when none ever did."""
+    rotation: int = 0
+    """The last generation that asked for a new password; 0 when none ever did."""
     delete_workspace: bool = False
     successor: Successor | None = None
     last_operation: OperationId | None = None
@@ -110,6 +112,8 @@ class Status:
     """Nomad's index of our last write to the job. An observation older than it decides nothing."""
     fresh_start_done: int = 0
     """The last `fresh_start` generation whose old allocation is gone."""
+    rotation_done: int = 0
+    """The last `rotation` generation whose new password is written."""
     runtime: Runtime | None = None
     attempts: int = 0
     """Failed tries in a row; sets the backoff."""
