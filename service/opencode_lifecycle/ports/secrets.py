@@ -20,7 +20,11 @@ class PasswordStore(Protocol):
         ...
 
     async def latest_version(self, job_id: JobId, deadline: Deadline) -> int | None:
-        """Return the newest readable version, or None when there is provably none."""
+        """
+        Return the latest version, or None when there is provably none or it was deleted.
+
+        An older one is never fallen back to: it may have been rotated away.
+        """
         ...
 
     async def rotate(self, job_id: JobId, *, expected: int, deadline: Deadline) -> int:
