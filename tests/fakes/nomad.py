@@ -1,0 +1,473 @@
+"""
+Nomad in memory, as far as the ports see it.
+
+It keeps jobs with versions and modify indexes, schedules one allocation per job, and passes the same contract as the
+real one. Allocations run and stop by themselves unless a test takes that into its own hands:
+
+    nomad = FakeNomad(autorun=False)
+    nomad.run_allocation(job_id, address=Address(host="127.0.0.1", port=4096))
+    nomad.fail_allocation(job_id, TaskTrouble.DRIVER, "no such image")
+    nomad.faults.fail_next("register", UpstreamUnavailable("nomad", "register"), after_commit=True)
+    hold = nomad.workspaces.faults.hold_next("ensure")
+    nomad.go_down(); nomad.come_up()
+"""
+
+import asyncio
+import itertools
+import re
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+from uuid import UUID
+
+from fakes.faults import Faults
+from opencode_lifecycle.model.clock import Clock, utc_now
+from opencode_lifecycle.model.deadline import Deadline
+from opencode_lifecycle.model.errors import IndexConflict, UpstreamRejected, UpstreamUnavailable
+from opencode_lifecycle.model.facets import digest_of_text
+from opencode_lifecycle.model.identifiers import AllocationId, JobId
+from opencode_lifecycle.model.job_template import TemplateNeeds, declared_variables
+from opencode_lifecycle.model.observation import (
+    ABSENT,
+    AllocationSeen,
+    ClientStatus,
+    JobSeen,
+    Observation,
+    TaskTrouble,
+)
+from opencode_lifecycle.model.stack import Address
+from opencode_lifecycle.ports.orchestrator import (
+    AllocationChanged,
+    Change,
+    Connected,
+    JobChanged,
+    Listing,
+    PlacementChanged,
+    RenderedJob,
+    Variables,
+    WorkspaceFound,
+)
+
+META_OF_VARIABLE = {
+    "image": "image",
+    "opencode_version": "opencode_version",
+    "template_digest": "template",
+    "environment_digest": "environment",
+    "resources_digest": "resources",
+    "secret_version": "secret_version",
+    "revision": "revision",
+    "user_id": "user",
+    "installation": "installation",
+}
+"""Which variable of the job templates ends up under which key of the job's meta."""
+
+
+@dataclass(slots=True)
+class _Job:
+    seen: JobSeen
+    specification: Mapping[str, Any]
+    submissions: list[Mapping[str, Any]] = field(default_factory=list)
+
+
+class FakeNomad:
+    """The Orchestrator port. `workspaces` and `live_files` are the other two, of the same cluster."""
+
+    def __init__(
+        self, *, autorun: bool = True, autostop: bool = True, now: Clock = utc_now, node: str = "node-1"
+    ) -> None:
+        self.autorun = autorun
+        self.autostop = autostop
+        self.faults = Faults()
+        self.index = 10
+        self.jobs: dict[JobId, _Job] = {}
+        self.allocations: dict[JobId, list[AllocationSeen]] = {}
+        self.logs: dict[tuple[AllocationId, str], list[bytes]] = {}
+        self.on_run: Callable[[JobId, AllocationSeen], None] | None = None
+        """Called when an allocation starts to run; a test can start a fake runtime on its address."""
+        self.workspaces = FakeWorkspaces(self, node=node)
+        self.live_files = FakeLiveFiles()
+        self.node = node
+        self._now = now
+        self._ports = itertools.count(20000)
+        self._ids = itertools.count(1)
+        self._refusals: dict[JobId | None, str] = {}
+        self._placement: dict[JobId, str] = {}
+        self._followers: list[asyncio.Queue[Change | None]] = []
+
+    # What a test does to the cluster
+
+    def go_down(self) -> None:
+        """Refuse every call of all three ports, and end the event streams."""
+        for faults in (self.faults, self.workspaces.faults, self.live_files.faults):
+            faults.fail_next("*", UpstreamUnavailable("nomad", "call", "connection refused"), times=None)
+        self.drop_streams()
+
+    def come_up(self) -> None:
+        """Take calls again. Faults scripted before are forgotten."""
+        for faults in (self.faults, self.workspaces.faults, self.live_files.faults):
+            faults.heal()
+
+    def drop_streams(self) -> None:
+        """End every open event stream, as a restarted server does."""
+        followers, self._followers = self._followers, []
+        for follower in followers:
+            follower.put_nowait(None)
+
+    def refuse_placement(self, sentence: str, job_id: JobId | None = None) -> None:
+        """Let the scheduler place nothing (of *job_id*, or at all) and say *sentence*, until `allow_placement`."""
+        self._refusals[job_id] = sentence
+        for known in [job_id] if job_id is not None else list(self.jobs):
+            if known in self.jobs and not self._live(known):
+                self._say_placement(known, sentence)
+
+    def allow_placement(self, job_id: JobId | None = None) -> None:
+        self._refusals.pop(job_id, None)
+        for known, job in self.jobs.items():
+            if known in self._placement and not job.seen.stopped:
+                self._schedule(known)
+
+    def run_allocation(self, job_id: JobId, *, address: Address | None = None) -> AllocationSeen:
+        """Let the pending allocation of the job run on *address*, or on one of ours."""
+        return self._update(
+            self._one_live(job_id),
+            job_id,
+            client_status=ClientStatus.RUNNING,
+            address=address or Address(host="127.0.0.1", port=next(self._ports)),
+            started_at=self._now(),
+        )
+
+    def fail_allocation(
+        self, job_id: JobId, trouble: TaskTrouble, message: str, *, reschedule: bool = True
+    ) -> AllocationSeen:
+        """Let the live allocation fail for good. Nomad then makes a new one, unless *reschedule* is false."""
+        failed = self._update(
+            self._one_live(job_id),
+            job_id,
+            client_status=ClientStatus.FAILED,
+            trouble=trouble,
+            trouble_message=message,
+        )
+        if reschedule and job_id in self.jobs and not self.jobs[job_id].seen.stopped:
+            self._schedule(job_id, autorun=False)
+        return failed
+
+    def trouble_allocation(self, job_id: JobId, trouble: TaskTrouble, message: str) -> AllocationSeen:
+        """Let the live allocation report trouble and stay as it is, as one that waits for its secret does."""
+        return self._update(self._one_live(job_id), job_id, trouble=trouble, trouble_message=message)
+
+    def restart_task(self, job_id: JobId) -> AllocationSeen:
+        allocation = self._one_live(job_id)
+        return self._update(allocation, job_id, restarts=allocation.restarts + 1, started_at=self._now())
+
+    def end_allocation(self, job_id: JobId) -> AllocationSeen:
+        """Let the live allocation end, as a client does after the stop, or a task that exits with 0."""
+        return self._update(self._one_live(job_id), job_id, client_status=ClientStatus.COMPLETE)
+
+    def lose_allocation(self, job_id: JobId) -> AllocationSeen:
+        """Let the node of the live allocation be lost. Its volume is there, so nothing replaces it."""
+        return self._update(self._one_live(job_id), job_id, client_status=ClientStatus.LOST)
+
+    def edit_outside(self, job_id: JobId, **meta: str) -> None:
+        """Register the job with other meta, as an operator does with the nomad command."""
+        job = self.jobs[job_id]
+        self._put_job(job_id, job, {**job.seen.meta, **meta}, job.specification)
+        self._schedule(job_id)
+
+    def plant_job(self, job_id: JobId, **meta: str) -> None:
+        """Put a job there that we did not register; without meta it is a foreign one."""
+        self._put_job(job_id, None, meta, {"ID": job_id, "Meta": meta})
+        self._schedule(job_id)
+
+    def collect_garbage(self) -> None:
+        """Forget terminal allocations and stopped jobs, as Nomad does after hours."""
+        for job_id, allocations in list(self.allocations.items()):
+            self.allocations[job_id] = [a for a in allocations if not a.client_status.is_terminal]
+            if not self.allocations[job_id]:
+                del self.allocations[job_id]
+        for job_id, job in list(self.jobs.items()):
+            if job.seen.stopped and job_id not in self.allocations:
+                del self.jobs[job_id]
+                self._tell(JobChanged(index=self._next_index(), job_id=job_id, job=None))
+
+    # The port
+
+    async def render(self, template: str, variables: Variables, deadline: Deadline) -> RenderedJob:
+        if unknown := sorted(set(variables) - declared_variables(template)):
+            raise UpstreamRejected(
+                "nomad", "render", f"the template declares no variable {', '.join(unknown)}"
+            )
+        async with self.faults.call("render", deadline):
+            job_id = str(variables.get("job_id", ""))
+            if re.fullmatch(r"[a-z0-9-]{1,63}", job_id) is None:
+                raise UpstreamRejected("nomad", "render", "Invalid value for variable job_id")
+            meta = {key: str(variables[name]) for name, key in META_OF_VARIABLE.items() if name in variables}
+            specification = {
+                "ID": job_id,
+                "Meta": {**meta, "managed_by": "opencode-lifecycle"},
+                "Variables": dict(variables),
+                "Template": template,
+            }
+            return RenderedJob(job_id=JobId(job_id), specification=specification)
+
+    async def register(self, job: RenderedJob, *, expected_index: int, deadline: Deadline) -> int:
+        async with self.faults.call("register", deadline):
+            known = self.jobs.get(job.job_id)
+            actual = known.seen.modify_index if known else 0
+            if actual != expected_index:
+                raise IndexConflict(
+                    "nomad", "register", f"{job.job_id} is at index {actual}, not {expected_index}"
+                )
+            unchanged = (
+                known is not None and not known.seen.stopped and known.specification == job.specification
+            )
+            if not unchanged:
+                meta = {str(key): str(value) for key, value in job.specification["Meta"].items()}
+                self._put_job(job.job_id, known, meta, job.specification)
+            self._schedule(job.job_id)
+            return self.jobs[job.job_id].seen.modify_index
+
+    async def deregister(self, job_id: JobId, *, purge: bool, deadline: Deadline) -> int:
+        async with self.faults.call("deregister", deadline):
+            job = self.jobs.get(job_id)
+            if job is None:
+                return self.index
+            if not job.seen.stopped:
+                index = self._next_index()
+                job.seen = replace(job.seen, stopped=True, version=job.seen.version + 1, modify_index=index)
+                self._tell(JobChanged(index=index, job_id=job_id, job=job.seen))
+            self._placement.pop(job_id, None)
+            self._stop_allocations(job_id)
+            if purge:
+                del self.jobs[job_id]
+                self._tell(JobChanged(index=self._next_index(), job_id=job_id, job=None))
+            return self.index
+
+    async def observe(self, job_id: JobId, deadline: Deadline) -> Observation:
+        async with self.faults.call("observe", deadline):
+            return self._observation(job_id)
+
+    async def list_all(self, deadline: Deadline) -> Listing:
+        async with self.faults.call("list_all", deadline):
+            names = {name for name in [*self.jobs, *self.allocations] if name.startswith("oc-")}
+            return Listing(
+                index=self.index,
+                observed_at=self._now(),
+                stacks={name: self._observation(name) for name in sorted(names)},
+            )
+
+    async def follow(self, index: int) -> AsyncIterator[Change]:
+        del index  # like a server whose buffer is empty: nothing is replayed
+        changes: asyncio.Queue[Change | None] = asyncio.Queue()
+        async with self.faults.call("follow", Deadline.after(30, "open the event stream")):
+            self._followers.append(changes)
+        try:
+            yield Connected(index=self.index)
+            while (change := await changes.get()) is not None:
+                yield change
+        finally:
+            if changes in self._followers:
+                self._followers.remove(changes)
+        raise UpstreamUnavailable("nomad", "follow", "the event stream ended")
+
+    async def read_log(
+        self, allocation_id: AllocationId, *, kind: str, tail: int, follow: bool, deadline: Deadline
+    ) -> AsyncIterator[bytes]:
+        async with self.faults.call("read_log", deadline):
+            if not any(a.id == allocation_id for all_of_job in self.allocations.values() for a in all_of_job):
+                raise UpstreamRejected("nomad", "read log", "no such allocation")
+            lines = self.logs.get((allocation_id, kind), [])
+        for line in lines[-tail:] if tail else []:
+            yield line
+
+    async def ping(self, deadline: Deadline) -> None:
+        async with self.faults.call("ping", deadline):
+            return
+
+    # How the cluster behaves
+
+    def _observation(self, job_id: JobId) -> Observation:
+        job = self.jobs.get(job_id)
+        return Observation(
+            job=job.seen if job else ABSENT,
+            allocations=tuple(self.allocations.get(job_id, ())),
+            placement_failure=self._placement.get(job_id),
+            index=self.index,
+            observed_at=self._now(),
+        )
+
+    def _put_job(
+        self, job_id: JobId, known: _Job | None, meta: Mapping[str, str], specification: Mapping[str, Any]
+    ) -> None:
+        index = self._next_index()
+        seen = JobSeen(
+            job_id=job_id,
+            version=known.seen.version + 1 if known else 0,
+            modify_index=index,
+            stopped=False,
+            meta=dict(meta),
+        )
+        submissions = [*known.submissions, specification] if known else [specification]
+        self.jobs[job_id] = _Job(seen=seen, specification=specification, submissions=submissions)
+        self._tell(JobChanged(index=index, job_id=job_id, job=seen))
+
+    def _schedule(self, job_id: JobId, *, autorun: bool | None = None) -> None:
+        job = self.jobs[job_id]
+        live = [a for a in self._live(job_id) if a.desired_status == "run"]
+        if live and self._destroys(job_id, live[0]):
+            self._stop_allocations(job_id)
+        elif live:
+            self._update(live[0], job_id, job_version=job.seen.version)
+            return
+        refusal = self._refusals.get(job_id, self._refusals.get(None)) or self._missing_volume(job)
+        if refusal:
+            self._say_placement(job_id, refusal)
+            return
+        if self._placement.pop(job_id, None) is not None:
+            self._tell(PlacementChanged(index=self._next_index(), job_id=job_id, failure=None))
+        index = self._next_index()
+        allocation = AllocationSeen(
+            id=AllocationId(str(UUID(int=next(self._ids)))),
+            job_version=job.seen.version,
+            modify_index=index,
+            create_index=index,
+            desired_status="run",
+            client_status=ClientStatus.PENDING,
+            node_id=self.node,
+            node_name=self.node,
+        )
+        self.allocations.setdefault(job_id, []).insert(0, allocation)
+        self._tell(AllocationChanged(index=index, job_id=job_id, allocation=allocation))
+        waits = any(not a.client_status.is_terminal for a in self.allocations[job_id][1:])
+        if (self.autorun if autorun is None else autorun) and not waits:
+            self.run_allocation(job_id)
+
+    def _destroys(self, job_id: JobId, allocation: AllocationSeen) -> bool:
+        """Whether the newest version of the job needs another process than the one that runs."""
+        submissions = self.jobs[job_id].submissions
+        if allocation.job_version == self.jobs[job_id].seen.version or len(submissions) < 2:
+            return False
+        live = {"labels", "description"}
+        before, after = (
+            {"Meta": each.get("Meta"), "Template": each.get("Template")}
+            | {k: v for k, v in each.get("Variables", {}).items() if k not in live}
+            for each in submissions[-2:]
+        )
+        return before != after or self.jobs[job_id].seen.meta != after["Meta"]
+
+    def _missing_volume(self, job: _Job) -> str | None:
+        needs = TemplateNeeds.of(str(job.specification.get("Template", "")))
+        if not needs.workspace or job.seen.job_id in self.workspaces.volumes:
+            return None
+        return f"Constraint missing compatible host volumes: no node has the volume {job.seen.job_id}"
+
+    def _say_placement(self, job_id: JobId, sentence: str) -> None:
+        self._placement[job_id] = sentence
+        self._tell(PlacementChanged(index=self._next_index(), job_id=job_id, failure=sentence))
+
+    def _stop_allocations(self, job_id: JobId) -> None:
+        for allocation in self._live(job_id):
+            stopping = self._update(allocation, job_id, desired_status="stop")
+            if self.autostop:
+                self._update(stopping, job_id, client_status=ClientStatus.COMPLETE)
+
+    def _live(self, job_id: JobId) -> list[AllocationSeen]:
+        return [a for a in self.allocations.get(job_id, ()) if not a.client_status.is_terminal]
+
+    def _one_live(self, job_id: JobId) -> AllocationSeen:
+        live = self._live(job_id)
+        assert live, f"{job_id} has no live allocation"
+        stopping = [a for a in live if a.desired_status == "stop"]
+        return (stopping or live)[-1]
+
+    def _update(self, allocation: AllocationSeen, job_id: JobId, **changes: Any) -> AllocationSeen:
+        index = self._next_index()
+        updated = replace(allocation, modify_index=index, **changes)
+        all_of_job = self.allocations[job_id]
+        all_of_job[next(i for i, each in enumerate(all_of_job) if each.id == allocation.id)] = updated
+        self._tell(AllocationChanged(index=index, job_id=job_id, allocation=updated))
+        started = (
+            updated.client_status is ClientStatus.RUNNING
+            and allocation.client_status is not ClientStatus.RUNNING
+        )
+        if started and self.on_run is not None:
+            self.on_run(job_id, updated)
+        if updated.client_status.is_terminal and self.autorun:
+            successors = [a for a in self._live(job_id) if a.client_status is ClientStatus.PENDING]
+            if successors and successors[0].desired_status == "run" and not successors[0].trouble:
+                self.run_allocation(job_id)
+        return updated
+
+    def _next_index(self) -> int:
+        self.index += 1
+        return self.index
+
+    def _tell(self, change: Change) -> None:
+        for follower in self._followers:
+            follower.put_nowait(change)
+
+
+class FakeWorkspaces:
+    """Volumes, one per job id. A volume of a job with a live allocation is claimed."""
+
+    def __init__(self, nomad: FakeNomad, *, node: str) -> None:
+        self.volumes: dict[JobId, WorkspaceFound] = {}
+        self.faults = Faults()
+        self._nomad = nomad
+        self._node = node
+        self._ids = itertools.count(1)
+
+    async def ensure(self, job_id: JobId, deadline: Deadline) -> WorkspaceFound:
+        async with self.faults.call("ensure", deadline):
+            if job_id not in self.volumes:
+                volume_id = str(UUID(int=(1 << 64) + next(self._ids)))
+                self.volumes[job_id] = WorkspaceFound(
+                    volume_id=volume_id, node_id=self._node, path=f"/volumes/{volume_id}"
+                )
+            return self.volumes[job_id]
+
+    async def find(self, job_id: JobId, deadline: Deadline) -> WorkspaceFound | None:
+        async with self.faults.call("find", deadline):
+            return self.volumes.get(job_id)
+
+    async def destroy(self, volume_id: str, deadline: Deadline) -> None:
+        async with self.faults.call("destroy", deadline):
+            for job_id, volume in list(self.volumes.items()):
+                if volume.volume_id != volume_id:
+                    continue
+                if self._nomad._live(job_id):
+                    raise UpstreamRejected("nomad", "delete volume", f"volume {volume_id} is in use")
+                del self.volumes[job_id]
+
+    def lose(self, job_id: JobId) -> None:
+        """Let the volume vanish, as it does with its node."""
+        del self.volumes[job_id]
+
+
+class FakeLiveFiles:
+    """Bundles by digest and pointers by job id. `writes` counts what a real server would have stored."""
+
+    def __init__(self) -> None:
+        self.bundles: dict[str, str] = {}
+        self.pointers: dict[JobId, dict[str, str]] = {}
+        self.writes = 0
+        self.faults = Faults()
+
+    async def publish(self, text: str, deadline: Deadline) -> str:
+        async with self.faults.call("publish", deadline):
+            digest = digest_of_text(text)
+            if digest not in self.bundles:
+                self.bundles[digest] = text
+                self.writes += 1
+            return digest
+
+    async def point(self, job_id: JobId, *, instructions: str, managed: str, deadline: Deadline) -> None:
+        async with self.faults.call("point", deadline):
+            wanted = {"instructions": instructions, "managed": managed}
+            if self.pointers.get(job_id) != wanted:
+                self.pointers[job_id] = wanted
+                self.writes += 1
+
+    async def clear(self, job_id: JobId, deadline: Deadline) -> None:
+        async with self.faults.call("clear", deadline):
+            if self.pointers.pop(job_id, None) is not None:
+                self.writes += 1
