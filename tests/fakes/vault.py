@@ -95,8 +95,8 @@ class FakeVault:
                 raise SecretMissing("vault", "rotate", job_id=job_id)
             if item.current != expected:
                 raise VersionConflict("vault", "rotate", job_id=job_id, expected=expected)
-            data = item.versions[item.current] or {}
-            return self._write(job_id, {"password": secrets.token_urlsafe(32), "env": data.get("env", {})})
+            beside = item.versions[item.current] or {"env": {}}
+            return self._write(job_id, {**beside, "password": secrets.token_urlsafe(32)})
 
     async def read(self, job_id: JobId, version: int, deadline: Deadline) -> Password:
         async with self.faults.call("read", deadline):
