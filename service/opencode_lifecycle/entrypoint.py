@@ -1,0 +1,243 @@
+"""
+What a runtime's task runs: it starts OpenCode as the only server of a workspace, and leaves nothing behind.
+
+    python3 -I -S entrypoint.py --workspace DIR -- opencode serve --hostname HOST --port PORT
+
+OpenCode without a password is an open server, OpenCode does not end the programs its agent started, and two servers on
+one workspace destroy each other's sessions. So this refuses a password that is missing or was never rendered, holds a
+lock on the workspace for as long as anything runs, becomes the parent of every orphan below it, and ends them all when
+it is told to stop or when the server ends. It uses the standard library alone, and little of it: it runs before every
+start, in images that hold nothing else of ours.
+
+Exit codes: 64 bad arguments, 73 the workspace cannot be used, 75 the workspace is in use, 78 no usable password,
+127 the program is not there; otherwise the server's own, 128 + N when signal N ended it.
+"""
+
+# No pathlib: its import alone would add half to the time this takes before the server starts.
+# ruff: noqa: PTH
+
+import ctypes
+import fcntl
+import os
+import signal
+import sys
+import time
+
+EXIT_USAGE = 64
+EXIT_WORKSPACE = 73
+EXIT_IN_USE = 75
+EXIT_PASSWORD = 78
+EXIT_NOT_FOUND = 127
+
+PASSWORD = "OPENCODE_SERVER_PASSWORD"  # noqa: S105 - the name of a variable
+DIRECTORIES = ("HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME", "TMPDIR")
+PROJECT = "project"
+LOCK = ".opencode-lifecycle.lock"
+
+SECONDS_TO_TERMINATE = 4.0
+"""How long the server may take to end after SIGTERM, and then its descendants. The job gives the whole stop 15 s."""
+SECONDS_TO_KILL = 3.0
+POLL_SECONDS = 0.02
+
+FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+INHERITED_AS_IGNORED = (signal.SIGPIPE, signal.SIGXFSZ)
+"""Python ignores them, and an ignored signal stays ignored across exec."""
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+
+
+class Refused(Exception):
+    """The server is not started. Says why in one line, and with which code to exit."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
+def parse(arguments: list[str]) -> tuple[str, list[str]]:
+    """Return workspace and command, or refuse."""
+    if len(arguments) < 4 or arguments[0] != "--workspace" or arguments[2] != "--":  # noqa: PLR2004 - as in the usage line
+        raise Refused(EXIT_USAGE, "usage: entrypoint.py --workspace DIR -- COMMAND...")
+    if not os.path.isabs(arguments[1]):
+        raise Refused(EXIT_USAGE, "the workspace must be an absolute path")
+    return arguments[1], arguments[3:]
+
+
+def check_password(password: str | None) -> None:
+    """Refuse what no password store would write: nothing, blanks, or the text of a template that was not rendered."""
+    if password is None or not password.strip():
+        raise Refused(EXIT_PASSWORD, f"{PASSWORD} is empty: the server would be open to everyone")
+    if any(sign in password for sign in ("<no value>", "${", "{{", "%!")):
+        raise Refused(EXIT_PASSWORD, f"{PASSWORD} was not rendered: the secret is missing or incomplete")
+
+
+def lock_workspace(workspace: str) -> int:
+    """
+    Take the workspace for ourselves and return the descriptor that holds it.
+
+    Children do not inherit it, and the kernel drops it with us, so a lock that is held means a server that is alive.
+    """
+    try:
+        descriptor = os.open(os.path.join(workspace, LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise Refused(EXIT_WORKSPACE, f"the workspace {workspace} cannot be used: {error.strerror}") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise Refused(EXIT_IN_USE, f"the workspace {workspace} is in use by another server") from None
+    return descriptor
+
+
+def make_directories(workspace: str) -> str:
+    """Create what OpenCode expects to be there, and return the project directory, where it starts."""
+    project = os.path.join(workspace, PROJECT)
+    for path in [project, *(os.environ[name] for name in DIRECTORIES if os.environ.get(name))]:
+        try:
+            os.makedirs(path, mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise Refused(EXIT_WORKSPACE, f"{path} cannot be made: {error.strerror}") from None
+    return project
+
+
+def control(option: int, value: int) -> None:
+    """Set one of the kernel's process attributes, see prctl(2)."""
+    ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+
+
+def start(command: list[str], directory: str) -> int:
+    """Start *command* in *directory* and in a session of its own; return its process id."""
+    read_end, write_end = os.pipe()  # closed by a successful exec, so that a failed one is told here
+    parent = os.getpid()
+    child = os.fork()
+    if child == 0:
+        try:
+            control(PR_SET_PDEATHSIG, signal.SIGKILL)  # the lock ends with us, so the server must, too
+            if os.getppid() != parent:
+                os._exit(EXIT_NOT_FOUND)
+            os.setsid()
+            os.chdir(directory)
+            for number in INHERITED_AS_IGNORED:
+                signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, ())
+            os.execvp(command[0], command)  # noqa: S606 - an argument vector, never a shell
+        except OSError as error:
+            os.write(write_end, (error.strerror or "error").encode())
+        os._exit(EXIT_NOT_FOUND)
+    os.close(write_end)
+    with os.fdopen(read_end, "rb") as failure:
+        reason = failure.read().decode(errors="replace")
+    if reason:
+        os.waitpid(child, 0)
+        raise Refused(EXIT_NOT_FOUND, f"{command[0]} cannot be started: {reason}")
+    return child
+
+
+def supervise(child: int) -> int:
+    """Wait for *child*, forwarding signals and reaping orphans; return its exit code. A stop has an end."""
+    kill_at: float | None = None
+    while True:
+        while True:
+            ended, status = os.waitpid(-1, os.WNOHANG)
+            if ended == child:
+                return code_of(status)
+            if ended == 0:
+                break
+        left = 3600.0 if kill_at is None else kill_at - time.monotonic()
+        received = signal.sigtimedwait((*FORWARDED, signal.SIGCHLD), max(left, 0.0))
+        if received is None and kill_at is not None:
+            os.kill(child, signal.SIGKILL)
+        elif received is not None and received.si_signo != signal.SIGCHLD:
+            os.kill(child, received.si_signo)
+            if received.si_signo in STOPPING and kill_at is None:
+                kill_at = time.monotonic() + SECONDS_TO_TERMINATE
+
+
+def code_of(status: int) -> int:
+    code = os.waitstatus_to_exitcode(status)
+    return 128 - code if code < 0 else code
+
+
+def end_descendants() -> None:
+    """End every process below us: first asked, then killed. What is forked meanwhile is found by the next look."""
+    for number, seconds in ((signal.SIGTERM, SECONDS_TO_TERMINATE), (signal.SIGKILL, SECONDS_TO_KILL)):
+        until = time.monotonic() + seconds
+        told: set[int] = set()
+        while time.monotonic() < until:
+            reap()
+            living = descendants()
+            if not living:
+                return
+            for process in living:
+                if process not in told or number is signal.SIGKILL:
+                    told.add(process)
+                    tell(process, number)
+            time.sleep(POLL_SECONDS)
+
+
+def tell(process: int, number: int) -> None:
+    try:
+        os.kill(process, number)
+    except ProcessLookupError:
+        return
+    except PermissionError:
+        return  # it took another user's rights; the killing of its parent is all that is left
+
+
+def reap() -> None:
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return
+
+
+def descendants() -> list[int]:
+    """Return all processes below us that still run, read from /proc."""
+    children: dict[int, list[int]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            parent, state = parent_and_state(name)
+            if parent and state != "Z":
+                children.setdefault(parent, []).append(int(name))
+    found: list[int] = []
+    waiting = [os.getpid()]
+    while waiting:
+        below = children.get(waiting.pop(), [])
+        found += below
+        waiting += below
+    return found
+
+
+def parent_and_state(process: str) -> tuple[int, str]:
+    try:
+        with open(f"/proc/{process}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()  # the name before it may hold anything
+    except OSError:
+        return 0, ""
+    return int(fields[1]), fields[0].decode()
+
+
+def run(arguments: list[str]) -> int:
+    workspace, command = parse(arguments)
+    check_password(os.environ.get(PASSWORD))
+    lock_workspace(workspace)
+    directory = make_directories(workspace)
+    control(PR_SET_CHILD_SUBREAPER, 1)  # orphans below us become our children, where the end finds them
+    signal.pthread_sigmask(signal.SIG_BLOCK, (*FORWARDED, signal.SIGCHLD))
+    try:
+        return supervise(start(command, directory))
+    finally:
+        end_descendants()
+
+
+def main() -> int:
+    try:
+        return run(sys.argv[1:])
+    except Refused as refused:
+        sys.stderr.write(f"opencode-lifecycle: {refused}\n")
+        return refused.code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
