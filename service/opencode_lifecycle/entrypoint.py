@@ -14,7 +14,7 @@ Exit codes: 64 bad arguments, 73 the workspace cannot be used, 75 the workspace 
 """
 
 # No pathlib: its import alone would add half to the time this takes before the server starts.
-# ruff: noqa: PTH
+# ruff: noqa: PTH103, PTH117, PTH118, PTH123, PTH208
 
 import ctypes
 import fcntl
