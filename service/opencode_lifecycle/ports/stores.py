@@ -31,15 +31,16 @@ class Situation:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
     """
-    What a request changes. With *stack* None it changes nothing.
+    What a request changes. With *stack* None the stack stays as it is.
 
     A stack that was not there is inserted whole. Of one that was, only the intent is written; the status stays with
-    whoever holds the claim. *operation* is inserted, and every unfinished operation of the stack becomes superseded.
-    *wake* makes the stack due at once and forgets its failed tries.
+    whoever holds the claim. *operation* is inserted, and with *supersede* every other unfinished operation of the stack
+    becomes superseded. *wake* makes the stack due at once and forgets its failed tries.
     """
 
     stack: Stack | None = None
     operation: Operation | None = None
+    supersede: bool = True
     events: Sequence[Event] = ()
     wake: bool = False
     forget_kept_workspace: bool = False
@@ -151,7 +152,10 @@ class StackStore(Protocol):
         successor: Stack | None,
     ) -> None:
         """
-        End a deletion: record the outcome and *kept*, and replace the row by *successor* or remove it.
+        End a deletion: record *kept*, and replace the row by *successor* or remove it.
+
+        The outcome finishes the unfinished operations of kind delete. The successor's own goes on; any other that is
+        unfinished becomes superseded.
 
         Raises `ClaimLost` when the claim is gone or a newer generation than the claimed one was accepted.
         """

@@ -1,0 +1,49 @@
+"""Loops that must not end. Each has a name, a pulse that shows its age, and is started again when it fails."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from random import Random
+from time import monotonic
+
+import structlog
+
+from opencode_lifecycle.lifecycle.backoff import Backoff
+
+log = structlog.get_logger(__name__)
+
+
+class Pulse:
+    """When something last went well, on a monotonic clock."""
+
+    def __init__(self) -> None:
+        self._at: float | None = None
+
+    def beat(self) -> None:
+        self._at = monotonic()
+
+    def age(self) -> float | None:
+        """Seconds since the last beat, or None before the first."""
+        return None if self._at is None else monotonic() - self._at
+
+
+async def keep_going(
+    name: str, once: Callable[[], Awaitable[None]], *, backoff: Backoff, random: Random
+) -> None:
+    """
+    Run *once* again and again until cancelled.
+
+    *once* sets its own pace. When it raises, that is logged, and it is run again after a growing pause; it is never
+    given up.
+    """
+    failures = 0
+    while True:
+        try:
+            await once()
+            failures = 0
+        except Exception as error:  # noqa: BLE001 - whatever it was, the loop goes on and says so
+            failures += 1
+            pause = backoff.seconds(failures, random)
+            log.warning(
+                "loop failed", loop=name, error=str(error), kind=type(error).__name__, pause=round(pause, 2)
+            )
+            await asyncio.sleep(pause)

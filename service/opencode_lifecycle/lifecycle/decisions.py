@@ -1,0 +1,348 @@
+"""
+What a request changes. Pure functions over the situation of one user, called inside the transaction that writes the
+result, and possibly more than once.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from opencode_lifecycle.model.errors import PreconditionFailed, StackHeld, StackNotFound
+from opencode_lifecycle.model.identifiers import (
+    JobId,
+    ReleaseId,
+    UserId,
+    job_id_of,
+    new_event_id,
+    new_operation_id,
+)
+from opencode_lifecycle.model.operation import Event, Operation, OperationKind, OperationState, PhaseEntered
+from opencode_lifecycle.model.principal import Principal
+from opencode_lifecycle.model.stack import Intent, Stack, Status, Successor
+from opencode_lifecycle.model.states import Desired, Phase
+from opencode_lifecycle.model.view import EnsureRequest
+from opencode_lifecycle.ports.stores import Decision, Situation
+
+DEFAULT_GROUP = "default"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What every decision needs besides the situation."""
+
+    user_id: UserId
+    by: Principal
+    now: datetime
+    if_match: int | None
+    installation: str
+    namespace: str
+    region: str
+    current_release: ReleaseId
+    default_resources: str
+
+
+Decide = Callable[[Situation], Decision]
+
+
+def ensure(request: Request, wish: EnsureRequest) -> Decide:
+    """Make the user's runtime run as *wish* says; what it leaves out stays as it is."""
+
+    def decide(situation: Situation) -> Decision:
+        stack = situation.stack
+        if stack is None:
+            _check_generation(request, None)
+            return _create(request, wish, situation)
+        _check_generation(request, stack)
+        if stack.intent.held:
+            raise StackHeld(user_id=stack.user_id)
+        if stack.intent.desired is Desired.DELETED:
+            return _succeed(request, wish, stack, situation)
+        changed = _wished(stack.intent, wish)
+        if stack.intent.desired is Desired.STOPPED or changed != stack.intent:
+            intent = replace(changed, desired=Desired.RUNNING)
+            if stack.status.phase is not Phase.RUNNING and not intent.pinned:
+                intent = replace(intent, wanted_release=request.current_release)
+            return _change(request, stack, intent, OperationKind.ENSURE)
+        if is_at_work(situation.last_operation) or _runs(stack):
+            return Decision()
+        return _change(request, stack, stack.intent, OperationKind.ENSURE, same_generation=True)
+
+    return decide
+
+
+def start(request: Request, *, recover: bool = False) -> Decide:
+    """Run a stack that exists, held or failed as it may be."""
+
+    def decide(situation: Situation) -> Decision:
+        stack = _existing(request, situation)
+        kind = OperationKind.RECOVER if recover else OperationKind.START
+        intent = replace(stack.intent, desired=Desired.RUNNING, held=False)
+        if stack.intent.desired is Desired.DELETED:
+            return _succeed(request, EnsureRequest(), stack, situation)
+        if stack.status.phase is not Phase.RUNNING and not intent.pinned:
+            intent = replace(intent, wanted_release=request.current_release)
+        if intent == stack.intent and _runs(stack):
+            return _noted(request, stack, kind)
+        return _change(request, stack, intent, kind, same_generation=intent == stack.intent)
+
+    return decide
+
+
+def stop(request: Request, *, hold: bool) -> Decide:
+    """Stop the stack; with *hold*, no ensure starts it again."""
+
+    def decide(situation: Situation) -> Decision:
+        stack = _existing(request, situation)
+        if stack.intent.desired is Desired.DELETED:
+            if stack.intent.successor is None:
+                return _noted(request, stack, OperationKind.STOP)
+            return _change(request, stack, replace(stack.intent, successor=None), OperationKind.STOP)
+        intent = replace(stack.intent, desired=Desired.STOPPED, held=hold or stack.intent.held)
+        if intent == stack.intent and stack.status.phase is Phase.STOPPED and stack.is_settled:
+            return _noted(request, stack, OperationKind.STOP)
+        return _change(request, stack, intent, OperationKind.STOP, same_generation=intent == stack.intent)
+
+    return decide
+
+
+def recreate(request: Request, *, rotate: bool = False) -> Decide:
+    """Replace the allocation by a new one, on the wanted release and, with *rotate*, with a new password."""
+
+    def decide(situation: Situation) -> Decision:
+        stack = _existing(request, situation)
+        kind = OperationKind.ROTATE_PASSWORD if rotate else OperationKind.RECREATE
+        if stack.intent.desired is Desired.DELETED:
+            return _succeed(request, EnsureRequest(), stack, situation)
+        generation = stack.intent.generation + 1
+        intent = replace(
+            stack.intent,
+            desired=stack.intent.desired if rotate else Desired.RUNNING,
+            held=stack.intent.held if rotate else False,
+            fresh_start=generation,
+            rotation=generation if rotate else stack.intent.rotation,
+            wanted_release=stack.intent.wanted_release if stack.intent.pinned else request.current_release,
+        )
+        return _change(request, stack, intent, kind)
+
+    return decide
+
+
+def delete(request: Request, *, delete_workspace: bool) -> Decide:
+    """Tear the stack down. The volume is kept unless *delete_workspace*, also when it was kept by an earlier deletion."""
+
+    def decide(situation: Situation) -> Decision:
+        stack = situation.stack
+        if stack is None:
+            kept = situation.kept_workspace
+            if kept is None or not delete_workspace:
+                raise StackNotFound(user_id=request.user_id)
+            _check_generation(request, None)
+            created = _new_stack(request, EnsureRequest(), kept_status(situation, request.now))
+            intent = replace(created.intent, desired=Desired.DELETED, delete_workspace=True)
+            return _insert(request, replace(created, intent=intent), OperationKind.DELETE, forget_kept=True)
+        _check_generation(request, stack)
+        intent = replace(
+            stack.intent,
+            desired=Desired.DELETED,
+            held=False,
+            successor=None,
+            delete_workspace=delete_workspace or stack.intent.delete_workspace,
+        )
+        if intent == stack.intent and is_at_work(situation.last_operation):
+            return Decision()
+        return _change(request, stack, intent, OperationKind.DELETE, same_generation=intent == stack.intent)
+
+    return decide
+
+
+def is_at_work(operation: Operation | None) -> bool:
+    """Whether *operation* is there and not finished."""
+    return operation is not None and not operation.state.is_finished
+
+
+def successor_of(stack: Stack, *, now: datetime) -> Stack | None:
+    """Return the next life of a deleted stack when one was asked for meanwhile. Its generation counts on."""
+    wish = stack.intent.successor
+    if wish is None:
+        return None
+    intent = Intent(
+        generation=stack.intent.generation,
+        desired=Desired.RUNNING,
+        group=wish.group,
+        resources=wish.resources,
+        labels=wish.labels,
+        environment=wish.environment,
+        wanted_release=stack.intent.wanted_release,
+        last_operation=wish.operation,
+    )
+    workspace = None if stack.intent.delete_workspace else stack.status.workspace
+    return replace(
+        stack,
+        intent=intent,
+        status=Status(phase_since=now, workspace=workspace),
+        created_at=now,
+        updated_at=now,
+    )
+
+
+def kept_status(situation: Situation, now: datetime) -> Status:
+    """Return the first status of a stack, with the workspace that an earlier life of it left behind."""
+    kept = situation.kept_workspace
+    return Status(phase_since=now, workspace=kept.workspace if kept is not None else None)
+
+
+def _runs(stack: Stack) -> bool:
+    return stack.status.phase is Phase.RUNNING and stack.is_settled
+
+
+def _existing(request: Request, situation: Situation) -> Stack:
+    stack = situation.stack
+    if stack is None:
+        raise StackNotFound(user_id=request.user_id)
+    _check_generation(request, stack)
+    return stack
+
+
+def _check_generation(request: Request, stack: Stack | None) -> None:
+    if request.if_match is not None and (stack is None or stack.intent.generation != request.if_match):
+        raise PreconditionFailed(generation=stack.intent.generation if stack else None)
+
+
+def _wished(intent: Intent, wish: EnsureRequest) -> Intent:
+    return replace(
+        intent,
+        group=wish.group if wish.group is not None else intent.group,
+        resources=wish.resources if wish.resources is not None else intent.resources,
+        labels=wish.labels if wish.labels is not None else intent.labels,
+        environment=wish.environment if wish.environment is not None else intent.environment,
+    )
+
+
+def _new_stack(request: Request, wish: EnsureRequest, status: Status) -> Stack:
+    job_id: JobId = job_id_of(request.installation, request.user_id)
+    intent = Intent(
+        generation=1,
+        desired=Desired.RUNNING,
+        group=DEFAULT_GROUP,
+        resources=request.default_resources,
+        labels={},
+        environment={},
+        wanted_release=request.current_release,
+    )
+    return Stack(
+        user_id=request.user_id,
+        job_id=job_id,
+        namespace=request.namespace,
+        region=request.region,
+        intent=_wished(intent, wish),
+        status=status,
+        created_at=request.now,
+        updated_at=request.now,
+    )
+
+
+def _create(request: Request, wish: EnsureRequest, situation: Situation) -> Decision:
+    stack = _new_stack(request, wish, kept_status(situation, request.now))
+    return _insert(request, stack, OperationKind.ENSURE, forget_kept=situation.kept_workspace is not None)
+
+
+def _insert(request: Request, stack: Stack, kind: OperationKind, *, forget_kept: bool) -> Decision:
+    operation = _operation(request, stack, kind)
+    stack = replace(stack, intent=replace(stack.intent, last_operation=operation.id))
+    return Decision(
+        stack=stack,
+        operation=operation,
+        events=(_event(request, stack, kind, {}),),
+        wake=True,
+        forget_kept_workspace=forget_kept,
+    )
+
+
+def _change(
+    request: Request, stack: Stack, intent: Intent, kind: OperationKind, *, same_generation: bool = False
+) -> Decision:
+    """Write *intent* as the next generation, or ask again for the one there is."""
+    generation = stack.intent.generation + (0 if same_generation else 1)
+    changes = _differences(stack.intent, intent)
+    changed = replace(stack, intent=replace(intent, generation=generation), updated_at=request.now)
+    operation = _operation(request, changed, kind)
+    changed = replace(changed, intent=replace(changed.intent, last_operation=operation.id))
+    return Decision(
+        stack=changed, operation=operation, events=(_event(request, changed, kind, changes),), wake=True
+    )
+
+
+def _noted(request: Request, stack: Stack, kind: OperationKind) -> Decision:
+    """Answer a request that changes nothing with an operation that has succeeded."""
+    operation = replace(
+        _operation(request, stack, kind), state=OperationState.SUCCEEDED, finished_at=request.now
+    )
+    return Decision(operation=operation, supersede=False)
+
+
+def _succeed(request: Request, wish: EnsureRequest, stack: Stack, situation: Situation) -> Decision:
+    """Accept an ensure of a stack that is being deleted: it begins anew when the deletion has ended."""
+    was = stack.intent.successor
+    base = Intent(
+        generation=0,
+        desired=Desired.RUNNING,
+        group=was.group if was else DEFAULT_GROUP,
+        resources=was.resources if was else request.default_resources,
+        labels=was.labels if was else {},
+        environment=was.environment if was else {},
+        wanted_release=request.current_release,
+    )
+    wished = _wished(base, wish)
+    if was is not None and wished == base and is_at_work(situation.last_operation):
+        return Decision()
+    decision = _change(request, stack, stack.intent, OperationKind.ENSURE)
+    assert decision.stack is not None
+    assert decision.operation is not None
+    successor = Successor(
+        group=wished.group,
+        resources=wished.resources,
+        labels=wished.labels,
+        environment=wished.environment,
+        operation=decision.operation.id,
+    )
+    intent = replace(decision.stack.intent, successor=successor, wanted_release=request.current_release)
+    # The deletion goes on, and its operation ends with a receipt.
+    return replace(decision, stack=replace(decision.stack, intent=intent), supersede=False)
+
+
+def _operation(request: Request, stack: Stack, kind: OperationKind) -> Operation:
+    return Operation(
+        id=new_operation_id(),
+        kind=kind,
+        user_id=stack.user_id,
+        generation=stack.intent.generation,
+        state=OperationState.ACCEPTED,
+        phases=(PhaseEntered(phase=stack.status.phase, at=request.now),),
+        principal=request.by.name,
+        created_at=request.now,
+    )
+
+
+def _event(request: Request, stack: Stack, kind: OperationKind, changes: Mapping[str, Any]) -> Event:
+    return Event(
+        id=new_event_id(),
+        user_id=stack.user_id,
+        kind=f"stack.{kind}",
+        actor=request.by.name,
+        at=request.now,
+        generation=stack.intent.generation,
+        data=changes,
+    )
+
+
+def _differences(before: Intent, after: Intent) -> Mapping[str, Any]:
+    """Return what changed, by name. Environment values are not repeated in history; their names are."""
+    changes: dict[str, Any] = {}
+    for name in ("desired", "group", "resources", "labels", "held", "wanted_release", "delete_workspace"):
+        old, new = getattr(before, name), getattr(after, name)
+        if old != new:
+            changes[name] = {"from": old, "to": new}
+    if before.environment != after.environment:
+        changes["environment"] = {"names": sorted(after.environment)}
+    return changes

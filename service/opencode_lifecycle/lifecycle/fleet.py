@@ -1,0 +1,263 @@
+"""
+Everything known now, in memory: each stack's row, and what was last seen of it.
+
+This is what makes the hot path free. It is kept current by our own writes, by the sequence of changes in the database, by
+the listing of Nomad and its event stream. It decides nothing; it only says how old its knowledge is.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import assert_never
+
+from opencode_lifecycle.lifecycle.background import Pulse
+from opencode_lifecycle.model.clock import Clock
+from opencode_lifecycle.model.identifiers import JobId, UserId
+from opencode_lifecycle.model.observation import ABSENT, AllocationSeen, JobSeen, Observation
+from opencode_lifecycle.model.proof import Proof
+from opencode_lifecycle.model.stack import Stack
+from opencode_lifecycle.model.view import StackView
+from opencode_lifecycle.ports.orchestrator import (
+    AllocationChanged,
+    Change,
+    Connected,
+    JobChanged,
+    Listing,
+    PlacementChanged,
+)
+from opencode_lifecycle.ports.prober import Liveness
+from opencode_lifecycle.ports.stores import StackChange
+
+
+@dataclass(slots=True, kw_only=True)
+class Known:
+    """One stack in memory. `view` caches how it is shown until something of it changes."""
+
+    stack: Stack
+    proof: Proof | None = None
+    liveness: Liveness | None = None
+    silent_probes: int = 0
+    view: StackView | None = None
+    waiters: list[asyncio.Event] = field(default_factory=list)
+
+
+class Fleet:
+    """The one place where what is stored and what is seen meet."""
+
+    def __init__(self, *, now: Clock, max_age: timedelta) -> None:
+        self._now = now
+        self._max_age = max_age
+        self._by_user: dict[UserId, Known] = {}
+        self._user_of: dict[JobId, UserId] = {}
+        self._seen: dict[JobId, Observation] = {}
+        self._listed_index = 0
+        self._listed_at: datetime | None = None
+        self._floor: dict[JobId, int] = {}
+        self.seq = 0
+        self.listing_pulse = Pulse()
+        self.on_change: Callable[[Known], None] | None = None
+        """Called with each stack of which something new is known."""
+
+    def __len__(self) -> int:
+        return len(self._by_user)
+
+    def __iter__(self) -> Iterator[Known]:
+        return iter(list(self._by_user.values()))
+
+    def get(self, user_id: UserId) -> Known | None:
+        return self._by_user.get(user_id)
+
+    # --- rows
+
+    def put(self, stack: Stack) -> Known:
+        """Take in a row, unless a later version of it is known already."""
+        known = self._by_user.get(stack.user_id)
+        if known is None:
+            known = self._by_user[stack.user_id] = Known(stack=stack)
+            self._user_of[stack.job_id] = stack.user_id
+        elif stack.change_seq < known.stack.change_seq:
+            return known
+        else:
+            known.stack = stack
+        self._changed(known)
+        return known
+
+    def remove(self, user_id: UserId) -> None:
+        known = self._by_user.pop(user_id, None)
+        if known is not None:
+            self._user_of.pop(known.stack.job_id, None)
+            self._floor.pop(known.stack.job_id, None)
+            self._wake(known)
+
+    def apply_changes(self, changes: Sequence[StackChange]) -> None:
+        """Take in what the database says changed, in order."""
+        for change in changes:
+            if change.stack is not None:
+                self.put(change.stack)
+            else:
+                known = self._by_user.get(change.user_id)
+                if known is not None and known.stack.change_seq <= change.seq:
+                    self.remove(change.user_id)
+            self.seq = max(self.seq, change.seq)
+
+    # --- what is seen
+
+    def apply_listing(self, listing: Listing) -> None:
+        """
+        Take a whole listing as the truth as of its index.
+
+        What was learnt from later events is kept: the listing may have been read before them.
+        """
+        if listing.index < self._listed_index:
+            # Nomad was restored from an older snapshot. What we knew of it is no longer true of it.
+            self._seen.clear()
+        later = {job_id: seen for job_id, seen in self._seen.items() if seen.index > listing.index}
+        before = self._seen
+        self._seen = {**listing.stacks, **later}
+        self._listed_index = listing.index
+        self._listed_at = listing.observed_at
+        self.listing_pulse.beat()
+        for job_id in before.keys() | self._seen.keys():
+            old, new = before.get(job_id), self._seen.get(job_id)
+            if old is None or new is None or not _same(old, new):
+                self._changed_job(job_id)
+
+    def apply(self, change: Change) -> None:
+        """Take in one event. Events may come twice and late; what is older than what is known is dropped."""
+        if isinstance(change, Connected):
+            return
+        old = self._seen.get(change.job_id)
+        if old is None:
+            old = Observation(job=ABSENT, index=0, observed_at=self._now())
+        match change:
+            case JobChanged(job=job):
+                if change.index < old.index and isinstance(old.job, JobSeen):
+                    return
+                new = replace(old, job=ABSENT if job is None else job)
+            case AllocationChanged(allocation=allocation):
+                merged = _merge(old.allocations, allocation)
+                if merged is None:
+                    return
+                new = replace(old, allocations=merged)
+            case PlacementChanged(failure=failure):
+                new = replace(old, placement_failure=failure)
+            case unreachable:
+                assert_never(unreachable)
+        self._seen[change.job_id] = replace(new, index=max(old.index, change.index), observed_at=self._now())
+        self._changed_job(change.job_id)
+
+    def see(self, job_id: JobId, observation: Observation) -> None:
+        """Take in what was read directly, which is newer than anything before it."""
+        old = self._seen.get(job_id)
+        if old is None or observation.index >= old.index:
+            self._seen[job_id] = observation
+            self._changed_job(job_id)
+
+    def wrote(self, job_id: JobId, index: int) -> None:
+        """Remember our own write: nothing seen before *index* decides about this job any more."""
+        self._floor[job_id] = max(index, self._floor.get(job_id, 0))
+
+    def observation(self, job_id: JobId) -> Observation | None:
+        """
+        Return what is known of the job now, or None for unknown: never seen, seen too long ago, or before our last
+        write. A job that a recent full listing does not name is absent.
+        """
+        seen = self._seen.get(job_id)
+        listed_at = self._listed_at
+        if seen is None:
+            if listed_at is None:
+                return None
+            seen = Observation(job=ABSENT, index=self._listed_index, observed_at=listed_at)
+        elif listed_at is not None and listed_at > seen.observed_at:
+            # The listing covered it, even where a later event is what we keep.
+            seen = replace(seen, observed_at=listed_at, index=max(seen.index, self._listed_index))
+        if self._now() - seen.observed_at > self._max_age:
+            return None
+        return seen if seen.index >= self._floor.get(job_id, 0) else None
+
+    def last_seen_at(self, job_id: JobId) -> datetime | None:
+        """Return when anything was last known of the job, however long ago."""
+        seen = self._seen.get(job_id)
+        times = [time for time in (seen.observed_at if seen else None, self._listed_at) if time is not None]
+        return max(times) if times else None
+
+    def latest(self, job_id: JobId) -> Observation | None:
+        """Return the last observation, however old: to be shown, never to decide."""
+        return self._seen.get(job_id)
+
+    def prove(self, user_id: UserId, proof: Proof) -> None:
+        """Take in what a look at the runtime gave."""
+        known = self._by_user.get(user_id)
+        if known is not None:
+            known.proof = proof
+            self._changed(known)
+
+    def probed(self, user_id: UserId, liveness: Liveness) -> None:
+        """Take in one steady probe; only a change of the picture is news."""
+        known = self._by_user.get(user_id)
+        if known is None:
+            return
+        silent = 0 if liveness is Liveness.ALIVE else known.silent_probes + 1
+        news = silent != known.silent_probes or liveness is not known.liveness
+        known.silent_probes, known.liveness = silent, liveness
+        if news:
+            self._changed(known)
+
+    # --- waiting
+
+    async def change_of(self, user_id: UserId, timeout: float) -> None:
+        """Return when something new is known of the stack, or after *timeout* seconds."""
+        known = self._by_user.get(user_id)
+        if known is None:
+            return
+        event = asyncio.Event()
+        known.waiters.append(event)
+        try:
+            async with asyncio.timeout(timeout):
+                await event.wait()
+        except TimeoutError:
+            pass
+        finally:
+            if event in known.waiters:
+                known.waiters.remove(event)
+
+    def _changed_job(self, job_id: JobId) -> None:
+        user_id = self._user_of.get(job_id)
+        known = self._by_user.get(user_id) if user_id is not None else None
+        if known is not None:
+            self._changed(known)
+
+    def _changed(self, known: Known) -> None:
+        known.view = None
+        self._wake(known)
+        if self.on_change is not None:
+            self.on_change(known)
+
+    @staticmethod
+    def _wake(known: Known) -> None:
+        waiters, known.waiters = known.waiters, []
+        for waiter in waiters:
+            waiter.set()
+
+    def strangers(self) -> Mapping[JobId, Observation]:
+        """Return what is seen under our prefix and has no row here."""
+        return {job_id: seen for job_id, seen in self._seen.items() if job_id not in self._user_of}
+
+
+def _merge(
+    allocations: Sequence[AllocationSeen], changed: AllocationSeen
+) -> tuple[AllocationSeen, ...] | None:
+    for known in allocations:
+        if known.id == changed.id and known.modify_index > changed.modify_index:
+            return None
+    merged = [changed, *(known for known in allocations if known.id != changed.id)]
+    return tuple(sorted(merged, key=lambda allocation: allocation.create_index, reverse=True))
+
+
+def _same(old: Observation, new: Observation) -> bool:
+    return (
+        old.job == new.job
+        and old.allocations == new.allocations
+        and old.placement_failure == new.placement_failure
+    )

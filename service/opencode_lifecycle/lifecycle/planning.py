@@ -1,0 +1,565 @@
+"""
+What to do next for one stack. Pure: everything it knows is in its argument, everything it decides is in its result.
+
+Level-triggered: it asks what is true now, never what just happened, so it may be called at any time, by any replica,
+after any crash. It names one step; the reconciler takes it and asks again. Asked about its own result it names `Rest`.
+"""
+
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+from random import Random
+from typing import Any, assert_never
+
+from opencode_lifecycle.lifecycle.backoff import Backoff
+from opencode_lifecycle.lifecycle.wanted import staleness_between
+from opencode_lifecycle.model.facets import Facet, Facets
+from opencode_lifecycle.model.job_template import TemplateNeeds
+from opencode_lifecycle.model.observation import ABSENT, AllocationSeen, JobSeen, Observation, TaskTrouble
+from opencode_lifecycle.model.proof import Proof, ProofResult
+from opencode_lifecycle.model.stack import Runtime, Stack, Status
+from opencode_lifecycle.model.states import (
+    FINAL_REASONS,
+    Desired,
+    Health,
+    MigrationState,
+    Phase,
+    Reason,
+    check_move,
+)
+from opencode_lifecycle.ports.prober import Liveness
+
+
+class Part(StrEnum):
+    """What has been seen to within this pass; all of it is safe to see to again."""
+
+    SECRET = "secret"  # noqa: S105 - the name of a part
+    WORKSPACE = "workspace"
+    LIVE_FILES = "live_files"
+    SERVICE = "service"
+    JOB = "job"
+    """Registered in this pass: what was seen before speaks for it no more, and what comes will be told by a watch."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    start: timedelta
+    stop: timedelta
+    retry: Backoff = field(default_factory=lambda: Backoff(first=5, most=300))
+    poll: timedelta = timedelta(seconds=5)
+    """How soon to look again while waiting for something that a watch should tell us anyway."""
+    silent_probes: int = 3
+    """Unanswered probes in a row before a running runtime is called unresponsive."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """
+    Everything a plan may look at.
+
+    *observation* is None when the stack cannot be seen, or was last seen before our own last write to its job. *wanted*
+    is what it should be registered with, with the secret version the row knows (0 when it knows none).
+    """
+
+    stack: Stack
+    observation: Observation | None
+    proof: Proof | None
+    liveness: Liveness | None
+    silent_probes: int
+    wanted: Facets
+    needs: TemplateNeeds
+    installation: str
+    done: frozenset[Part] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Read the job directly, now."""
+
+
+@dataclass(frozen=True, slots=True)
+class MakeSecret:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class RotateSecret:
+    expected: int
+
+
+@dataclass(frozen=True, slots=True)
+class MakeWorkspace:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class PublishLiveFiles:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class RegisterJob:
+    expected_index: int
+    facets: Facets
+
+
+@dataclass(frozen=True, slots=True)
+class StopJob:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class PurgeJob:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class DestroySecret:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class ClearLiveFiles:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class DestroyWorkspace:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class CheckServiceGone:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Take on *status*. It is saved before the next step that has an effect."""
+
+    status: Status
+
+
+@dataclass(frozen=True, slots=True)
+class FinishDeletion:
+    """Everything the stack owned is proven gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """
+    Nothing to do now. Look again after *wait*, or when something is seen to change (None: only then).
+
+    *succeeded* finishes the operation that led here: True, False with the status' reason, or None while it goes on.
+    """
+
+    status: Status
+    wait: timedelta | None
+    succeeded: bool | None = None
+
+
+Step = (
+    Look
+    | MakeSecret
+    | RotateSecret
+    | MakeWorkspace
+    | PublishLiveFiles
+    | RegisterJob
+    | StopJob
+    | PurgeJob
+    | DestroySecret
+    | ClearLiveFiles
+    | DestroyWorkspace
+    | CheckServiceGone
+    | Move
+    | FinishDeletion
+    | Rest
+)
+
+
+def plan(work: Work, *, now: datetime, limits: Limits) -> Step:
+    """Name the next step for the stack."""
+    if work.observation is None:
+        if Part.JOB in work.done:
+            return Rest(work.stack.status, limits.poll)
+        return Look()
+    match work.stack.intent.desired:
+        case Desired.RUNNING:
+            return _plan_running(work, work.observation, now, limits)
+        case Desired.STOPPED:
+            return _plan_stopped(work, work.observation, now, limits)
+        case Desired.DELETED:
+            return _plan_deleted(work, work.observation, now, limits)
+        case unreachable:
+            assert_never(unreachable)
+
+
+def entered(
+    stack: Stack, to: Phase, *, now: datetime, reason: Reason | None = None, message: str = "", **changes: Any
+) -> Status:
+    """Return the status of *stack* on entering phase *to*. The one function that moves a stack."""
+    status = stack.status
+    check_move(stack.job_id, status.phase, to)
+    since = status.phase_since if to is status.phase else now
+    return replace(status, phase=to, phase_since=since, reason=reason, message=message, **changes)
+
+
+def retry_at(stack: Stack, limits: Limits) -> datetime:
+    """Return when a failed stack is to be tried again: spread by its name, so that asking twice gives the same answer."""
+    attempts = stack.status.attempts
+    seconds = limits.retry.seconds(attempts, Random(f"{stack.job_id} {attempts}"))
+    return stack.status.phase_since + timedelta(seconds=seconds)
+
+
+# --- running ---------------------------------------------------------------------------------------------------------
+
+
+def _plan_running(work: Work, seen: Observation, now: datetime, limits: Limits) -> Step:
+    stack = work.stack
+    job = seen.job
+    if isinstance(job, JobSeen) and not job.belongs_to(work.installation):
+        return _foreign(work, job, now)
+    if stack.intent.fresh_start > stack.status.fresh_start_done:
+        return _plan_fresh_start(work, seen, now, limits)
+    match stack.status.phase:
+        case Phase.STOPPING:
+            return _wait_for_end(work, seen, now, limits) or Move(entered(stack, Phase.PENDING, now=now))
+        case Phase.STOPPED | Phase.DELETING:
+            return Move(entered(stack, Phase.PENDING, now=now))
+        case Phase.FAILED:
+            return _plan_failed(work, seen, now, limits)
+        case Phase.PENDING:
+            return _plan_pending(work, seen, now, limits)
+        case Phase.STARTING:
+            return _plan_starting(work, seen, now, limits)
+        case Phase.RUNNING:
+            return _plan_kept_running(work, seen, now, limits)
+        case unreachable:
+            assert_never(unreachable)
+
+
+def _foreign(work: Work, job: JobSeen, now: datetime) -> Step:
+    owner = job.meta.get("managed_by") or "nobody we know"
+    message = f"a job {job.job_id} exists that is marked as {owner}'s; it is left alone. Rename or remove it"
+    if work.stack.status.reason is Reason.FOREIGN_JOB and work.stack.status.phase is Phase.FAILED:
+        return _rest_failed(work, None)
+    return Move(failed(work.stack, Reason.FOREIGN_JOB, message, now))
+
+
+def _plan_fresh_start(work: Work, seen: Observation, now: datetime, limits: Limits) -> Step:
+    """
+    End the old allocation before a new one is asked for, exactly once.
+
+    1. A recreate is accepted: `fresh_start` is ahead of `fresh_start_done`.
+    2. The job is stopped; we may die and do it again, which changes nothing.
+    3. Nothing runs any more: `fresh_start_done` is saved, together with the phase that starts anew.
+    4. Only then is the job registered. Dying before it, we register; dying after it, we adopt what runs, because the
+       saved generation says that its predecessor is gone.
+    """
+    stack = work.stack
+    running = isinstance(seen.job, JobSeen) and not seen.job.stopped
+    if (running or seen.live) and stack.status.phase is not Phase.STOPPING:
+        return Move(
+            entered(
+                stack,
+                Phase.STOPPING,
+                now=now,
+                reason=Reason.RECREATE,
+                message="stopping in order to start afresh",
+            )
+        )
+    if running:
+        return StopJob()
+    waiting = _wait_for_end(work, seen, now, limits)
+    if waiting is not None:
+        return waiting
+    return Move(
+        entered(
+            stack, Phase.PENDING, now=now, fresh_start_done=stack.intent.fresh_start, runtime=None, attempts=0
+        )
+    )
+
+
+def _plan_failed(work: Work, seen: Observation, now: datetime, limits: Limits) -> Step:
+    stack = work.stack
+    if isinstance(seen.job, JobSeen) and not seen.job.stopped:
+        return StopJob()
+    asked_again = stack.status.attempts == 0 or not stack.is_settled
+    if stack.status.reason in FINAL_REASONS and not asked_again:
+        return _rest_failed(work, None)
+    if not asked_again and now < (due := retry_at(stack, limits)):
+        return _rest_failed(work, due - now)
+    waiting = _wait_for_end(work, seen, now, limits)
+    return waiting or Move(entered(stack, Phase.PENDING, now=now, reason=stack.status.reason))
+
+
+def _rest_failed(work: Work, wait: timedelta | None) -> Rest:
+    return Rest(work.stack.status, wait, succeeded=False)
+
+
+def _plan_pending(work: Work, seen: Observation, now: datetime, limits: Limits) -> Step:
+    stack = work.stack
+    job = seen.job
+    if isinstance(job, JobSeen) and not job.stopped:
+        # It runs already: a registration whose reply was lost, or whose writer died. Adopted as it is, since replacing
+        # it could cut off an agent at work; if it is stale, that shows.
+        facets = _facets_in(job, work)
+        return Move(
+            entered(stack, Phase.STARTING, now=now, facets=facets, job_modify_index=job.modify_index)
+            if facets is not None
+            else failed(stack, Reason.FOREIGN_JOB, f"job {job.job_id} lacks the facets in its meta", now)
+        )
+    waiting = _wait_for_end(work, seen, now, limits)
+    if waiting is not None:
+        return waiting
+    preparation = _prepare(work)
+    if preparation is not None:
+        return preparation
+    return RegisterJob(job.modify_index if isinstance(job, JobSeen) else 0, work.wanted)
+
+
+def _prepare(work: Work) -> Step | None:
+    stack = work.stack
+    if work.needs.secret and Part.SECRET not in work.done:
+        if stack.intent.rotation > stack.status.rotation_done and stack.status.secret_version is not None:
+            return RotateSecret(stack.status.secret_version)
+        return MakeSecret()
+    if work.needs.workspace and Part.WORKSPACE not in work.done:
+        return MakeWorkspace()
+    if work.needs.live_files and Part.LIVE_FILES not in work.done:
+        return PublishLiveFiles()
+    return None
+
+
+def _facets_in(job: JobSeen, work: Work) -> Facets | None:
+    """Read from the job's meta what it was registered with; what meta does not carry is taken as it was recorded."""
+    recorded = work.stack.status.facets or work.wanted
+    try:
+        return replace(
+            recorded,
+            image=job.meta[Facet.IMAGE],
+            opencode_version=job.meta[Facet.OPENCODE_VERSION],
+            template=job.meta[Facet.TEMPLATE],
+            environment=job.meta[Facet.ENVIRONMENT],
+            resources=job.meta[Facet.RESOURCES],
+            secret_version=int(job.meta[Facet.SECRET_VERSION]),
+        )
+    except (KeyError, ValueError):
+        return None
+
+
+def _current_allocation(seen: Observation, job: JobSeen) -> AllocationSeen | None:
+    """Return the newest allocation of the job as it is registered now; those of earlier versions are on their way out."""
+    for allocation in seen.allocations:
+        if allocation.job_version == job.version:
+            return allocation
+    return None
+
+
+def _plan_starting(work: Work, seen: Observation, now: datetime, limits: Limits) -> Step:
+    stack = work.stack
+    job = seen.job
+    if not isinstance(job, JobSeen) or job.stopped:
+        return Move(
+            entered(
+                stack,
+                Phase.PENDING,
+                now=now,
+                reason=Reason.LOST,
+                message="its job was stopped or removed outside",
+            )
+        )
+    allocation = _current_allocation(seen, job)
+    proof = work.proof
+    if proof is not None and allocation is not None and proof.allocation_id == allocation.id:
+        if proof.result is ProofResult.PROVEN:
+            return Move(_proven(work, job, allocation, proof, now))
+        if proof.result is ProofResult.OPEN:
+            return _stop_open(work, now)
+        if proof.result is ProofResult.WRONG_VERSION:
+            return Move(failed(stack, Reason.WRONG_VERSION, proof.detail, now))
+    reason, message = _why_not_running(seen, allocation, proof)
+    if now - stack.status.phase_since >= limits.start:
+        return Move(
+            failed(stack, reason or Reason.NEVER_HEALTHY, message or "it was not healthy in time", now)
+        )
+    left = limits.start - (now - stack.status.phase_since)
+    status = replace(stack.status, reason=reason, message=message, health=Health.STARTING)
+    return Rest(status, min(left, limits.poll))
+
+
+def _why_not_running(
+    seen: Observation, allocation: AllocationSeen | None, proof: Proof | None
+) -> tuple[Reason | None, str]:
+    if (allocation is None or not seen.live) and seen.placement_failure is not None:
+        return Reason.NO_CAPACITY, seen.placement_failure
+    if allocation is not None and allocation.trouble is not None:
+        match allocation.trouble:
+            case TaskTrouble.SECRET:
+                return Reason.SECRET_MISSING, allocation.trouble_message
+            case TaskTrouble.DRIVER | TaskTrouble.EXITED | TaskTrouble.OUT_OF_MEMORY:
+                return Reason.DRIVER_FAILED, allocation.trouble_message
+            case unreachable:
+                assert_never(unreachable)
+    if proof is not None and allocation is not None and proof.allocation_id == allocation.id:
+        return None, proof.detail
+    return None, "waiting for an allocation" if allocation is None else "waiting for its server to answer"
+
+
+def _proven(work: Work, job: JobSeen, allocation: AllocationSeen, proof: Proof, now: datetime) -> Status:
+    stack = work.stack
+    facets = stack.status.facets or work.wanted
+    runtime = Runtime(
+        allocation_id=allocation.id,
+        job_version=job.version,
+        node=allocation.node_name,
+        image=facets.image,
+        opencode_version=proof.version,
+        revision=facets.revision,
+        secret_version=facets.secret_version,
+        release=stack.status.release or stack.intent.wanted_release,
+        restarts=allocation.restarts,
+        started_at=allocation.started_at,
+        address=proof.address,
+        proven_at=proof.at,
+    )
+    return entered(stack, Phase.RUNNING, now=now, runtime=runtime, health=Health.HEALTHY, attempts=0)
+
+
+def _stop_open(work: Work, now: datetime) -> Step:
+    """A server without a password is an open shell: it is stopped, and stays so until a person has looked."""
+    message = "the server answers without credentials; it was stopped. Check its secret and its template, then recover"
+    return Move(failed(work.stack, Reason.OPEN_WITHOUT_PASSWORD, message, now))
+
+
+def failed(stack: Stack, reason: Reason, message: str, now: datetime) -> Status:
+    """The failure speaks for the generation it met, so that only a newer one, or a new request, is tried at once."""
+    return replace(
+        entered(stack, Phase.FAILED, now=now, reason=reason, message=message),
+        observed_generation=stack.intent.generation,
+        phase_since=now,
+        attempts=stack.status.attempts + 1,
+        health=Health.UNKNOWN,
+        runtime=None,
+    )
+
+
+def _plan_kept_running(work: Work, seen: Observation, now: datetime, limits: Limits) -> Step:
+    stack = work.stack
+    job = seen.job
+    runtime = stack.status.runtime
+    if not isinstance(job, JobSeen) or job.stopped:
+        message = "its job was stopped or removed outside; it is started again"
+        return Move(entered(stack, Phase.PENDING, now=now, reason=Reason.LOST, message=message, runtime=None))
+    allocation = _current_allocation(seen, job)
+    if runtime is None or allocation is None or not _is_same(allocation, runtime):
+        message = "its allocation ended or restarted; the next one is being proven"
+        return Move(
+            entered(stack, Phase.STARTING, now=now, reason=Reason.LOST, message=message, runtime=None)
+        )
+    if work.liveness is Liveness.OPEN:
+        return _stop_open(work, now)
+    if job.modify_index != stack.status.job_modify_index:
+        facets = _facets_in(job, work)
+        return Move(
+            replace(stack.status, job_modify_index=job.modify_index, facets=facets or stack.status.facets)
+        )
+    have = stack.status.facets or work.wanted
+    stale = staleness_between(have, work.wanted)
+    if stale and all(item.facet is Facet.LABELS for item in stale):
+        # Labels live in Consul service meta, which Nomad changes in place: same allocation, no restart.
+        return RegisterJob(job.modify_index, work.wanted)
+    status = replace(
+        stack.status,
+        observed_generation=stack.intent.generation,
+        health=_health(work, limits),
+        migration_state=MigrationState.STALE if stale else MigrationState.CURRENT,
+        reason=None,
+        message="",
+        attempts=0,
+    )
+    return Rest(status, None, succeeded=True)
+
+
+def _is_same(allocation: AllocationSeen, runtime: Runtime) -> bool:
+    return (
+        allocation.id == runtime.allocation_id
+        and allocation.restarts == runtime.restarts
+        and not allocation.client_status.is_terminal
+        and allocation.desired_status == "run"
+    )
+
+
+def _health(work: Work, limits: Limits) -> Health:
+    if work.silent_probes >= limits.silent_probes:
+        return Health.UNRESPONSIVE
+    return Health.DEGRADED if work.silent_probes > 0 else Health.HEALTHY
+
+
+# --- stopped ---------------------------------------------------------------------------------------------------------
+
+
+def _wait_for_end(work: Work, seen: Observation, now: datetime, limits: Limits) -> Rest | None:
+    """Rest while an allocation may still run: two servers must never share a workspace."""
+    if not seen.live:
+        return None
+    status = work.stack.status
+    overdue = now - status.phase_since >= limits.stop
+    message = f"waiting for allocation {seen.live[0].id[:8]} on {seen.live[0].node_name} to end"
+    if overdue:
+        message += f", longer than {limits.stop.total_seconds():.0f} s; is its node reachable?"
+    return Rest(replace(status, message=message), limits.poll)
+
+
+def _plan_stopped(work: Work, seen: Observation, now: datetime, limits: Limits) -> Step:
+    stack = work.stack
+    job = seen.job
+    ours = isinstance(job, JobSeen) and job.belongs_to(work.installation)
+    if isinstance(job, JobSeen) and ours and (not job.stopped or seen.live):
+        if stack.status.phase is not Phase.STOPPING:
+            return Move(entered(stack, Phase.STOPPING, now=now))
+        if not job.stopped:
+            return StopJob()
+        waiting = _wait_for_end(work, seen, now, limits)
+        if waiting is not None:
+            return waiting
+    if stack.status.phase is not Phase.STOPPED:
+        return Move(
+            entered(
+                stack,
+                Phase.STOPPED,
+                now=now,
+                runtime=None,
+                health=Health.UNKNOWN,
+                attempts=0,
+                fresh_start_done=stack.intent.fresh_start,
+            )
+        )
+    status = replace(stack.status, observed_generation=stack.intent.generation)
+    return Rest(status, None, succeeded=True)
+
+
+# --- deleted ---------------------------------------------------------------------------------------------------------
+
+
+def _plan_deleted(work: Work, seen: Observation, now: datetime, limits: Limits) -> Step:
+    stack = work.stack
+    if stack.status.phase is not Phase.DELETING:
+        return Move(entered(stack, Phase.DELETING, now=now, runtime=None, health=Health.UNKNOWN))
+    job = seen.job
+    if isinstance(job, JobSeen) and job.belongs_to(work.installation):
+        if not job.stopped:
+            return StopJob()
+        # Purged only after its last allocation ended: on Nomad 1.11 a volume whose claimant lost its job panics the
+        # scheduler.
+        return _wait_for_end(work, seen, now, limits) or PurgeJob()
+    assert job is ABSENT or isinstance(job, JobSeen)
+    if Part.SERVICE not in work.done:
+        return CheckServiceGone()
+    if Part.SECRET not in work.done:
+        return DestroySecret()
+    if Part.LIVE_FILES not in work.done:
+        return ClearLiveFiles()
+    if stack.intent.delete_workspace and Part.WORKSPACE not in work.done:
+        return DestroyWorkspace()
+    return FinishDeletion()

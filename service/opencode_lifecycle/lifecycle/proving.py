@@ -1,0 +1,249 @@
+"""
+Looks at runtimes that claim to be there, and says what each shows.
+
+*Proving* is for a new allocation: it begins as soon as Nomad says that the task runs, and goes on until the runtime has
+shown what it must, or the stack no longer waits for it. *Steady probes* are for those that were proven: one request
+without credentials now and then. Both only tell the fleet; what follows is decided by the plan.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from datetime import timedelta
+
+import structlog
+
+from opencode_lifecycle.lifecycle.fleet import Fleet, Known
+from opencode_lifecycle.model.clock import Clock
+from opencode_lifecycle.model.deadline import Deadline
+from opencode_lifecycle.model.errors import DeadlineExceeded, SecretMissing, UpstreamError
+from opencode_lifecycle.model.identifiers import AllocationId, UserId
+from opencode_lifecycle.model.observation import ClientStatus, JobSeen
+from opencode_lifecycle.model.password import Password
+from opencode_lifecycle.model.proof import Proof, ProofResult
+from opencode_lifecycle.model.stack import Address, Stack
+from opencode_lifecycle.model.states import Desired, Phase
+from opencode_lifecycle.ports.prober import Liveness, RuntimeProber
+from opencode_lifecycle.ports.secrets import PasswordStore
+from opencode_lifecycle.ports.service_catalog import ServiceCatalog
+
+log = structlog.get_logger(__name__)
+
+FIRST_PAUSE = 0.05
+"""Seconds between the first looks: a start must not wait for us."""
+LAST_PAUSE = 1.0
+LOOKS_PER_SECOND = 200
+"""All proving together; with many at once each is looked at less often."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """An allocation that may be proven, and what is expected of it."""
+
+    user_id: UserId
+    allocation_id: AllocationId
+    address: Address
+    version: str
+    secret_version: int
+    restarts: int
+
+
+def candidate_in(known: Known, fleet: Fleet) -> Candidate | None:
+    """Return the allocation of a starting stack that runs and has an address, if there is one."""
+    stack = known.stack
+    if stack.status.phase is not Phase.STARTING or stack.intent.desired is not Desired.RUNNING:
+        return None
+    seen = fleet.observation(stack.job_id)
+    if seen is None or not isinstance(seen.job, JobSeen) or seen.job.stopped or stack.status.facets is None:
+        return None
+    for allocation in seen.allocations:
+        if allocation.job_version == seen.job.version:
+            if allocation.client_status is not ClientStatus.RUNNING or allocation.address is None:
+                return None
+            return Candidate(
+                user_id=stack.user_id,
+                allocation_id=allocation.id,
+                address=allocation.address,
+                version=stack.status.facets.opencode_version,
+                secret_version=stack.status.facets.secret_version,
+                restarts=allocation.restarts,
+            )
+    return None
+
+
+class Proving:
+    """One task per allocation that waits for its proof."""
+
+    def __init__(
+        self,
+        *,
+        fleet: Fleet,
+        prober: RuntimeProber,
+        passwords: PasswordStore,
+        catalog: ServiceCatalog,
+        now: Clock,
+        upstream_timeout: timedelta,
+    ) -> None:
+        self._fleet = fleet
+        self._prober = prober
+        self._passwords = passwords
+        self._catalog = catalog
+        self._now = now
+        self._upstream_timeout = upstream_timeout.total_seconds()
+        self._tasks: dict[UserId, tuple[Candidate, asyncio.Task[None]]] = {}
+
+    def consider(self, known: Known) -> None:
+        """Begin, go on with or give up proving the stack, as its situation says."""
+        user_id = known.stack.user_id
+        candidate = candidate_in(known, self._fleet)
+        current = self._tasks.get(user_id)
+        if current is not None and current[0] != candidate:
+            current[1].cancel()
+            del self._tasks[user_id]
+            current = None
+        if candidate is None or current is not None:
+            return
+        if _is_final(known.proof, candidate):
+            return
+        task = asyncio.create_task(self._prove(known.stack, candidate), name=f"prove {known.stack.job_id}")
+        self._tasks[user_id] = (candidate, task)
+        task.add_done_callback(lambda done: self._done(user_id, done))
+
+    def _done(self, user_id: UserId, task: "asyncio.Task[None]") -> None:
+        current = self._tasks.get(user_id)
+        if current is not None and current[1] is task:
+            del self._tasks[user_id]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("proving failed", user_id=user_id, error=str(error), kind=type(error).__name__)
+
+    async def close(self) -> None:
+        """Give up all proving and wait until nothing of it runs."""
+        tasks = [task for _, task in self._tasks.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _prove(self, stack: Stack, candidate: Candidate) -> None:
+        pause = FIRST_PAUSE
+        listening = False
+        while True:
+            if not listening:
+                listening = await self._listens(candidate)
+            if listening:
+                proof = await self._look(stack, candidate)
+                self._tell(candidate, proof)
+                if _is_final(proof, candidate):
+                    return
+                pause = min(pause * 1.3, LAST_PAUSE)
+            await asyncio.sleep(max(pause, len(self._tasks) / LOOKS_PER_SECOND))
+
+    async def _listens(self, candidate: Candidate) -> bool:
+        deadline = Deadline.after(self._upstream_timeout, "look whether the runtime listens")
+        return await self._prober.liveness(candidate.address, deadline) is not Liveness.SILENT
+
+    async def _look(self, stack: Stack, candidate: Candidate) -> Proof:
+        deadline = Deadline.after(self._upstream_timeout, f"prove {stack.job_id}")
+
+        async def read_password() -> Password:
+            return await self._passwords.read(stack.job_id, candidate.secret_version, deadline)
+
+        try:
+            missing = await self._not_in_catalog(stack, candidate, deadline)
+            if missing is not None:
+                return self._not_ready(candidate, missing)
+            return await self._prober.prove(
+                address=candidate.address,
+                allocation_id=candidate.allocation_id,
+                expected_version=candidate.version,
+                directory=None,
+                read_password=read_password,
+                deadline=deadline,
+            )
+        except SecretMissing:
+            return self._not_ready(
+                candidate, f"version {candidate.secret_version} of its secret is not in Vault"
+            )
+        except (UpstreamError, DeadlineExceeded) as error:
+            return self._not_ready(candidate, error.message)
+
+    async def _not_in_catalog(self, stack: Stack, candidate: Candidate, deadline: Deadline) -> str | None:
+        """
+        Return why Consul does not vouch for the address, or None when it does.
+
+        No password is sent before Consul and Nomad name the same address for this very allocation: a port that was
+        given to another user meanwhile would learn it otherwise.
+        """
+        for instance in await self._catalog.instances(stack.job_id, deadline):
+            if instance.allocation_id == candidate.allocation_id:
+                if instance.address == candidate.address:
+                    return None
+                return (
+                    f"Consul has {instance.address.url} and Nomad {candidate.address.url} for its allocation"
+                )
+        return "Consul does not list its allocation yet"
+
+    def _not_ready(self, candidate: Candidate, detail: str) -> Proof:
+        return Proof(
+            result=ProofResult.NOT_READY,
+            address=candidate.address,
+            allocation_id=candidate.allocation_id,
+            detail=detail,
+            at=self._now(),
+        )
+
+    def _tell(self, candidate: Candidate, proof: Proof) -> None:
+        known = self._fleet.get(candidate.user_id)
+        if known is None or (known.proof is not None and _same_news(known.proof, proof)):
+            return
+        self._fleet.prove(candidate.user_id, proof)
+
+
+_FINAL = frozenset({ProofResult.PROVEN, ProofResult.OPEN, ProofResult.WRONG_VERSION})
+
+
+def _is_final(proof: Proof | None, candidate: Candidate) -> bool:
+    return proof is not None and proof.allocation_id == candidate.allocation_id and proof.result in _FINAL
+
+
+def _same_news(old: Proof, new: Proof) -> bool:
+    return (old.result, old.allocation_id, old.detail) == (new.result, new.allocation_id, new.detail)
+
+
+class SteadyProbes:
+    """Each proven runtime is looked at once per interval, spread evenly over it."""
+
+    def __init__(
+        self, *, fleet: Fleet, prober: RuntimeProber, interval: timedelta, patience: timedelta
+    ) -> None:
+        self._fleet = fleet
+        self._prober = prober
+        self._interval = interval.total_seconds()
+        self._patience = patience.total_seconds()
+
+    async def round(self) -> None:
+        """Look at every proven runtime once; takes one interval."""
+        runtimes = [known for known in self._fleet if _proven_address(known.stack) is not None]
+        if not runtimes:
+            await asyncio.sleep(self._interval)
+            return
+        async with asyncio.TaskGroup() as tasks:
+            for known in runtimes:
+                tasks.create_task(self._probe(known.stack), name=f"probe {known.stack.job_id}")
+                await asyncio.sleep(self._interval / len(runtimes))
+
+    async def _probe(self, stack: Stack) -> None:
+        address = _proven_address(stack)
+        runtime = stack.status.runtime
+        if address is None or runtime is None:
+            return
+        liveness = await self._prober.liveness(
+            address, Deadline.after(self._patience, f"probe {stack.job_id}")
+        )
+        known = self._fleet.get(stack.user_id)
+        now_runtime = known.stack.status.runtime if known is not None else None
+        if now_runtime is not None and now_runtime.allocation_id == runtime.allocation_id:
+            self._fleet.probed(stack.user_id, liveness)
+
+
+def _proven_address(stack: Stack) -> Address | None:
+    runtime = stack.status.runtime
+    return runtime.address if stack.status.phase is Phase.RUNNING and runtime is not None else None

@@ -1,0 +1,49 @@
+"""Whether this replica can do its work, one line for each thing it depends on."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from opencode_lifecycle.lifecycle.fleet import Fleet
+from opencode_lifecycle.model.deadline import Deadline
+from opencode_lifecycle.model.errors import LifecycleError
+
+Ping = Callable[[Deadline], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DependencyReport:
+    """`age_seconds` is how old the knowledge from it is, None where that has no meaning or nothing is known."""
+
+    name: str
+    ok: bool
+    detail: str
+    age_seconds: float | None = None
+
+
+class Readiness:
+    def __init__(self, *, pings: Mapping[str, Ping], fleet: Fleet, max_age: float, timeout: float) -> None:
+        self._pings = pings
+        self._fleet = fleet
+        self._max_age = max_age
+        self._timeout = timeout
+
+    async def report(self) -> Sequence[DependencyReport]:
+        """Ask every dependency at once. Never raises: what fails is in the report."""
+        asked = await asyncio.gather(*(self._ask(name, ping) for name, ping in self._pings.items()))
+        return [*asked, self._view()]
+
+    async def _ask(self, name: str, ping: Ping) -> DependencyReport:
+        try:
+            await ping(Deadline.after(self._timeout, f"ask {name} whether it is well"))
+        except LifecycleError as error:
+            return DependencyReport(name=name, ok=False, detail=error.message)
+        return DependencyReport(name=name, ok=True, detail="ok")
+
+    def _view(self) -> DependencyReport:
+        age = self._fleet.listing_pulse.age()
+        if age is None:
+            return DependencyReport(name="observation", ok=False, detail="nothing was seen of Nomad yet")
+        fresh = age <= self._max_age
+        detail = "ok" if fresh else f"the last full listing of Nomad is older than {self._max_age:.0f} s"
+        return DependencyReport(name="observation", ok=fresh, detail=detail, age_seconds=round(age, 1))

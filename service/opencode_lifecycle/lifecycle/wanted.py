@@ -1,0 +1,166 @@
+"""
+What a stack should be, worked out from its intent and its release. Pure.
+
+The same function feeds the job, the digests in the row and the comparison with what runs, so the three cannot disagree.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from opencode_lifecycle.model.errors import UpstreamRejected
+from opencode_lifecycle.model.facets import Facet, Facets, digest_of, digest_of_text
+from opencode_lifecycle.model.job_template import declared_variables
+from opencode_lifecycle.model.release import Release, ResourceClass
+from opencode_lifecycle.model.stack import Stack
+from opencode_lifecycle.model.staleness import Severity, Staleness
+from opencode_lifecycle.ports.orchestrator import Variables
+
+BUNDLES_PATH = "opencode/bundles"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """What every job of this installation has in common."""
+
+    installation: str
+    node_pool: str
+    datacenters: tuple[str, ...]
+    vault_kv_mount: str
+    vault_role: str
+    secret_environment: tuple[str, ...]
+    entrypoint: tuple[str, ...]
+    opencode_path: str
+
+
+def resource_class_of(stack: Stack, release: Release) -> ResourceClass:
+    """Return what the stack may use, or raise `UpstreamRejected` when its release knows no such class."""
+    found = release.resource_classes.get(stack.intent.resources)
+    if found is None:
+        raise UpstreamRejected(
+            "nomad",
+            "render the job",
+            f"release {release.number} has no resource class {stack.intent.resources!r}",
+        )
+    return found
+
+
+def environment_of(stack: Stack, release: Release) -> Mapping[str, str]:
+    return {**release.environment, **stack.intent.environment}
+
+
+def wanted_facets(stack: Stack, release: Release, site: Site, *, secret_version: int) -> Facets:
+    """Return every facet of *stack* on *release* with the password of *secret_version*."""
+    resources = resource_class_of(stack, release)
+    return Facets(
+        image=release.image,
+        opencode_version=release.opencode_version,
+        template=release.template_digest,
+        environment=digest_of([environment_of(stack, release), sorted(site.secret_environment)]),
+        resources=digest_of([resources.cpu, resources.memory, resources.memory_max]),
+        secret_version=secret_version,
+        prompt=digest_of_text(release.instructions)[:16],
+        config=digest_of_text(release.managed_config)[:16],
+        labels=digest_of(dict(stack.intent.labels)),
+        endpoints=digest_of({}),
+    )
+
+
+def job_variables(stack: Stack, release: Release, site: Site, facets: Facets) -> Variables:
+    """
+    Return the values for the template's variables.
+
+    The job is built of *facets* and nothing that could differ from them. Optional variables that the template does not
+    declare are left out: a template without a workspace or live files is asked for none.
+    """
+    resources = resource_class_of(stack, release)
+    workspace = stack.status.workspace
+    values: Variables = {
+        "job_id": stack.job_id,
+        "namespace": stack.namespace,
+        "node_pool": site.node_pool,
+        "datacenters": list(site.datacenters),
+        "installation": site.installation,
+        "user_id": stack.user_id,
+        "image": facets.image,
+        "opencode_version": facets.opencode_version,
+        "template_digest": facets.template,
+        "environment_digest": facets.environment,
+        "resources_digest": facets.resources,
+        "secret_version": facets.secret_version,
+        "revision": facets.revision,
+        "cpu": resources.cpu,
+        "memory": resources.memory,
+        "memory_max": resources.memory_max,
+        "environment": dict(environment_of(stack, release)),
+        "secret_environment": list(site.secret_environment),
+        "vault_role": site.vault_role,
+        "secret_path": f"{site.vault_kv_mount}/data/opencode/{stack.job_id}",
+        "workspace_volume": str(stack.job_id),
+        "workspace_path": workspace.path if workspace is not None else "",
+        "bundles_path": BUNDLES_PATH,
+        "entrypoint": list(site.entrypoint),
+        "opencode_path": site.opencode_path,
+        "description": _description(stack, release),
+        "labels": dict(stack.intent.labels),
+    }
+    declared = declared_variables(release.template)
+    return {name: value for name, value in values.items() if name in declared}
+
+
+MANDATORY_VARIABLES = frozenset(
+    {
+        "job_id",
+        "installation",
+        "user_id",
+        "image",
+        "opencode_version",
+        "template_digest",
+        "environment_digest",
+        "resources_digest",
+        "secret_version",
+        "revision",
+    }
+)
+"""Without these a job could not be told from a stranger's, or a stale one from a current one."""
+
+
+def _description(stack: Stack, release: Release) -> str:
+    return (
+        f"OpenCode {release.opencode_version} of one user, kept by the OpenCode lifecycle control plane.\n\n"
+        f"- user: `{stack.user_id}`\n- group: `{stack.intent.group}`\n- release: {release.number}\n"
+    )
+
+
+_SEVERITY: Mapping[Facet, Severity] = {
+    Facet.SECRET_VERSION: Severity.CRITICAL,
+    Facet.OPENCODE_VERSION: Severity.WARNING,
+    Facet.IMAGE: Severity.WARNING,
+}
+
+_COMPARED = (
+    (Facet.IMAGE, True),
+    (Facet.OPENCODE_VERSION, True),
+    (Facet.TEMPLATE, True),
+    (Facet.ENVIRONMENT, True),
+    (Facet.RESOURCES, True),
+    (Facet.SECRET_VERSION, True),
+    (Facet.PROMPT, False),
+    (Facet.CONFIG, False),
+    (Facet.LABELS, False),
+    (Facet.ENDPOINTS, False),
+)
+
+
+def staleness_between(have: Facets, want: Facets) -> tuple[Staleness, ...]:
+    """Return one reason for each facet in which *have* differs from *want*, restarts first."""
+    return tuple(
+        Staleness(
+            facet=facet,
+            have=str(getattr(have, facet.value)),
+            want=str(getattr(want, facet.value)),
+            severity=_SEVERITY.get(facet, Severity.INFO),
+            restart=restart,
+        )
+        for facet, restart in _COMPARED
+        if getattr(have, facet.value) != getattr(want, facet.value)
+    )

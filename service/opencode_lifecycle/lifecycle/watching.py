@@ -1,0 +1,79 @@
+"""Keeps the fleet current: the listing of Nomad and its event stream, and the sequence of changes in the database."""
+
+import asyncio
+from datetime import timedelta
+from typing import Protocol
+
+import structlog
+
+from opencode_lifecycle.lifecycle.fleet import Fleet
+from opencode_lifecycle.model.deadline import Deadline
+from opencode_lifecycle.ports.orchestrator import Connected, Orchestrator
+from opencode_lifecycle.ports.stores import StackStore
+
+log = structlog.get_logger(__name__)
+
+
+class NomadWatch:
+    """List, follow from that index, and list again whenever the stream ends or a period is over."""
+
+    def __init__(
+        self, *, orchestrator: Orchestrator, fleet: Fleet, interval: timedelta, timeout: timedelta
+    ) -> None:
+        self._orchestrator = orchestrator
+        self._fleet = fleet
+        self._interval = interval.total_seconds()
+        self._timeout = timeout.total_seconds()
+        self._index = 0
+
+    async def list_once(self) -> None:
+        """Read everything, once."""
+        listing = await self._orchestrator.list_all(Deadline.after(self._timeout, "list the jobs"))
+        self._index = listing.index
+        self._fleet.apply_listing(listing)
+
+    async def list_periodically(self) -> None:
+        """Wait one period and list: the guarantee behind the stream."""
+        await asyncio.sleep(self._interval)
+        await self.list_once()
+
+    async def follow_once(self) -> None:
+        """Follow the stream until it ends, then list, since what it left out cannot be told."""
+        async for change in self._orchestrator.follow(self._index):
+            if isinstance(change, Connected):
+                log.info("event stream open", index=change.index)
+                # What happened between the listing and the opening may be in no buffer any more.
+                await self.list_once()
+            self._fleet.apply(change)
+        await self.list_once()
+
+
+class ChangeFeed(Protocol):
+    async def wait_for_change(self, timeout: float) -> None:  # noqa: ASYNC109 - how long to wait is the question asked
+        """Return soon after a stack was written by anyone, or after *timeout* seconds."""
+        ...
+
+
+class StoreWatch:
+    """Follows what other replicas, and we ourselves, write."""
+
+    PAGE = 500
+
+    def __init__(self, *, stacks: StackStore, feed: ChangeFeed, fleet: Fleet, interval: timedelta) -> None:
+        self._stacks = stacks
+        self._feed = feed
+        self._fleet = fleet
+        self._interval = interval.total_seconds()
+
+    async def catch_up(self) -> None:
+        """Take in every change that is not known yet."""
+        while True:
+            changes = await self._stacks.changes_since(self._fleet.seq, limit=self.PAGE)
+            self._fleet.apply_changes(changes)
+            if len(changes) < self.PAGE:
+                return
+
+    async def follow_once(self) -> None:
+        """Wait for a change, or a period, and take in what there is."""
+        await self._feed.wait_for_change(self._interval)
+        await self.catch_up()
