@@ -1,0 +1,288 @@
+"""The HTTP API as the command line uses it: a method per call, and one exception for all that can go wrong."""
+
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import quote, unquote, urlencode
+
+import aiohttp
+from ulid import ULID
+from yarl import URL
+
+from opencode_lifecycle.cli.advice import SERVICE_UNREACHABLE, UNEXPECTED_ANSWER
+
+JsonObject = Mapping[str, Any]
+Query = Sequence[tuple[str, str]]
+
+ANSWER_LIMIT_BYTES: Final = 16 * 1024 * 1024
+"""A full page of 500 stacks with the longest labels is a sixth of it."""
+ANSWER_SECONDS: Final = 30.0
+CONNECT_SECONDS: Final = 5.0
+LARGEST_PAGE: Final = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """One thing the service found wrong in a body, and where."""
+
+    pointer: str
+    detail: str
+
+
+class CallFailed(Exception):
+    """The service refused, failed, or gave no answer (`status` None). Holds nothing secret and no body."""
+
+    def __init__(
+        self,
+        code: str,
+        detail: str,
+        *,
+        status: int | None = None,
+        faults: Sequence[Fault] = (),
+        retry_after: str | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+        self.status = status
+        self.faults = tuple(faults)
+        self.retry_after = retry_after
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether the same question may well be answered a moment later."""
+        return self.status is None or self.status in {429, 502, 503, 504}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    status: int
+    body: JsonObject
+    location: str | None = None
+    date: str | None = None
+
+    @property
+    def operation_id(self) -> str | None:
+        """The operation that `Location` names, if it names one."""
+        head, _, last = (self.location or "").rpartition("/")
+        return unquote(last) if last and head.endswith("/operations") else None
+
+
+class Client:
+    """
+    Speaks to one service with one token. Follows no redirect and reads no answer beyond a bound.
+
+    A read, and a write that carries an idempotency key, is repeated once when its connection was cut.
+    """
+
+    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
+        self._session = session
+        self._url = url.rstrip("/")
+
+    @classmethod
+    @asynccontextmanager
+    async def connected(cls, url: str, token: str | None) -> AsyncIterator["Client"]:
+        """Open a client. The token goes into the header alone; proxies and .netrc of the environment are not used."""
+        headers = {"Accept": "application/json, application/problem+json"}
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token}"
+        timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS, sock_connect=CONNECT_SECONDS)
+        async with aiohttp.ClientSession(
+            headers=headers, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()
+        ) as session:
+            yield cls(session, url)
+
+    # One stack
+
+    async def ensure(self, user_id: str, body: JsonObject) -> Answer:
+        return await self._call("PUT", _path("v1", "stacks", user_id), body=body, keyed=True)
+
+    async def stack(self, user_id: str) -> JsonObject:
+        return (await self._call("GET", _path("v1", "stacks", user_id))).body
+
+    async def address(self, user_id: str, audience: str) -> JsonObject:
+        return (
+            await self._call("GET", _path("v1", "stacks", user_id, "address"), [("audience", audience)])
+        ).body
+
+    async def credentials(self, user_id: str, wrap_seconds: int | None) -> JsonObject:
+        query = [("wrap", f"{wrap_seconds}s")] if wrap_seconds is not None else []
+        return (await self._call("POST", _path("v1", "stacks", user_id, "credentials"), query)).body
+
+    async def command(self, user_id: str, verb: str, query: Query = ()) -> Answer:
+        """Ask for `start`, `stop`, `recreate`, `recover` or `rotate-password`."""
+        return await self._call("POST", _path("v1", "stacks", user_id, verb), query, keyed=True)
+
+    async def delete(self, user_id: str, workspace: str) -> Answer:
+        return await self._call(
+            "DELETE", _path("v1", "stacks", user_id), [("workspace", workspace)], keyed=True
+        )
+
+    async def log(self, user_id: str, *, kind: str, tail: int, follow: bool) -> AsyncGenerator[bytes, None]:
+        """Yield the log in the pieces it arrives in; with *follow* until the service ends it."""
+        query = [("type", kind), ("tail", str(tail)), ("follow", str(follow).lower())]
+        timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=CONNECT_SECONDS, sock_read=None if follow else ANSWER_SECONDS
+        )
+        url = self._target(_path("v1", "stacks", user_id, "logs"), query)
+        try:
+            async with self._session.get(
+                url, allow_redirects=False, timeout=timeout, headers={"Accept": "text/plain, */*"}
+            ) as response:
+                if response.status != 200:  # noqa: PLR2004 - HTTP's OK
+                    raise _problem(response.status, await _read(response), response.headers)
+                async for piece in response.content.iter_any():
+                    yield piece
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise self._unreachable(error) from None
+
+    # Lists
+
+    def stacks(self, query: Query, limit: int | None) -> AsyncIterator[JsonObject]:
+        return self._pages(_path("v1", "stacks"), query, limit)
+
+    def events(self, user_id: str | None, limit: int | None) -> AsyncIterator[JsonObject]:
+        path = _path("v1", "events") if user_id is None else _path("v1", "stacks", user_id, "events")
+        return self._pages(path, (), limit)
+
+    def tokens(self) -> AsyncIterator[JsonObject]:
+        return self._pages(_path("v1", "tokens"), (), None)
+
+    # The rest
+
+    async def operation(self, operation_id: str) -> JsonObject:
+        return (await self._call("GET", _path("v1", "operations", operation_id))).body
+
+    async def create_token(self, body: JsonObject) -> JsonObject:
+        """Create a token. Not repeated when the connection is cut: its secret is shown once only."""
+        return (await self._call("POST", _path("v1", "tokens"), body=body)).body
+
+    async def revoke_token(self, token_id: str) -> JsonObject:
+        return (await self._call("DELETE", _path("v1", "tokens", token_id), keyed=True)).body
+
+    async def openapi(self) -> JsonObject:
+        return (await self._call("GET", "/openapi.json")).body
+
+    async def readiness(self) -> Answer:
+        """Return what the service says of its dependencies, whether it is ready (200) or not (503)."""
+        return await self._call("GET", "/readyz", accepted=frozenset({503}))
+
+    async def status_of(self, *path: str, query: Query = ()) -> tuple[int, str]:
+        """Return the status and problem code that a read gets, as a way to see what a token may do."""
+        try:
+            return (await self._call("GET", _path(*path), query)).status, ""
+        except CallFailed as failure:
+            if failure.status is None:
+                raise
+            return failure.status, failure.code
+
+    async def _pages(self, path: str, query: Query, limit: int | None) -> AsyncIterator[JsonObject]:
+        cursor: str | None = None
+        left = limit
+        while True:
+            size = LARGEST_PAGE if left is None else min(LARGEST_PAGE, left)
+            asked = [*query, ("limit", str(size)), *([("cursor", cursor)] if cursor else [])]
+            page = (await self._call("GET", path, asked)).body
+            if not isinstance(page.get("items"), list):
+                raise CallFailed(UNEXPECTED_ANSWER, f"{path}: the answer is not a list")
+            yield page
+            left = None if left is None else left - len(page["items"])
+            following = page.get("next_cursor")
+            if not following or following == cursor or (left is not None and left <= 0):
+                return
+            cursor = following
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        query: Query = (),
+        *,
+        body: JsonObject | None = None,
+        keyed: bool = False,
+        accepted: frozenset[int] = frozenset(),
+    ) -> Answer:
+        url = self._target(path, query)
+        headers = {"Idempotency-Key": str(ULID())} if keyed else {}
+        for may_repeat in (keyed or method == "GET", False):
+            try:
+                async with self._session.request(
+                    method, url, json=body, headers=headers, allow_redirects=False
+                ) as response:
+                    return _answer(response, await _read(response), accepted)
+            except (aiohttp.ClientConnectorError, TimeoutError) as error:
+                raise self._unreachable(error) from None
+            except aiohttp.ClientError as error:
+                if not may_repeat:
+                    raise self._unreachable(error) from None
+        raise AssertionError("the second try returns or raises")
+
+    def _target(self, path: str, query: Query) -> URL:
+        text = f"{self._url}{path}"
+        return URL(f"{text}?{urlencode(query, quote_via=quote)}" if query else text, encoded=True)
+
+    def _unreachable(self, error: Exception) -> CallFailed:
+        if isinstance(error, aiohttp.ClientConnectorError):
+            why = error.os_error.strerror or "no connection"
+        elif isinstance(error, aiohttp.ConnectionTimeoutError):
+            why = "no connection in time"
+        elif isinstance(error, TimeoutError):
+            why = "no answer in time; the request may have been accepted"
+        else:
+            why = "the connection was cut; the request may have been accepted"
+        return CallFailed(SERVICE_UNREACHABLE, f"{self._url}: {why}")
+
+
+def _path(*parts: str) -> str:
+    return "/" + "/".join(quote(part, safe="") for part in parts)
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    body = bytearray()
+    async for piece in response.content.iter_any():
+        body += piece
+        if len(body) > ANSWER_LIMIT_BYTES:
+            raise CallFailed(UNEXPECTED_ANSWER, "the answer is larger than any of the service")
+    return bytes(body)
+
+
+def _answer(response: aiohttp.ClientResponse, body: bytes, accepted: frozenset[int]) -> Answer:
+    if response.status not in accepted and not 200 <= response.status < 300:  # noqa: PLR2004 - HTTP's classes
+        raise _problem(response.status, body, response.headers)
+    parsed = _json_object(body) if body else {}
+    if parsed is None:
+        raise CallFailed(UNEXPECTED_ANSWER, f"status {response.status} with a body that is no JSON object")
+    return Answer(
+        status=response.status,
+        body=parsed,
+        location=response.headers.get("Location"),
+        date=response.headers.get("Date"),
+    )
+
+
+def _problem(status: int, body: bytes, headers: Mapping[str, str]) -> CallFailed:
+    problem = _json_object(body)
+    if problem is None or not isinstance(problem.get("code"), str):
+        return CallFailed(UNEXPECTED_ANSWER, f"status {status} without a problem document of the service")
+    faults = problem.get("errors")
+    return CallFailed(
+        problem["code"],
+        str(problem.get("detail") or problem.get("title") or problem["code"]),
+        status=status,
+        faults=[
+            Fault(pointer=str(fault.get("pointer", "")), detail=str(fault.get("detail", "")))
+            for fault in (faults if isinstance(faults, list) else [])
+            if isinstance(fault, dict)
+        ],
+        retry_after=headers.get("Retry-After"),
+    )
+
+
+def _json_object(body: bytes) -> JsonObject | None:
+    try:
+        parsed = json.loads(body)
+    except ValueError:
+        return None
+    return parsed if isinstance(parsed, dict) else None

@@ -1,0 +1,159 @@
+"""
+How commands speak: results to stdout, everything else to stderr.
+
+People get tables, in colour on a terminal unless NO_COLOR is set. Scripts get JSON with --json, and without it plain
+lines that are never cut or folded. Text that came from outside is stripped of what could steer a terminal.
+"""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final, TextIO
+
+import click
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+Cell = str | Text
+
+_UNFOLDED_WIDTH: Final = 10_000
+_NOTHING: Final = "-"
+_STYLES: Final = {
+    "running": "green",
+    "healthy": "green",
+    "current": "green",
+    "succeeded": "green",
+    "ok": "green",
+    "pending": "cyan",
+    "starting": "cyan",
+    "accepted": "cyan",
+    "stopping": "yellow",
+    "stale": "yellow",
+    "degraded": "yellow",
+    "warning": "yellow",
+    "superseded": "yellow",
+    "held": "yellow",
+    "deleting": "yellow",
+    "failed": "red",
+    "unresponsive": "red",
+    "critical": "red",
+}
+
+
+class Screen:
+    """One command's way of speaking. With *as_json*, tables and notes are left out."""
+
+    def __init__(self, *, as_json: bool = False) -> None:
+        self.as_json = as_json
+        self._results = _console(sys.stdout)
+        self.notes = _console(sys.stderr)
+
+    def document(self, value: Any) -> None:
+        """Write *value* as JSON: the service's own answer, nothing added."""
+        click.echo(json.dumps(value, indent=2))
+
+    def line(self, text: Cell) -> None:
+        """Write one result line, unfolded, so that it can be copied or cut out whole."""
+        self._results.print(_cell(text), soft_wrap=True)
+
+    def heading(self, text: str) -> None:
+        self._results.print()
+        self._results.print(Text(plain(text), style="bold"))
+
+    def facts(self, rows: Iterable[tuple[str, Any]]) -> None:
+        """Write names with their values; what is absent shows as a dash."""
+        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+        table.add_column(style="dim", no_wrap=True)
+        table.add_column(overflow="fold")
+        for name, value in rows:
+            table.add_row(plain(name), _cell(value))
+        self._results.print(table)
+
+    def table(self, headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        """Write one line per row, with headers."""
+        style = box.SIMPLE_HEAD if self._results.is_terminal else None
+        table = Table(box=style, header_style="bold", padding=(0, 2, 0, 0), pad_edge=False)
+        for header in headers:
+            table.add_column(plain(header), overflow="fold")
+        for row in rows:
+            table.add_row(*(_cell(value) for value in row))
+        self._results.print(table)
+
+    def note(self, text: str) -> None:
+        """Tell a person something that is no result. Silent with --json."""
+        if not self.as_json:
+            self.notes.print(Text(plain(text)), soft_wrap=True)
+
+
+def show_failure(what: str, *, details: Sequence[str] = (), advice: str = "") -> None:
+    """Write what failed and what to do about it to stderr, with --json too."""
+    console = _console(sys.stderr)
+    console.print(Text("Error: ", style="bold red") + Text(plain(what)), soft_wrap=True)
+    for detail in details:
+        console.print(Text(f"  {plain(detail)}"), soft_wrap=True)
+    if advice:
+        console.print(Text("  What to do: ", style="bold") + Text(plain(advice)), soft_wrap=True)
+
+
+def plain(value: Any) -> str:
+    """Return *value* as text in which nothing steers a terminal; what would is shown as U+FFFD."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in str(value))
+
+
+def state(value: Any) -> Text:
+    """Colour the name of a phase, a health or another state by what it means to a person."""
+    text = plain(value) if value else _NOTHING
+    return Text(text, style=_STYLES.get(text, ""))
+
+
+def age(moment: Any, *, now: datetime | None = None) -> str:
+    """Return an RFC 3339 time with how long ago it was, such as `2026-01-02T03:04:05Z (12 s ago)`."""
+    when = parse_time(moment)
+    if when is None:
+        return _NOTHING
+    seconds = int(((now or datetime.now(UTC)) - when).total_seconds())
+    return f"{moment} ({duration(abs(seconds))} {'ago' if seconds >= 0 else 'ahead'})"
+
+
+def duration(seconds: int) -> str:
+    """Return a span as a person says it, in its one or two largest units."""
+    for size, unit, next_size, next_unit in (
+        (86400, "d", 3600, "h"),
+        (3600, "h", 60, "m"),
+        (60, "m", 1, "s"),
+    ):
+        if seconds >= size:
+            return f"{seconds // size} {unit} {seconds % size // next_size} {next_unit}"
+    return f"{seconds} s"
+
+
+def parse_time(value: Any) -> datetime | None:
+    """Read an RFC 3339 time; None for what is none."""
+    try:
+        when = datetime.fromisoformat(str(value))
+    except ValueError:
+        return None
+    return when if when.tzinfo is not None else None
+
+
+def _cell(value: Any) -> Text:
+    if isinstance(value, Text):
+        return value
+    if isinstance(value, bool):
+        return Text("yes" if value else "no")
+    return Text(_NOTHING if value is None or value == "" else plain(value))
+
+
+def _console(stream: TextIO) -> Console:
+    is_terminal = stream.isatty()
+    return Console(
+        file=stream,
+        force_terminal=is_terminal,
+        width=None if is_terminal else _UNFOLDED_WIDTH,
+        markup=False,
+        highlight=False,
+        emoji=False,
+    )

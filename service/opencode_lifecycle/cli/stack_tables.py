@@ -1,0 +1,227 @@
+"""Stacks, operations and events as tables for people."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from shlex import quote
+from typing import Any, Final
+
+from rich.text import Text
+
+from opencode_lifecycle.cli.advice import about_reason
+from opencode_lifecycle.cli.client import JsonObject
+from opencode_lifecycle.cli.output import Screen, age, state
+
+TASK: Final = "server"
+"""The name of the task in every job template of ours."""
+
+_CONSUL_HEADER: Final = """printf 'header = "X-Consul-Token: %s"' "$CONSUL_HTTP_TOKEN\""""
+"""Hands the token to curl through a pipe, since arguments stand in process lists; printf is the shell itself."""
+
+
+def show_stack(screen: Screen, stack: JsonObject) -> None:
+    """Write everything the service knows of one stack, and the vendors' own commands that show the same."""
+    screen.heading("Stack")
+    screen.facts(_identity(stack))
+    screen.heading("State")
+    screen.facts(_state(stack))
+    screen.heading("Release")
+    screen.facts(_release(stack))
+    screen.heading("Runtime")
+    screen.facts(_runtime(_object(stack, "runtime")))
+    screen.heading("Staleness")
+    show_staleness(screen, stack)
+    screen.heading("The same in Nomad, Consul and Vault")
+    for command in vendor_commands(stack):
+        screen.line(command)
+
+
+def show_readiness(screen: Screen, stack: JsonObject) -> None:
+    """Write in short how a stack stands, after it was asked to run."""
+    runtime = _object(stack, "runtime")
+    screen.facts(
+        [
+            ("user", stack.get("user_id")),
+            ("phase", state(stack.get("phase"))),
+            ("health", state(stack.get("health"))),
+            ("address", _object(runtime, "addresses").get("internal")),
+            ("OpenCode", runtime.get("opencode_version")),
+            ("allocation", runtime.get("allocation_id")),
+            ("stale", _stale_facets(stack)),
+        ]
+    )
+
+
+def show_staleness(screen: Screen, stack: JsonObject) -> None:
+    """Write facet by facet what runs, what should, and whether the difference needs a restart."""
+    reasons = _objects(stack.get("staleness"))
+    if not reasons:
+        screen.line(Text("current", style="green") if stack.get("runtime") else "-")
+        return
+    screen.table(
+        ["FACET", "HAVE", "WANT", "SEVERITY", "RESTART"],
+        [
+            [r.get("facet"), r.get("have"), r.get("want"), state(r.get("severity")), r.get("restart")]
+            for r in reasons
+        ],
+    )
+
+
+def show_stacks(screen: Screen, stacks: Sequence[JsonObject]) -> None:
+    screen.table(
+        ["USER", "PHASE", "HEALTH", "MIGRATION", "REASON", "VERSION", "STALE", "NODE", "JOB"],
+        [
+            [
+                stack.get("user_id"),
+                state(stack.get("phase")),
+                state(stack.get("health")),
+                state(stack.get("migration_state")),
+                stack.get("reason"),
+                _object(stack, "runtime").get("opencode_version"),
+                _stale_facets(stack),
+                _object(stack, "runtime").get("node"),
+                stack.get("job_id"),
+            ]
+            for stack in stacks
+        ],
+    )
+
+
+def show_operation(screen: Screen, operation: JsonObject) -> None:
+    """Write how an operation stands, the phases it went through, and its receipt."""
+    screen.facts(
+        [
+            ("operation", operation.get("id")),
+            ("kind", operation.get("kind")),
+            ("user", operation.get("user_id")),
+            ("state", state(operation.get("state"))),
+            ("reason", operation.get("reason")),
+            ("message", operation.get("message")),
+            ("created", age(operation.get("created_at"))),
+            ("finished", age(operation.get("finished_at"))),
+        ]
+    )
+    phases = _objects(operation.get("phases"))
+    if phases:
+        screen.heading("Phases")
+        screen.table(["PHASE", "ENTERED"], [[state(p.get("phase")), p.get("at")] for p in phases])
+    show_receipt(screen, operation)
+
+
+def show_receipt(screen: Screen, operation: JsonObject) -> None:
+    receipt = _object(operation, "receipt")
+    if receipt:
+        screen.heading("Receipt")
+        screen.facts((str(name), _inline(value)) for name, value in receipt.items())
+
+
+def show_events(screen: Screen, events: Iterable[JsonObject]) -> None:
+    screen.table(
+        ["AT", "USER", "EVENT", "ACTOR", "GENERATION", "DATA"],
+        [
+            [
+                event.get("at"),
+                event.get("user_id"),
+                event.get("kind"),
+                event.get("actor"),
+                event.get("generation"),
+                _inline(event.get("data")),
+            ]
+            for event in events
+        ],
+    )
+
+
+def vendor_commands(stack: JsonObject) -> list[str]:
+    """Return commands that show this stack in Nomad, Consul and Vault. No secret becomes an argument of any."""
+    job, namespace = quote(str(stack.get("job_id"))), quote(str(stack.get("namespace")))
+    allocation = _object(stack, "runtime").get("allocation_id")
+    logs_of = f"{quote(str(allocation))} {TASK}" if allocation else f"-job {job} {TASK}"
+    commands = [
+        f"nomad job status -namespace={namespace} {job}",
+        f"nomad alloc logs -namespace={namespace} {logs_of}",
+        f"nomad var get -namespace={namespace} nomad/jobs/{job}/opencode/{TASK}",
+        f"consul catalog nodes -service={job}",
+        f'{_CONSUL_HEADER} | curl -sK - "$CONSUL_HTTP_ADDR/v1/health/service/{job}?passing"',
+        f"vault kv metadata get -mount=kv opencode/{job}",
+    ]
+    address = _object(_object(stack, "runtime"), "addresses").get("internal")
+    if address:
+        commands.append(f"curl -u opencode {quote(str(address) + '/global/health')}")
+    return commands
+
+
+def _identity(stack: JsonObject) -> list[tuple[str, Any]]:
+    return [
+        ("user", stack.get("user_id")),
+        ("job", stack.get("job_id")),
+        ("namespace", stack.get("namespace")),
+        ("region", stack.get("region")),
+        ("group", stack.get("group")),
+        ("resources", stack.get("resources")),
+        ("labels", _inline(stack.get("labels"))),
+        ("created", age(stack.get("created_at"))),
+        ("updated", age(stack.get("updated_at"))),
+    ]
+
+
+def _state(stack: JsonObject) -> list[tuple[str, Any]]:
+    generation, observed = stack.get("generation"), stack.get("observed_generation")
+    accepted = f"{generation}" if generation == observed else f"{generation} (status speaks for {observed})"
+    reason = stack.get("reason")
+    rows = [
+        ("desired", state(stack.get("desired"))),
+        ("phase", state(stack.get("phase"))),
+        ("health", state(stack.get("health"))),
+        ("migration", state(stack.get("migration_state"))),
+        ("reason", reason),
+        ("message", stack.get("message")),
+        ("generation", accepted),
+        ("observed", age(stack.get("observed_at"))),
+        ("last operation", stack.get("last_operation")),
+    ]
+    advice = about_reason(reason).replace("USER", quote(str(stack.get("user_id"))))
+    return [*rows, ("what to do", advice)] if advice else rows
+
+
+def _release(stack: JsonObject) -> list[tuple[str, Any]]:
+    return [("wanted", stack.get("wanted_release")), ("running", stack.get("release"))]
+
+
+def _runtime(runtime: JsonObject) -> list[tuple[str, Any]]:
+    if not runtime:
+        return [("runtime", None)]
+    addresses = _object(runtime, "addresses")
+    return [
+        ("address", addresses.get("internal")),
+        ("public address", addresses.get("public")),
+        ("allocation", runtime.get("allocation_id")),
+        ("job version", runtime.get("job_version")),
+        ("node", runtime.get("node")),
+        ("image", runtime.get("image")),
+        ("OpenCode", runtime.get("opencode_version")),
+        ("labels", _inline(runtime.get("labels"))),
+        ("revision", runtime.get("revision")),
+        ("restarts", runtime.get("restarts")),
+        ("started", age(runtime.get("started_at"))),
+    ]
+
+
+def _stale_facets(stack: JsonObject) -> Text | None:
+    facets = ", ".join(str(reason.get("facet")) for reason in _objects(stack.get("staleness")))
+    return Text(facets, style="yellow") if facets else None
+
+
+def _object(of: JsonObject, name: str) -> JsonObject:
+    value = of.get(name)
+    return value if isinstance(value, Mapping) else {}
+
+
+def _objects(value: Any) -> list[JsonObject]:
+    return [item for item in value if isinstance(item, Mapping)] if isinstance(value, list) else []
+
+
+def _inline(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}={_inline(item)}" for name, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(str(_inline(item)) for item in value)
+    return value
