@@ -132,7 +132,7 @@ class Provisioning:
         known = await self._known(user_id)
         return EnsureAnswer(
             view=self._view(known),
-            ready=(operation is None and self._is_ready(known)) or (bool(wait) and self._is_ready(known)),
+            ready=self._is_ready(known) and (operation is None or bool(wait)),
             operation=known.stack.intent.last_operation,
         )
 

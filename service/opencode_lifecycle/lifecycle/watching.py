@@ -49,7 +49,7 @@ class NomadWatch:
 
 
 class ChangeFeed(Protocol):
-    async def wait_for_change(self, timeout: float) -> None:  # noqa: ASYNC109 - how long to wait is the question asked
+    async def wait_for_change(self, timeout: float) -> None:
         """Return soon after a stack was written by anyone, or after *timeout* seconds."""
         ...
 

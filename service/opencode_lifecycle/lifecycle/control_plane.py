@@ -1,0 +1,257 @@
+"""
+The control plane as one running thing: every part of the lifecycle, wired to its neighbours.
+
+Starting it brings memory up to date before anything is decided; from then on the loops keep it so.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from random import Random
+from typing import Protocol
+
+import structlog
+
+from opencode_lifecycle.lifecycle.access import Access
+from opencode_lifecycle.lifecycle.background import keep_going
+from opencode_lifecycle.lifecycle.backoff import Backoff
+from opencode_lifecycle.lifecycle.dispatcher import Dispatcher
+from opencode_lifecycle.lifecycle.fleet import Fleet, Known
+from opencode_lifecycle.lifecycle.planning import Limits
+from opencode_lifecycle.lifecycle.proving import Proving, SteadyProbes
+from opencode_lifecycle.lifecycle.provisioning import Provisioning
+from opencode_lifecycle.lifecycle.readiness import Readiness
+from opencode_lifecycle.lifecycle.reconciler import Reconciler
+from opencode_lifecycle.lifecycle.releases import ReleaseContent, Releases, release_of_settings
+from opencode_lifecycle.lifecycle.wanted import Site
+from opencode_lifecycle.lifecycle.watching import ChangeFeed, NomadWatch, StoreWatch
+from opencode_lifecycle.model.clock import Clock, utc_now
+from opencode_lifecycle.model.deadline import Deadline
+from opencode_lifecycle.model.errors import DeadlineExceeded, UpstreamError
+from opencode_lifecycle.ports.orchestrator import LiveFiles, Orchestrator, Workspaces
+from opencode_lifecycle.ports.prober import RuntimeProber
+from opencode_lifecycle.ports.secrets import PasswordStore
+from opencode_lifecycle.ports.service_catalog import ServiceCatalog
+from opencode_lifecycle.ports.stores import (
+    EventStore,
+    IdempotencyStore,
+    OperationStore,
+    ReleaseStore,
+    StackStore,
+    TokenStore,
+)
+
+log = structlog.get_logger(__name__)
+
+RECEIPTS_KEPT = timedelta(days=30)
+
+
+class Store(
+    StackStore, OperationStore, EventStore, TokenStore, ReleaseStore, IdempotencyStore, ChangeFeed, Protocol
+):
+    """The whole database."""
+
+    async def ping(self, deadline: Deadline) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Neighbours:
+    """Everything outside, each behind its port."""
+
+    store: Store
+    orchestrator: Orchestrator
+    workspaces: Workspaces
+    live_files: LiveFiles
+    passwords: PasswordStore
+    catalog: ServiceCatalog
+    prober: RuntimeProber
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameters:
+    """Plain values that steer the control plane. Durations, not seconds."""
+
+    site: Site
+    limits: Limits
+    namespace: str
+    region: str
+    default_resources: str
+    public_url_template: str | None = None
+    observation_max_age: timedelta = timedelta(seconds=30)
+    resync_interval: timedelta = timedelta(seconds=10)
+    liveness_interval: timedelta = timedelta(seconds=10)
+    claim_lifetime: timedelta = timedelta(seconds=60)
+    workers: int = 64
+    upstream_timeout: timedelta = timedelta(seconds=10)
+    shutdown_grace: timedelta = timedelta(seconds=10)
+    shares_database: bool = False
+    """Whether others write to the database too, so that memory must follow it."""
+    clock: Clock = utc_now
+    random: Random = field(default_factory=Random)
+
+
+class ControlPlane:
+    """Use `running()`; what it yields to is a control plane that knows what there was when it started."""
+
+    def __init__(self, neighbours: Neighbours, parameters: Parameters) -> None:
+        self._neighbours = neighbours
+        self._parameters = parameters
+        now, p = parameters.clock, parameters
+        self.releases = Releases(neighbours.store)
+        self.fleet = Fleet(now=now, max_age=p.observation_max_age)
+        self._reconciler = Reconciler(
+            stacks=neighbours.store,
+            releases=self.releases,
+            orchestrator=neighbours.orchestrator,
+            workspaces=neighbours.workspaces,
+            live_files=neighbours.live_files,
+            passwords=neighbours.passwords,
+            catalog=neighbours.catalog,
+            fleet=self.fleet,
+            site=p.site,
+            limits=p.limits,
+            now=now,
+            upstream_timeout=p.upstream_timeout,
+            random=p.random,
+        )
+        self.dispatcher = Dispatcher(
+            stacks=neighbours.store,
+            reconciler=self._reconciler,
+            releases=self.releases,
+            fleet=self.fleet,
+            site=p.site,
+            limits=p.limits,
+            now=now,
+            workers=p.workers,
+            claim_lifetime=p.claim_lifetime,
+        )
+        self._proving = Proving(
+            fleet=self.fleet,
+            prober=neighbours.prober,
+            passwords=neighbours.passwords,
+            catalog=neighbours.catalog,
+            now=now,
+            upstream_timeout=p.upstream_timeout,
+        )
+        self._probes = SteadyProbes(
+            fleet=self.fleet,
+            prober=neighbours.prober,
+            interval=p.liveness_interval,
+            patience=p.upstream_timeout,
+        )
+        self._nomad = NomadWatch(
+            orchestrator=neighbours.orchestrator,
+            fleet=self.fleet,
+            interval=p.resync_interval,
+            timeout=p.observation_max_age,
+        )
+        self._changes = StoreWatch(
+            stacks=neighbours.store, feed=neighbours.store, fleet=self.fleet, interval=timedelta(seconds=1)
+        )
+        self.access = Access(tokens=neighbours.store, now=now)
+        self.provisioning = Provisioning(
+            stacks=neighbours.store,
+            operations=neighbours.store,
+            events=neighbours.store,
+            releases=self.releases,
+            orchestrator=neighbours.orchestrator,
+            passwords=neighbours.passwords,
+            fleet=self.fleet,
+            dispatcher=self.dispatcher,
+            site=p.site,
+            now=now,
+            namespace=p.namespace,
+            region=p.region,
+            default_resources=p.default_resources,
+            public_url_template=p.public_url_template,
+            upstream_timeout=p.upstream_timeout,
+        )
+        self.readiness = Readiness(
+            pings={
+                "database": neighbours.store.ping,
+                "nomad": neighbours.orchestrator.ping,
+                "vault": neighbours.passwords.ping,
+                "consul": neighbours.catalog.ping,
+            },
+            fleet=self.fleet,
+            max_age=p.observation_max_age.total_seconds(),
+            timeout=min(3.0, p.upstream_timeout.total_seconds()),
+        )
+
+    @asynccontextmanager
+    async def running(self, content: ReleaseContent) -> AsyncIterator[None]:
+        """
+        Bring memory up to date, then keep everything going until the body ends.
+
+        A Nomad that cannot be reached does not keep the service down: it starts, knows that it sees nothing, and acts
+        as soon as it does.
+        """
+        await self._begin(content)
+        tasks = [
+            asyncio.create_task(self.dispatcher.run(), name="dispatcher"),
+            *(
+                asyncio.create_task(
+                    keep_going(
+                        name, once, backoff=Backoff(first=0.2, most=5), random=self._parameters.random
+                    ),
+                    name=name,
+                )
+                for name, once in self._loops().items()
+            ),
+        ]
+        try:
+            yield
+        finally:
+            self.fleet.on_change = None
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=self._parameters.shutdown_grace.total_seconds())
+            await self._proving.close()
+
+    async def _begin(self, content: ReleaseContent) -> None:
+        now = self._parameters.clock()
+        release = await release_of_settings(content, self._neighbours.store, now=now)
+        self.releases.current = release
+        self.releases.remember(release)
+        await self.access.refresh()
+        await self._changes.catch_up()
+        wanted = {known.stack.intent.wanted_release for known in self.fleet}
+        for release_id in wanted:
+            await self.releases.get(release_id)
+        self.fleet.on_change = self._on_change
+        try:
+            await self._nomad.list_once()
+        except (UpstreamError, DeadlineExceeded) as error:
+            log.warning("nomad cannot be seen yet", error=error.message)
+        for known in self.fleet:
+            self._on_change(known)
+        log.info("memory is up to date", stacks=len(self.fleet), release=release.id)
+
+    def _on_change(self, known: Known) -> None:
+        self._proving.consider(known)
+        self.dispatcher.attend(known)
+
+    def _loops(self) -> dict[str, Callable[[], Awaitable[None]]]:
+        loops: dict[str, Callable[[], Awaitable[None]]] = {
+            "nomad listing": self._nomad.list_periodically,
+            "nomad events": self._nomad.follow_once,
+            "steady probes": self._probes.round,
+            "retention": self._retain,
+        }
+        if self._parameters.shares_database:
+            loops["database changes"] = self._changes.follow_once
+            loops["tokens"] = self._refresh_tokens
+        return loops
+
+    async def _refresh_tokens(self) -> None:
+        await asyncio.sleep(0.5)
+        await self.access.refresh()
+
+    async def _retain(self) -> None:
+        """Forget what nobody may ask for any more."""
+        now = self._parameters.clock()
+        await self._neighbours.store.prune_operations(now - RECEIPTS_KEPT)
+        await self._neighbours.store.prune_keys(now)
+        await asyncio.sleep(600)
