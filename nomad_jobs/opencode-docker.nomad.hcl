@@ -334,7 +334,7 @@ job "opencode" {
         ports      = ["http"]
         entrypoint = var.entrypoint
         args = [
-          "--workspace", var.workspace_path, "--",
+          "--workspace", var.workspace_path, "--secrets", "${NOMAD_SECRETS_DIR}/opencode.env", "--",
           var.opencode_path, "serve", "--hostname", "0.0.0.0", "--port", "${NOMAD_PORT_http}",
         ]
 
@@ -392,10 +392,9 @@ job "opencode" {
       })
 
       # One version, read once: a Vault outage cannot end a task that runs, and a rotation is a new version of the job.
-      # A JSON string is what Nomad's parser of environment files takes literally.
+      # The entrypoint passes it on: Nomad loses env = true of a template that is read once when others are watched.
       template {
         destination          = "secrets/opencode.env"
-        env                  = true
         once                 = true
         error_on_missing_key = true
         perms                = "600"

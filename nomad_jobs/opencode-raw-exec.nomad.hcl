@@ -327,7 +327,7 @@ job "opencode" {
       config {
         command = var.entrypoint[0]
         args = concat(slice(var.entrypoint, 1, length(var.entrypoint)), [
-          "--workspace", var.workspace_path, "--",
+          "--workspace", var.workspace_path, "--secrets", "${NOMAD_SECRETS_DIR}/opencode.env", "--",
           var.opencode_path, "serve", "--hostname", "${NOMAD_IP_http}", "--port", "${NOMAD_PORT_http}",
         ])
       }
@@ -362,10 +362,9 @@ job "opencode" {
       })
 
       # One version, read once: a Vault outage cannot end a task that runs, and a rotation is a new version of the job.
-      # A JSON string is what Nomad's parser of environment files takes literally.
+      # The entrypoint passes it on: Nomad loses env = true of a template that is read once when others are watched.
       template {
         destination          = "secrets/opencode.env"
-        env                  = true
         once                 = true
         error_on_missing_key = true
         perms                = "600"

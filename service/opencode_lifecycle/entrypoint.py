@@ -1,7 +1,7 @@
 """
 What a runtime's task runs: it starts OpenCode as the only server of a workspace, and leaves nothing behind.
 
-    python3 -I -S entrypoint.py --workspace DIR -- opencode serve --hostname HOST --port PORT
+    python3 -I -S entrypoint.py --workspace DIR --secrets FILE -- opencode serve --hostname HOST --port PORT
 
 OpenCode without a password is an open server, OpenCode does not end the programs its agent started, and two servers on
 one workspace destroy each other's sessions. So this refuses a password that is missing or was never rendered, holds a
@@ -18,6 +18,7 @@ Exit codes: 64 bad arguments, 73 the workspace cannot be used, 75 the workspace 
 
 import ctypes
 import fcntl
+import json
 import os
 import signal
 import sys
@@ -55,20 +56,36 @@ class Refused(Exception):
         self.code = code
 
 
-def parse(arguments: list[str]) -> tuple[str, list[str]]:
-    """Return workspace and command, or refuse."""
-    if len(arguments) < 4 or arguments[0] != "--workspace" or arguments[2] != "--":  # noqa: PLR2004 - as in the usage line
-        raise Refused(EXIT_USAGE, "usage: entrypoint.py --workspace DIR -- COMMAND...")
-    if not os.path.isabs(arguments[1]):
-        raise Refused(EXIT_USAGE, "the workspace must be an absolute path")
-    return arguments[1], arguments[3:]
+def parse(arguments: list[str]) -> tuple[str, str, list[str]]:
+    """Return workspace, file of secrets and command, or refuse."""
+    match arguments:
+        case ["--workspace", workspace, "--secrets", secrets, "--", *command] if command:
+            if not os.path.isabs(workspace):
+                raise Refused(EXIT_USAGE, "the workspace must be an absolute path")
+            return workspace, secrets, command
+    raise Refused(EXIT_USAGE, "usage: entrypoint.py --workspace DIR --secrets FILE -- COMMAND...")
+
+
+def read_secrets(file: str) -> dict[str, str]:
+    """
+    Return the variables of *file*: lines of NAME="value", the value a JSON string, so that it may hold anything.
+
+    Nomad's own way, `env = true`, is of no use here: the environment of a template that is rendered once gets lost when
+    templates of the same task are watched, depending on which are done last.
+    """
+    try:
+        with open(file, encoding="utf-8") as lines:
+            pairs = [line.strip().partition("=") for line in lines if line.strip()]
+        return {name: str(json.loads(value)) for name, _, value in pairs}
+    except (OSError, ValueError):
+        raise Refused(EXIT_PASSWORD, "the file of secrets cannot be read or was not rendered") from None
 
 
 def check_password(password: str | None) -> None:
     """Refuse what no password store would write: nothing, blanks, or the text of a template that was not rendered."""
     if password is None or not password.strip():
         raise Refused(EXIT_PASSWORD, f"{PASSWORD} is empty: the server would be open to everyone")
-    if any(sign in password for sign in ("<no value>", "${", "{{", "%!")):
+    if any(sign in password for sign in ("<no value>", "<nil>", "${", "{{", "%!")):
         raise Refused(EXIT_PASSWORD, f"{PASSWORD} was not rendered: the secret is missing or incomplete")
 
 
@@ -219,8 +236,12 @@ def parent_and_state(process: str) -> tuple[int, str]:
 
 
 def run(arguments: list[str]) -> int:
-    workspace, command = parse(arguments)
-    check_password(os.environ.get(PASSWORD))
+    workspace, file, command = parse(arguments)
+    secrets = read_secrets(file)
+    check_password(
+        secrets.get(PASSWORD)
+    )  # one that the host's own environment happens to hold counts for nothing
+    os.environ.update(secrets)
     lock_workspace(workspace)
     directory = make_directories(workspace)
     control(PR_SET_CHILD_SUBREAPER, 1)  # orphans below us become our children, where the end finds them
