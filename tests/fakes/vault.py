@@ -54,6 +54,10 @@ class FakeVault:
         item = self._items[job_id]
         item.versions[item.current] = None
 
+    def destroy_version(self, job_id: JobId, version: int) -> None:
+        """Do what an operator's `vault kv destroy` does."""
+        self._items[job_id].versions[version] = None
+
     def stored(self, job_id: JobId, version: int) -> Mapping[str, object]:
         """Return the data of a readable version."""
         data = self._items[job_id].versions[version]

@@ -1,0 +1,121 @@
+"""Short conversations with a program that may be anything: bounded, and over connections of their own."""
+
+import base64
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+import aiohttp
+from yarl import URL
+
+from opencode_lifecycle.model.deadline import Deadline
+from opencode_lifecycle.model.password import Password
+from opencode_lifecycle.model.stack import Address
+
+LARGEST_ANSWER: Final = 4 * 1024 * 1024
+_CHUNK: Final = 65536
+_SHARE_FOR_CONNECTING: Final = 0.9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """
+    What came back. The body is empty unless it is JSON of at most `LARGEST_ANSWER` bytes.
+
+    Whatever is quoted of it may end up in a log: the other side knows the password and could send it back.
+    """
+
+    status: int
+    is_json: bool
+    asks_for_basic: bool
+    body: bytes
+
+
+class Silence(Enum):
+    """Why there is no answer, in words for people."""
+
+    NOTHING_LISTENS = "nothing listens there"
+    TOO_SLOW = "it did not answer in time"
+    BROKEN_OFF = "it took the connection and closed it without an answer"
+    NOT_HTTP = "it does not speak HTTP"
+    TOO_LARGE = "its answer is too large"
+
+
+class Exchange:
+    """Requests to one address. Build it with `exchange_with`."""
+
+    def __init__(self, session: aiohttp.ClientSession, address: Address, deadline: Deadline) -> None:
+        self._session = session
+        self._address = address
+        self._deadline = deadline
+
+    async def get(
+        self,
+        path: str,
+        *,
+        query: dict[str, str] | None = None,
+        credentials: tuple[str, Password] | None = None,
+    ) -> Answer | Silence:
+        """GET *path*; no answer is a result, never an exception."""
+        left = self._deadline.left()
+        if left <= 0:
+            return Silence.TOO_SLOW
+        headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
+        if credentials is not None:
+            headers["Authorization"] = _basic(*credentials)
+        try:
+            async with self._session.get(
+                URL(self._address.url).with_path(path).with_query(query or {}),
+                headers=headers,
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(total=left, sock_connect=left * _SHARE_FOR_CONNECTING),
+            ) as response:
+                return await _read(response)
+        except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError):
+            return Silence.NOTHING_LISTENS
+        except TimeoutError:
+            return Silence.TOO_SLOW
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError, OSError):
+            return Silence.BROKEN_OFF
+        except (aiohttp.ClientError, ValueError):
+            return Silence.NOT_HTTP
+
+
+@asynccontextmanager
+async def exchange_with(address: Address, deadline: Deadline) -> AsyncIterator[Exchange]:
+    """
+    Open a conversation that ends with the body of the `async with`.
+
+    Its connection is used by nobody else and not kept: the next look at this port may find another user's runtime
+    there. Within one look it is kept, so that credentials go to the program that has just refused us.
+    """
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=1),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        trust_env=False,
+        auto_decompress=False,
+    ) as session:
+        yield Exchange(session, address, deadline)
+
+
+async def _read(response: aiohttp.ClientResponse) -> Answer | Silence:
+    body = bytearray()
+    is_json = response.content_type == "application/json"
+    if is_json:
+        async for piece in response.content.iter_chunked(_CHUNK):
+            body += piece
+            if len(body) > LARGEST_ANSWER:
+                return Silence.TOO_LARGE
+    challenge = response.headers.get("WWW-Authenticate", "")
+    return Answer(
+        status=response.status,
+        is_json=is_json,
+        asks_for_basic=challenge.lower().startswith("basic "),
+        body=bytes(body),
+    )
+
+
+def _basic(username: str, password: Password) -> str:
+    return "Basic " + base64.b64encode(f"{username}:{password.reveal()}".encode()).decode()

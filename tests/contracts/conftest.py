@@ -1,0 +1,5 @@
+"""The real servers that the contract suites run against."""
+
+from real_vault import real_vault, vault_server
+
+__all__ = ["real_vault", "vault_server"]
