@@ -1,0 +1,88 @@
+"""
+Column types that mean the same on SQLite and on PostgreSQL.
+
+Text that is compared or sorted is compared byte by byte on both, so that ids which differ only in case, or prefix one
+another, are told apart and paged alike everywhere.
+"""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, Column, DateTime, Dialect, String, Text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.types import TypeDecorator
+
+
+class Instant(TypeDecorator[datetime]):
+    """A moment: aware going in, aware and in UTC coming out. SQLite keeps no zone, so all of it is UTC there."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a time without a zone cannot be stored")
+        moment = value.astimezone(UTC)
+        return moment.replace(tzinfo=None) if dialect.name == "sqlite" else moment
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        del dialect
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Prose(TypeDecorator[str]):
+    """Words of others, such as a scheduler's account. What PostgreSQL cannot hold is replaced, never refused."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        del dialect
+        return None if value is None else storable(value)
+
+
+def storable(text: str) -> str:
+    """Return *text* without NUL and half surrogates, which no PostgreSQL column takes."""
+    if text.isascii() and "\0" not in text:
+        return text
+    return text.replace("\0", "\ufffd").encode(errors="replace").decode()
+
+
+def json_text(value: Any) -> str:
+    """
+    Write a JSON document that both databases take.
+
+    PostgreSQL refuses an escaped NUL and half a surrogate; a worker must not fail for ever because somebody's error
+    message contains one.
+    """
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return storable(text).replace("\\u0000", "\\ufffd")
+
+
+def identifier(name: str, *constraints: Any, nullable: bool = False, **options: Any) -> Column[str]:
+    """Build a column of text that is compared byte by byte."""
+    kind = String().with_variant(String(collation="C"), "postgresql")
+    return Column(name, kind, *constraints, nullable=nullable, **options)
+
+
+def prose(name: str, *, nullable: bool = False) -> Column[str]:
+    return Column(name, Prose(), nullable=nullable)
+
+
+def number(name: str, *, nullable: bool = False, **options: Any) -> Column[int]:
+    return Column(name, BigInteger(), nullable=nullable, **options)
+
+
+def instant(name: str, *, nullable: bool = False) -> Column[datetime]:
+    return Column(name, Instant(), nullable=nullable)
+
+
+def document(name: str, *, nullable: bool = False) -> Column[Any]:
+    """Build a column for a JSON document. A nullable one stores None as NULL, not as the JSON value null."""
+    kind = JSON(none_as_null=nullable).with_variant(JSONB(none_as_null=nullable), "postgresql")
+    return Column(name, kind, nullable=nullable)

@@ -1,0 +1,69 @@
+"""Events as rows, numbered in the order they were committed."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from sqlalchemy import bindparam, func, insert, select
+
+from opencode_lifecycle.adapters.database.base import Store
+from opencode_lifecycle.adapters.database.tables import events as rows_of_events
+from opencode_lifecycle.adapters.database.transaction import Transaction
+from opencode_lifecycle.model.identifiers import UserId
+from opencode_lifecycle.model.operation import Event
+from opencode_lifecycle.model.view import Page
+
+_INSERT: Final = insert(rows_of_events)
+_EARLIER: Final = rows_of_events.alias("earlier")
+_SEQ_OF_AFTER: Final = func.coalesce(
+    select(_EARLIER.c.seq).where(_EARLIER.c.id == bindparam("after")).scalar_subquery(),
+    # Ids begin with the time, so of an id that is not kept any more the nearest earlier one stands in.
+    select(func.max(_EARLIER.c.seq)).where(_EARLIER.c.id < bindparam("after")).scalar_subquery(),
+    0,
+)
+
+
+class EventRows(Store):
+    async def append(self, events: Sequence[Event]) -> None:
+        await self._write("append events", lambda transaction: append_events(transaction, events))
+
+    async def find_events(self, *, user_id: UserId | None, after: str | None, limit: int) -> Page[Event]:
+        statement = select(rows_of_events).order_by(rows_of_events.c.seq).limit(limit + 1)
+        values: dict[str, Any] = {}
+        if user_id is not None:
+            statement = statement.where(rows_of_events.c.user_id == user_id)
+        if after is not None:
+            statement = statement.where(rows_of_events.c.seq > _SEQ_OF_AFTER)
+            values["after"] = after
+        rows = await self._read("find events", statement, values)
+        found = [_event_of(row) for row in rows[:limit]]
+        return Page(items=found, next_cursor=found[-1].id if len(rows) > limit else None)
+
+
+def append_events(transaction: Transaction, events: Sequence[Event]) -> None:
+    if events:
+        transaction.write(_INSERT, [_values_of(event, transaction.next_event()) for event in events])
+
+
+def _event_of(row: Mapping[str, Any]) -> Event:
+    return Event(
+        id=row["id"],
+        user_id=row["user_id"],
+        kind=row["kind"],
+        actor=row["actor"],
+        at=row["at"],
+        generation=row["generation"],
+        data=row["data"],
+    )
+
+
+def _values_of(event: Event, seq: int) -> dict[str, Any]:
+    return {
+        "seq": seq,
+        "id": event.id,
+        "user_id": event.user_id,
+        "kind": event.kind,
+        "actor": event.actor,
+        "at": event.at,
+        "generation": event.generation,
+        "data": dict(event.data),
+    }

@@ -1,0 +1,169 @@
+"""
+The schema of a database: which revision it has, and how it gets to the one this version needs.
+
+These functions block and run an event loop of their own. Call them from a thread when one is running already.
+"""
+
+import asyncio
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy import URL, Connection, event, text
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+from opencode_lifecycle.adapters.database.engine import (
+    BUSY_TIMEOUT_SECONDS,
+    file_of,
+    is_sqlite,
+    make_private_file,
+    parse_url,
+)
+from opencode_lifecycle.adapters.database.failures import translated
+from opencode_lifecycle.model.errors import InvalidSettings
+from opencode_lifecycle.shipped import shipped
+
+Result = TypeVar("Result")
+
+_ADVISORY_LOCK: Final = 0x6F636C63
+"""Any number will do, if all replicas use the same. Only PostgreSQL knows of it."""
+_CONNECT_SECONDS: Final = 10
+
+
+def upgrade(url: str, revision: str = "head") -> None:
+    """
+    Bring the schema to *revision*, all of it or nothing.
+
+    Several processes may do this at once: one does the work, the others wait and find nothing left to do. Raises
+    `InvalidSettings` when the schema is of a newer version of this service than this one.
+    """
+    _change(url, lambda config: command.upgrade(config, revision))
+
+
+def downgrade(url: str, revision: str) -> None:
+    """Take the schema back to *revision*, such as `base`. What only the newer one can hold is lost."""
+    _change(url, lambda config: command.downgrade(config, revision))
+
+
+def current(url: str) -> str | None:
+    """Return the revision of the schema, or None of an empty database."""
+    parsed = parse_url(url)
+    if is_sqlite(parsed) and not file_of(parsed).exists():
+        return None
+    return _run(parsed, _revision_of)
+
+
+def head() -> str:
+    """Return the revision that this version needs."""
+    found = ScriptDirectory.from_config(_configuration()).get_current_head()
+    assert found is not None
+    return found
+
+
+def is_current(url: str) -> bool:
+    return current(url) == head()
+
+
+def _configuration(connection: Connection | None = None) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(shipped("migrations")).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    return config
+
+
+def _revision_of(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def _change(url: str, work: Callable[[Config], None]) -> None:
+    parsed = parse_url(url)
+
+    def change(connection: Connection) -> None:
+        if connection.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _ADVISORY_LOCK})
+        work(_configuration(connection))
+        if connection.dialect.name == "sqlite":
+            broken = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
+            if broken:
+                raise RuntimeError(f"the migration left {len(broken)} rows that refer to nothing")
+
+    with _alone(parsed):
+        try:
+            _run(parsed, change)
+        except CommandError as error:
+            raise InvalidSettings(
+                [
+                    f"database_url: the schema is not one this version knows ({error}); was it upgraded by a newer one?"
+                ]
+            ) from None
+
+
+def _run(url: URL, work: Callable[[Connection], Result]) -> Result:
+    """Run *work* in one transaction, in which SQLite too undoes changes of the schema."""
+
+    async def run() -> Result:
+        timeout = {} if is_sqlite(url) else {"timeout": _CONNECT_SECONDS}
+        engine = create_async_engine(url, poolclass=NullPool, hide_parameters=True, connect_args=timeout)
+        if is_sqlite(url):
+            event.listen(engine.sync_engine, "connect", _leave_transactions_to_us)
+            event.listen(engine.sync_engine, "begin", _begin)
+        try:
+            async with engine.begin() as connection:
+                return await connection.run_sync(work)
+        finally:
+            await engine.dispose()
+
+    with translated("migrate"):
+        return asyncio.run(run())
+
+
+def _leave_transactions_to_us(connection: Any, entry: object) -> None:
+    """
+    Prepare a connection for changes of the schema.
+
+    Foreign keys stay off: SQLite changes a table by building another and dropping the first, which would take the rows
+    that refer to it along. They are checked as a whole before the commit instead.
+    """
+    del entry
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_SECONDS * 1000}")
+    cursor.execute("PRAGMA foreign_keys = OFF")
+    cursor.execute("PRAGMA synchronous = FULL")
+    cursor.close()
+
+
+def _begin(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+@contextmanager
+def _alone(url: URL) -> Iterator[None]:
+    """Keep other processes from changing the schema of a SQLite file; PostgreSQL has a lock of its own for it."""
+    if not is_sqlite(url):
+        yield
+        return
+    with translated("migrate"):
+        path = file_of(url)
+        make_private_file(path)
+        handle = _lock_file(path.with_name(f"{path.name}-migrating"))
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock_file(path: Path) -> int:
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    return handle

@@ -1,0 +1,250 @@
+"""A stack and its row, each way. The only place that knows how the one lies in the other."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from opencode_lifecycle.model.facets import Facets
+from opencode_lifecycle.model.identifiers import OperationId
+from opencode_lifecycle.model.stack import (
+    Address,
+    Intent,
+    KeptWorkspace,
+    Runtime,
+    Stack,
+    Status,
+    Successor,
+    Workspace,
+)
+from opencode_lifecycle.model.states import Desired, Health, MigrationState, Phase, Reason
+
+Row = Mapping[str, Any]
+
+_FACETS = (
+    "image",
+    "opencode_version",
+    "template",
+    "environment",
+    "resources",
+    "secret_version",
+    "prompt",
+    "config",
+    "labels",
+    "endpoints",
+)
+_RUNTIME = (
+    "allocation_id",
+    "job_version",
+    "node",
+    "image",
+    "opencode_version",
+    "revision",
+    "secret_version",
+    "release",
+    "restarts",
+    "started_at",
+    "proven_at",
+)
+_NO_FACETS = {f"facet_{name}": None for name in _FACETS}
+_NO_RUNTIME = {f"runtime_{name}": None for name in (*_RUNTIME, "host", "port")}
+_NO_WORKSPACE = {"workspace_volume_id": None, "workspace_node_id": None, "workspace_path": None}
+
+
+def stack_of(row: Row) -> Stack:
+    return Stack(
+        user_id=row["user_id"],
+        job_id=row["job_id"],
+        namespace=row["namespace"],
+        region=row["region"],
+        intent=_intent_of(row),
+        status=_status_of(row),
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+        change_seq=row["change_seq"],
+    )
+
+
+def values_of(stack: Stack) -> dict[str, Any]:
+    """Return every column but those that say whose turn it is."""
+    return {
+        "user_id": stack.user_id,
+        "job_id": stack.job_id,
+        "namespace": stack.namespace,
+        "region": stack.region,
+        "created_at": stack.created_at,
+        "updated_at": stack.updated_at,
+        "change_seq": stack.change_seq,
+        **intent_values(stack.intent),
+        **status_values(stack.status),
+    }
+
+
+def _intent_of(row: Row) -> Intent:
+    return Intent(
+        generation=row["generation"],
+        desired=Desired(row["desired"]),
+        group=row["group"],
+        resources=row["resources"],
+        labels=row["labels"],
+        environment=row["environment"],
+        wanted_release=row["wanted_release"],
+        pinned=row["pinned"],
+        held=row["held"],
+        fresh_start=row["fresh_start"],
+        rotation=row["rotation"],
+        delete_workspace=row["delete_workspace"],
+        successor=_successor_of(row["successor"]),
+        last_operation=row["last_operation"],
+    )
+
+
+def intent_values(intent: Intent) -> dict[str, Any]:
+    return {
+        "generation": intent.generation,
+        "desired": intent.desired.value,
+        "group": intent.group,
+        "resources": intent.resources,
+        "labels": dict(intent.labels),
+        "environment": dict(intent.environment),
+        "wanted_release": intent.wanted_release,
+        "pinned": intent.pinned,
+        "held": intent.held,
+        "fresh_start": intent.fresh_start,
+        "rotation": intent.rotation,
+        "delete_workspace": intent.delete_workspace,
+        "successor": _successor_document(intent.successor),
+        "last_operation": intent.last_operation,
+    }
+
+
+def _successor_of(document: Row | None) -> Successor | None:
+    if document is None:
+        return None
+    return Successor(
+        group=document["group"],
+        resources=document["resources"],
+        labels=document["labels"],
+        environment=document["environment"],
+        operation=OperationId(document["operation"]),
+    )
+
+
+def _successor_document(successor: Successor | None) -> dict[str, Any] | None:
+    if successor is None:
+        return None
+    return {
+        "group": successor.group,
+        "resources": successor.resources,
+        "labels": dict(successor.labels),
+        "environment": dict(successor.environment),
+        "operation": successor.operation,
+    }
+
+
+def _status_of(row: Row) -> Status:
+    return Status(
+        observed_generation=row["observed_generation"],
+        phase=Phase(row["phase"]),
+        phase_since=row["phase_since"],
+        health=Health(row["health"]),
+        migration_state=MigrationState(row["migration_state"]),
+        reason=None if row["reason"] is None else Reason(row["reason"]),
+        message=row["message"],
+        facets=_facets_of(row),
+        release=row["release"],
+        secret_version=row["secret_version"],
+        workspace=_workspace_of(row),
+        job_modify_index=row["job_modify_index"],
+        fresh_start_done=row["fresh_start_done"],
+        rotation_done=row["rotation_done"],
+        runtime=_runtime_of(row),
+        attempts=row["attempts"],
+    )
+
+
+def status_values(status: Status) -> dict[str, Any]:
+    return {
+        "observed_generation": status.observed_generation,
+        "phase": status.phase.value,
+        "phase_since": status.phase_since,
+        "health": status.health.value,
+        "migration_state": status.migration_state.value,
+        "reason": None if status.reason is None else status.reason.value,
+        "message": status.message,
+        "release": status.release,
+        "secret_version": status.secret_version,
+        "job_modify_index": status.job_modify_index,
+        "fresh_start_done": status.fresh_start_done,
+        "rotation_done": status.rotation_done,
+        "attempts": status.attempts,
+        **_facet_values(status.facets),
+        **_workspace_values(status.workspace),
+        **_runtime_values(status.runtime),
+    }
+
+
+def _facets_of(row: Row) -> Facets | None:
+    if row["facet_image"] is None:
+        return None
+    return Facets(**{name: row[f"facet_{name}"] for name in _FACETS})
+
+
+def _facet_values(facets: Facets | None) -> Row:
+    if facets is None:
+        return _NO_FACETS
+    return {f"facet_{name}": getattr(facets, name) for name in _FACETS}
+
+
+def _workspace_of(row: Row) -> Workspace | None:
+    if row["workspace_volume_id"] is None:
+        return None
+    return Workspace(
+        volume_id=row["workspace_volume_id"], node_id=row["workspace_node_id"], path=row["workspace_path"]
+    )
+
+
+def _workspace_values(workspace: Workspace | None) -> Row:
+    if workspace is None:
+        return _NO_WORKSPACE
+    return {
+        "workspace_volume_id": workspace.volume_id,
+        "workspace_node_id": workspace.node_id,
+        "workspace_path": workspace.path,
+    }
+
+
+def _runtime_of(row: Row) -> Runtime | None:
+    if row["runtime_allocation_id"] is None:
+        return None
+    host = row["runtime_host"]
+    address = None if host is None else Address(host=host, port=row["runtime_port"])
+    return Runtime(address=address, **{name: row[f"runtime_{name}"] for name in _RUNTIME})
+
+
+def _runtime_values(runtime: Runtime | None) -> Row:
+    if runtime is None:
+        return _NO_RUNTIME
+    return {
+        "runtime_host": None if runtime.address is None else runtime.address.host,
+        "runtime_port": None if runtime.address is None else runtime.address.port,
+        **{f"runtime_{name}": getattr(runtime, name) for name in _RUNTIME},
+    }
+
+
+def kept_workspace_of(row: Row) -> KeptWorkspace:
+    return KeptWorkspace(
+        user_id=row["user_id"],
+        job_id=row["job_id"],
+        workspace=Workspace(volume_id=row["volume_id"], node_id=row["node_id"], path=row["path"]),
+        kept_at=row["kept_at"],
+    )
+
+
+def kept_workspace_values(kept: KeptWorkspace) -> Row:
+    return {
+        "user_id": kept.user_id,
+        "job_id": kept.job_id,
+        "volume_id": kept.workspace.volume_id,
+        "node_id": kept.workspace.node_id,
+        "path": kept.workspace.path,
+        "kept_at": kept.kept_at,
+    }

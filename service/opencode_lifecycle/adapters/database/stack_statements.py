@@ -1,0 +1,54 @@
+"""Statements about stacks that deciding and working have in common."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from sqlalchemy import bindparam, delete, insert, select, update
+
+from opencode_lifecycle.adapters.database.operations import operation_of
+from opencode_lifecycle.adapters.database.stack_rows import values_of
+from opencode_lifecycle.adapters.database.tables import operations, removed_stacks, user_stacks
+from opencode_lifecycle.adapters.database.transaction import Transaction
+from opencode_lifecycle.model.operation import Operation
+from opencode_lifecycle.model.stack import Stack
+
+AT_ONCE: Final = datetime(1970, 1, 1, tzinfo=UTC)
+"""
+When a woken stack is due: before every clock, however wrong, of every replica.
+
+It is also how a worker learns that its stack was woken while it worked: a claim sets another time.
+"""
+
+_OF_OPERATION: Final = "operation_"
+
+_WITH_OPERATION: Final = (
+    select(user_stacks, *(column.label(f"{_OF_OPERATION}{column.name}") for column in operations.c))
+    .outerjoin(operations, operations.c.id == user_stacks.c.last_operation)
+    .where(user_stacks.c.user_id == bindparam("whose"))
+    # PostgreSQL hands out claims without taking turns; SQLite has no such clause and needs none.
+    .with_for_update(of=user_stacks)
+)
+
+UPDATE_STACK: Final = update(user_stacks).where(user_stacks.c.user_id == bindparam("whose"))
+_INSERT: Final = insert(user_stacks)
+_FORGET_REMOVAL: Final = delete(removed_stacks).where(removed_stacks.c.user_id == bindparam("whose"))
+
+Row = Mapping[str, Any]
+
+
+def stack_row(transaction: Transaction, user_id: str) -> Row | None:
+    """Read a stack with its last operation, and keep others from changing it until this transaction ends."""
+    rows = transaction.read(_WITH_OPERATION, {"whose": user_id})
+    return rows[0] if rows else None
+
+
+def last_operation_of(row: Row) -> Operation | None:
+    if row["operation_id"] is None:
+        return None
+    return operation_of({column.name: row[f"{_OF_OPERATION}{column.name}"] for column in operations.c})
+
+
+def insert_stack(transaction: Transaction, stack: Stack, *, next_attempt_at: datetime | None) -> None:
+    transaction.write(_FORGET_REMOVAL, {"whose": stack.user_id})
+    transaction.write(_INSERT, {**values_of(stack), "next_attempt_at": next_attempt_at})

@@ -1,0 +1,162 @@
+"""Reading stacks, and deciding about them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from sqlalchemy import Select, bindparam, delete, select, union_all
+
+from opencode_lifecycle.adapters.database.base import Store
+from opencode_lifecycle.adapters.database.events import append_events
+from opencode_lifecycle.adapters.database.operations import insert_operation, supersede_unfinished
+from opencode_lifecycle.adapters.database.stack_rows import intent_values, kept_workspace_of, stack_of
+from opencode_lifecycle.adapters.database.stack_statements import (
+    AT_ONCE,
+    UPDATE_STACK,
+    insert_stack,
+    last_operation_of,
+    stack_row,
+)
+from opencode_lifecycle.adapters.database.tables import removed_stacks, sequences, user_stacks, workspaces
+from opencode_lifecycle.adapters.database.transaction import Transaction
+from opencode_lifecycle.model.identifiers import UserId
+from opencode_lifecycle.model.stack import KeptWorkspace, Stack
+from opencode_lifecycle.model.states import MigrationState
+from opencode_lifecycle.model.view import Page
+from opencode_lifecycle.ports.stores import Decision, Situation, StackChange, StackQuery
+
+_GET: Final = select(user_stacks).where(user_stacks.c.user_id == bindparam("whose"))
+_KEPT: Final = select(workspaces).order_by(workspaces.c.user_id)
+_KEPT_OF: Final = select(workspaces).where(workspaces.c.user_id == bindparam("whose"))
+_FORGET_KEPT: Final = delete(workspaces).where(workspaces.c.user_id == bindparam("whose"))
+_LATEST_CHANGE: Final = select(sequences.c.changes)
+
+_CHANGED: Final = (
+    union_all(
+        select(user_stacks.c.user_id, user_stacks.c.change_seq).where(
+            user_stacks.c.change_seq > bindparam("after")
+        ),
+        select(removed_stacks.c.user_id, removed_stacks.c.change_seq).where(
+            removed_stacks.c.change_seq > bindparam("after")
+        ),
+    )
+    .order_by("change_seq")
+    .limit(bindparam("at_most"))
+    .subquery("changed")
+)
+_CHANGES: Final = (
+    # One statement, hence one committed state: with two, a stack removed or made between them could be missed.
+    select(_CHANGED.c.user_id.label("whose"), _CHANGED.c.change_seq.label("seq"), user_stacks)
+    .outerjoin(user_stacks, user_stacks.c.user_id == _CHANGED.c.user_id)
+    .order_by(_CHANGED.c.change_seq)
+)
+
+
+class StackRows(Store):
+    async def get(self, user_id: UserId) -> Stack | None:
+        rows = await self._read("get stack", _GET, {"whose": user_id})
+        return stack_of(rows[0]) if rows else None
+
+    async def find(self, query: StackQuery) -> Page[Stack]:
+        """`stale` means any migration state but current, `release` the one it was last registered with."""
+        rows = await self._read("find stacks", _matching(query))
+        found = [stack_of(row) for row in rows[: query.limit]]
+        return Page(items=found, next_cursor=found[-1].user_id if len(rows) > query.limit else None)
+
+    async def decide(
+        self, user_id: UserId, decision: Callable[[Situation], Decision]
+    ) -> tuple[Situation, Decision]:
+        def decide(transaction: Transaction) -> tuple[Situation, Decision]:
+            situation = _situation_of(transaction, user_id)
+            return situation, _write_decision(transaction, situation, decision(situation))
+
+        return await self._write("decide", decide)
+
+    async def kept_workspaces(self) -> Sequence[KeptWorkspace]:
+        return [kept_workspace_of(row) for row in await self._read("read kept workspaces", _KEPT)]
+
+    async def changes_since(self, seq: int, *, limit: int) -> Sequence[StackChange]:
+        rows = await self._read("read changes", _CHANGES, {"after": seq, "at_most": limit})
+        return [
+            StackChange(
+                seq=row["seq"],
+                user_id=row["whose"],
+                stack=None if row["user_id"] is None else stack_of(row),
+            )
+            for row in rows
+        ]
+
+    async def latest_change(self) -> int:
+        latest: int = (await self._read("read the latest change", _LATEST_CHANGE))[0]["changes"]
+        return latest
+
+
+def _matching(query: StackQuery) -> Select[Any]:
+    columns = user_stacks.c
+    wanted = {
+        columns.phase: query.phase,
+        columns.health: query.health,
+        columns.migration_state: query.migration_state,
+        columns.release: query.release,
+        columns.reason: query.reason,
+        columns.group: query.group,
+    }
+    statement = select(user_stacks).order_by(columns.user_id).limit(query.limit + 1)
+    statement = statement.where(
+        *(column == str(value) for column, value in wanted.items() if value is not None),
+        *(columns.labels[name].as_string() == value for name, value in query.labels.items()),
+    )
+    if query.stale is not None:
+        is_current = columns.migration_state == MigrationState.CURRENT.value
+        statement = statement.where(~is_current if query.stale else is_current)
+    if query.after is not None:
+        statement = statement.where(columns.user_id > query.after)
+    return statement
+
+
+def _situation_of(transaction: Transaction, user_id: UserId) -> Situation:
+    row = stack_row(transaction, user_id)
+    kept = transaction.read(_KEPT_OF, {"whose": user_id})
+    return Situation(
+        stack=None if row is None else stack_of(row),
+        last_operation=None if row is None else last_operation_of(row),
+        kept_workspace=kept_workspace_of(kept[0]) if kept else None,
+    )
+
+
+def _write_decision(transaction: Transaction, situation: Situation, decision: Decision) -> Decision:
+    if decision.stack is None:
+        return decision
+    if situation.stack is None:
+        stack = replace(decision.stack, change_seq=transaction.next_change())
+        insert_stack(transaction, stack, next_attempt_at=AT_ONCE if decision.wake else None)
+    else:
+        stack = _write_intent(transaction, situation.stack, decision.stack, wake=decision.wake)
+    if decision.operation is not None:
+        if situation.stack is not None:
+            supersede_unfinished(transaction, stack.user_id, decision.operation.created_at)
+        insert_operation(transaction, decision.operation)
+    if decision.forget_kept_workspace:
+        transaction.write(_FORGET_KEPT, {"whose": stack.user_id})
+    append_events(transaction, decision.events)
+    return replace(decision, stack=stack)
+
+
+def _write_intent(transaction: Transaction, existing: Stack, decided: Stack, *, wake: bool) -> Stack:
+    """Write what was asked for, and leave what was found out to whoever holds the claim."""
+    stack = replace(
+        existing,
+        intent=decided.intent,
+        status=replace(existing.status, attempts=0) if wake else existing.status,
+        updated_at=decided.updated_at,
+        change_seq=transaction.next_change(),
+    )
+    values = {
+        **intent_values(stack.intent),
+        "updated_at": stack.updated_at,
+        "change_seq": stack.change_seq,
+    }
+    if wake:
+        values |= {"next_attempt_at": AT_ONCE, "attempts": 0}
+    transaction.write(UPDATE_STACK, {"whose": existing.user_id, **values})
+    return stack
