@@ -1,0 +1,32 @@
+# The lifecycle service. No alloc-exec, no node or operator writes, and no namespace but its own.
+namespace "opencode" {
+  capabilities = [
+    "parse-job", "list-jobs", "read-job", "register-job", "deregister-job", "purge-job", "plan-job", "evaluate-job",
+    "revert-job", "tag-job-version", "alloc-lifecycle", "fail-deployment", "read-logs", "read-fs",
+    "host-volume-create", "host-volume-read", "host-volume-delete",
+  ]
+
+  variables {
+    # Texts of live files, stored once by content, and the pointer of each job to them.
+    path "opencode/bundles/*" {
+      capabilities = ["read", "write", "list", "destroy"]
+    }
+    path "nomad/jobs/*" {
+      capabilities = ["read", "write", "list", "destroy"]
+    }
+  }
+}
+
+# A job that claims its workspace needs the right to mount it.
+host_volume "oc-*" {
+  capabilities = ["mount-readwrite"]
+}
+
+# To choose a node for a new workspace and to follow its drains.
+node {
+  policy = "read"
+}
+
+agent {
+  policy = "read"
+}
