@@ -73,14 +73,18 @@ class HostileServer:
         task = asyncio.current_task()
         assert task is not None
         self.conversations.add(task)
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-            while True:
-                request = await _read(reader, number)
-                self.requests.append(request)
-                if not await _answer(self.script(request), reader, writer):
-                    break
-        writer.close()
-        self.conversations.discard(task)
+        try:
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+                while True:
+                    request = await _read(reader, number)
+                    self.requests.append(request)
+                    if not await _answer(self.script(request), reader, writer):
+                        break
+                writer.close()
+                await writer.wait_closed()
+        finally:
+            writer.transport.abort()
+            self.conversations.discard(task)
 
 
 @asynccontextmanager
@@ -92,9 +96,10 @@ async def hostile_server() -> AsyncIterator[HostileServer]:
         yield hostile
     finally:
         server.close()
-        for conversation in hostile.conversations:
+        conversations = tuple(hostile.conversations)
+        for conversation in conversations:
             conversation.cancel()
-        await asyncio.gather(*hostile.conversations, return_exceptions=True)
+        await asyncio.gather(*conversations, return_exceptions=True)
         await server.wait_closed()
 
 

@@ -10,8 +10,6 @@ import requests
 LARGEST_ANSWER: Final = 4 * 1024 * 1024
 """Bytes of one answer. Far above what a call of ours returns, far below what would hurt."""
 _CHUNK: Final = 65536
-_SHORTEST_TIMEOUT: Final = 0.05
-_SHARE_OF_THE_DEADLINE: Final = 0.95
 
 
 class AnswerTooLarge(requests.RequestException):
@@ -20,10 +18,10 @@ class AnswerTooLarge(requests.RequestException):
 
 class BoundedSession(requests.Session):
     """
-    Answers are read up to a bound and within `seconds_left`; redirects, cookies, proxies and netrc are not followed.
+    Answers are read up to a bound and within `patience` seconds; redirects, cookies, proxies and netrc are not followed.
 
-    One session serves one thread. `seconds_left` is set before each call, from its deadline; `status` is that of the
-    last answer.
+    One session serves one thread. `patience` is set before each call, from its deadline; `status` is that of the last
+    answer.
     """
 
     def __init__(self, *, ca_file: Path | None = None, largest_answer: int = LARGEST_ANSWER) -> None:
@@ -31,7 +29,7 @@ class BoundedSession(requests.Session):
         self.trust_env = False
         self.verify = str(ca_file) if ca_file is not None else True
         self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        self.seconds_left = 0.0
+        self.patience = 0.0
         self.status: int | None = None
         self._largest_answer = largest_answer
 
@@ -40,9 +38,8 @@ class BoundedSession(requests.Session):
     ) -> requests.Response:
         """Send one request. Whatever timeout and redirect rule a client library asks for, ours are in force."""
         self.status = None
-        patience = max(_SHORTEST_TIMEOUT, self.seconds_left * _SHARE_OF_THE_DEADLINE)
-        ends_at = monotonic() + patience
-        kwargs |= {"timeout": patience, "stream": True, "allow_redirects": False}
+        ends_at = monotonic() + self.patience
+        kwargs |= {"timeout": self.patience, "stream": True, "allow_redirects": False}
         response = super().request(method, url, **kwargs)
         with response:
             self.status = response.status_code

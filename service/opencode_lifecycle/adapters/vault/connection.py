@@ -13,6 +13,7 @@ from hvac.api.secrets_engines import KvV2
 from hvac.api.system_backend import Wrapping
 from hvac.exceptions import VaultError
 
+from opencode_lifecycle.adapters.blocking import socket_timeout
 from opencode_lifecycle.adapters.bounded_session import AnswerTooLarge, BoundedSession
 from opencode_lifecycle.adapters.token_file import TokenFile
 from opencode_lifecycle.model.deadline import Deadline
@@ -98,6 +99,9 @@ class VaultConnection:
             raise outcome
         return outcome
 
+    def close(self) -> None:
+        self._session.close()
+
     @property
     def status(self) -> int | None:
         """Status of the last answer, for calls whose answer has no body."""
@@ -120,7 +124,7 @@ class VaultConnection:
         """Return the answer, or the error instead of it: one that is raised later carries no vendor's context."""
         if deadline.left() <= 0:
             return DeadlineExceeded(deadline.purpose)
-        self._session.seconds_left = deadline.left()
+        self._session.patience = socket_timeout(deadline)
         try:
             return request()
         except VaultError as error:

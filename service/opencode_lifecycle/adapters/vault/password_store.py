@@ -2,7 +2,6 @@
 
 import asyncio
 import secrets
-import threading
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from http import HTTPStatus
@@ -11,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 import structlog
 
-from opencode_lifecycle.adapters.blocking import BlockingCalls
+from opencode_lifecycle.adapters.blocking import BlockingPool, PerThread
 from opencode_lifecycle.adapters.token_file import TokenFile
 from opencode_lifecycle.adapters.vault.connection import SYSTEM, VaultConnection, field
 from opencode_lifecycle.model.clock import Clock, utc_now
@@ -45,7 +44,7 @@ class _Item(NamedTuple):
 
 class VaultPasswordStore:
     """
-    The `PasswordStore` over hvac, which is synchronous: each call runs in a thread of *calls*.
+    The `PasswordStore` over hvac, which is synchronous: each call runs in a thread of *pool*.
 
     The item of a stack is `opencode/<job id>` under *mount*: `{"password": ..., "env": {...}}`. Of `env` nothing is known
     here; it is carried over when the password is rotated.
@@ -54,44 +53,45 @@ class VaultPasswordStore:
     def __init__(
         self,
         *,
-        calls: BlockingCalls,
+        pool: BlockingPool,
         address: str,
         token_file: Path,
         mount: str,
         ca_file: Path | None = None,
         now: Clock = utc_now,
     ) -> None:
-        self._calls = calls
-        self._address = address
-        self._token = TokenFile(token_file)
+        self._pool = pool
         self._mount = mount
-        self._ca_file = ca_file
         self._now = now
-        self._of_thread = threading.local()
+        token = TokenFile(token_file)
+        self._connections = PerThread(
+            lambda: VaultConnection(address=address, token=token, ca_file=ca_file),
+            close=VaultConnection.close,
+        )
 
     async def ensure(self, job_id: JobId, deadline: Deadline) -> int:
-        return await self._calls.run(deadline, self._ensure, job_id, deadline)
+        return await self._pool.run(lambda: self._ensure(job_id, deadline), deadline)
 
     async def latest_version(self, job_id: JobId, deadline: Deadline) -> int | None:
-        item = await self._calls.run(deadline, self._look_up, job_id, deadline)
+        item = await self._pool.run(lambda: self._look_up(job_id, deadline), deadline)
         return item.current if item is not None and item.readable else None
 
     async def rotate(self, job_id: JobId, *, expected: int, deadline: Deadline) -> int:
-        return await self._calls.run(deadline, self._rotate, job_id, expected, deadline)
+        return await self._pool.run(lambda: self._rotate(job_id, expected, deadline), deadline)
 
     async def read(self, job_id: JobId, version: int, deadline: Deadline) -> Password:
-        return await self._calls.run(deadline, self._read, job_id, version, deadline)
+        return await self._pool.run(lambda: self._read(job_id, version, deadline), deadline)
 
     async def wrap(
         self, job_id: JobId, version: int, *, ttl_seconds: int, deadline: Deadline
     ) -> WrappedPassword:
-        return await self._calls.run(deadline, self._wrap, job_id, version, ttl_seconds, deadline)
+        return await self._pool.run(lambda: self._wrap(job_id, version, ttl_seconds, deadline), deadline)
 
     async def destroy(self, job_id: JobId, deadline: Deadline) -> None:
-        await self._calls.run(deadline, self._destroy, job_id, deadline)
+        await self._pool.run(lambda: self._destroy(job_id, deadline), deadline)
 
     async def ping(self, deadline: Deadline) -> None:
-        await self._calls.run(deadline, self._look_at_token, deadline)
+        await self._pool.run(lambda: self._look_at_token(deadline), deadline)
 
     async def keep_token_alive(self, *, pause: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
         """
@@ -100,22 +100,22 @@ class VaultPasswordStore:
         A token that cannot be renewed is looked at again from time to time, since the file may be given another one.
         """
         while True:
-            deadline = Deadline.after(_RENEW_TIMEOUT_SECONDS, "renew the Vault token")
             try:
-                seconds = await self._calls.run(deadline, self._renew, deadline)
+                seconds = await self._renew_within(_RENEW_TIMEOUT_SECONDS)
             except (UpstreamError, DeadlineExceeded) as error:
                 log.warning("vault token not renewed", code=error.code, detail=error.message)
                 seconds = _RENEW_RETRY_SECONDS
             await pause(seconds)
 
-    # What follows runs in threads.
+    async def _renew_within(self, seconds: float) -> float:
+        deadline = Deadline.after(seconds, "renew the Vault token")
+        return await self._pool.run(lambda: self._renew(deadline), deadline)
 
-    def _connection(self) -> VaultConnection:
-        connection: VaultConnection | None = getattr(self._of_thread, "connection", None)
-        if connection is None:
-            connection = VaultConnection(address=self._address, token=self._token, ca_file=self._ca_file)
-            self._of_thread.connection = connection
-        return connection
+    def close(self) -> None:
+        """Close the connections. To be called after the pool was closed."""
+        self._connections.close()
+
+    # What follows runs in threads.
 
     def _ensure(self, job_id: JobId, deadline: Deadline) -> int:
         """Write first and look afterwards: a new stack, the case that comes in herds, takes one request."""
@@ -151,7 +151,7 @@ class VaultPasswordStore:
     def _wrap(self, job_id: JobId, version: int, ttl_seconds: int, deadline: Deadline) -> WrappedPassword:
         password = self._read(job_id, version, deadline)
         payload = {"username": USERNAME, "password": password.reveal()}
-        connection = self._connection()
+        connection = self._connections.get()
         answer = connection.call(
             "wrap", deadline, lambda: connection.wrapping.wrap(payload=payload, ttl=ttl_seconds)
         )
@@ -161,7 +161,7 @@ class VaultPasswordStore:
         )
 
     def _destroy(self, job_id: JobId, deadline: Deadline) -> None:
-        connection = self._connection()
+        connection = self._connections.get()
         try:
             connection.call(
                 "destroy",
@@ -177,7 +177,7 @@ class VaultPasswordStore:
 
     def _look_up(self, job_id: JobId, deadline: Deadline) -> _Item | None:
         """Read the metadata, which holds no secret. None is Vault's own word that there is no such item."""
-        connection = self._connection()
+        connection = self._connections.get()
         try:
             answer = connection.call(
                 "latest version",
@@ -204,7 +204,7 @@ class VaultPasswordStore:
             raise UpstreamNonsense(SYSTEM, "latest version", "deletion_time is no time") from None
 
     def _data(self, operation: str, job_id: JobId, version: int, deadline: Deadline) -> Mapping[str, Any]:
-        connection = self._connection()
+        connection = self._connections.get()
         try:
             answer = connection.call(
                 operation,
@@ -227,7 +227,7 @@ class VaultPasswordStore:
         self, operation: str, job_id: JobId, beside: Mapping[str, Any], expected: int, deadline: Deadline
     ) -> int:
         """Write a new random password, with what stood *beside* the old one, on top of version *expected*."""
-        connection = self._connection()
+        connection = self._connections.get()
         secret = {"env": {}, **beside, "password": secrets.token_urlsafe(_PASSWORD_BYTES)}
         answer = connection.call(
             operation,
@@ -239,7 +239,7 @@ class VaultPasswordStore:
         return field(operation, answer, "data", "version", of=int)
 
     def _look_at_token(self, deadline: Deadline) -> Mapping[str, Any]:
-        connection = self._connection()
+        connection = self._connections.get()
         answer = connection.call("look at our token", deadline, connection.token.lookup_self)
         data: Mapping[str, Any] = field("look at our token", answer, "data", of=dict)
         return data
@@ -249,8 +249,12 @@ class VaultPasswordStore:
         seen = self._look_at_token(deadline)
         if seen.get("renewable") is not True:
             return _LOOK_AGAIN_SECONDS
-        connection = self._connection()
-        answer = connection.call("renew our token", deadline, connection.token.renew_self)
+        # Without an increment Vault goes on with the last one, which may have been a short one.
+        whole = field("look at our token", seen, "creation_ttl", of=int)
+        connection = self._connections.get()
+        answer = connection.call(
+            "renew our token", deadline, lambda: connection.token.renew_self(increment=f"{whole}s")
+        )
         lease = field("renew our token", answer, "auth", "lease_duration", of=int)
         return min(_LOOK_AGAIN_SECONDS, max(1.0, lease * _RENEW_AFTER_SHARE))
 
