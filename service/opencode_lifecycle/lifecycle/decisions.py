@@ -64,9 +64,10 @@ def ensure(request: Request, wish: EnsureRequest) -> Decide:
             if stack.status.phase is not Phase.RUNNING and not intent.pinned:
                 intent = replace(intent, wanted_release=request.current_release)
             return _change(request, stack, intent, OperationKind.ENSURE)
-        if is_at_work(situation.last_operation) or _runs(stack):
+        has_failed = stack.status.phase is Phase.FAILED and stack.is_settled
+        if _runs(stack) or (is_at_work(situation.last_operation) and not has_failed):
             return Decision()
-        return _change(request, stack, stack.intent, OperationKind.ENSURE, same_generation=True)
+        return _change(request, stack, stack.intent, OperationKind.ENSURE)
 
     return decide
 
@@ -84,7 +85,7 @@ def start(request: Request, *, recover: bool = False) -> Decide:
             intent = replace(intent, wanted_release=request.current_release)
         if intent == stack.intent and _runs(stack):
             return _noted(request, stack, kind)
-        return _change(request, stack, intent, kind, same_generation=intent == stack.intent)
+        return _change(request, stack, intent, kind)
 
     return decide
 
@@ -101,7 +102,9 @@ def stop(request: Request, *, hold: bool) -> Decide:
         intent = replace(stack.intent, desired=Desired.STOPPED, held=hold or stack.intent.held)
         if intent == stack.intent and stack.status.phase is Phase.STOPPED and stack.is_settled:
             return _noted(request, stack, OperationKind.STOP)
-        return _change(request, stack, intent, OperationKind.STOP, same_generation=intent == stack.intent)
+        if intent == stack.intent and is_at_work(situation.last_operation):
+            return Decision()
+        return _change(request, stack, intent, OperationKind.STOP)
 
     return decide
 
@@ -151,7 +154,7 @@ def delete(request: Request, *, delete_workspace: bool) -> Decide:
         )
         if intent == stack.intent and is_at_work(situation.last_operation):
             return Decision()
-        return _change(request, stack, intent, OperationKind.DELETE, same_generation=intent == stack.intent)
+        return _change(request, stack, intent, OperationKind.DELETE)
 
     return decide
 
@@ -259,11 +262,14 @@ def _insert(request: Request, stack: Stack, kind: OperationKind, *, forget_kept:
     )
 
 
-def _change(
-    request: Request, stack: Stack, intent: Intent, kind: OperationKind, *, same_generation: bool = False
-) -> Decision:
-    """Write *intent* as the next generation, or ask again for the one there is."""
-    generation = stack.intent.generation + (0 if same_generation else 1)
+def _change(request: Request, stack: Stack, intent: Intent, kind: OperationKind) -> Decision:
+    """
+    Write *intent* as the next generation.
+
+    Asking again for what failed is a new generation too: whoever is at the failure under an old claim then sees that the
+    row has moved on, and the new try is not lost in that worker's save.
+    """
+    generation = stack.intent.generation + 1
     changes = _differences(stack.intent, intent)
     changed = replace(stack, intent=replace(intent, generation=generation), updated_at=request.now)
     operation = _operation(request, changed, kind)

@@ -125,21 +125,27 @@ def _situation_of(transaction: Transaction, user_id: UserId) -> Situation:
 
 
 def _write_decision(transaction: Transaction, situation: Situation, decision: Decision) -> Decision:
-    if decision.stack is None:
-        return decision
-    if situation.stack is None:
-        stack = replace(decision.stack, change_seq=transaction.next_change())
-        insert_stack(transaction, stack, next_attempt_at=AT_ONCE if decision.wake else None)
-    else:
-        stack = _write_intent(transaction, situation.stack, decision.stack, wake=decision.wake)
+    stack = decision.stack
+    user_id = decision.operation.user_id if decision.operation is not None else None
+    if stack is not None:
+        user_id = stack.user_id
+        stack = _write_stack(transaction, situation, stack, wake=decision.wake)
     if decision.operation is not None:
-        if situation.stack is not None:
-            supersede_unfinished(transaction, stack.user_id, decision.operation.created_at)
+        if decision.supersede and situation.stack is not None:
+            supersede_unfinished(transaction, decision.operation.user_id, decision.operation.created_at)
         insert_operation(transaction, decision.operation)
-    if decision.forget_kept_workspace:
-        transaction.write(_FORGET_KEPT, {"whose": stack.user_id})
+    if decision.forget_kept_workspace and user_id is not None:
+        transaction.write(_FORGET_KEPT, {"whose": user_id})
     append_events(transaction, decision.events)
     return replace(decision, stack=stack)
+
+
+def _write_stack(transaction: Transaction, situation: Situation, stack: Stack, *, wake: bool) -> Stack:
+    if situation.stack is not None:
+        return _write_intent(transaction, situation.stack, stack, wake=wake)
+    stack = replace(stack, change_seq=transaction.next_change())
+    insert_stack(transaction, stack, next_attempt_at=AT_ONCE if wake else None)
+    return stack
 
 
 def _write_intent(transaction: Transaction, existing: Stack, decided: Stack, *, wake: bool) -> Stack:
