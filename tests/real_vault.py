@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from opencode_lifecycle.adapters.blocking import BlockingPool
+from opencode_lifecycle.adapters.blocking import BlockingCalls
 from opencode_lifecycle.adapters.vault.password_store import VaultPasswordStore
 from opencode_lifecycle.model.identifiers import JobId
 from opencode_lifecycle.model.password import Password
@@ -140,8 +140,8 @@ class RealVault:
 async def real_vault(vault_server: VaultServer, tmp_path: Path) -> AsyncIterator[RealVault]:
     token_file = tmp_path / "vault-token"
     token_file.write_text(await vault_server.make_token() + "\n")
-    pool = BlockingPool(threads=8, name="vault")
-    store = VaultPasswordStore(pool=pool, address=vault_server.url, token_file=token_file, mount=MOUNT)
+    calls = BlockingCalls(threads=8, name="vault")
+    store = VaultPasswordStore(calls=calls, address=vault_server.url, token_file=token_file, mount=MOUNT)
     yield RealVault(vault_server, store, token_file)
-    await pool.close()
+    calls.close()
     store.close()

@@ -9,7 +9,7 @@ import pytest
 
 from hostile_server import HostileServer, Misbehaviour, SeenRequest, hostile_server, reply
 from leaks import carried_by, written
-from opencode_lifecycle.adapters.blocking import BlockingPool
+from opencode_lifecycle.adapters.blocking import BlockingCalls
 from opencode_lifecycle.adapters.vault.password_store import VaultPasswordStore
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import (
@@ -61,10 +61,10 @@ def token_file(tmp_path):
 
 @pytest.fixture
 async def store(vault, token_file):
-    pool = BlockingPool(threads=2, name="vault")
-    store = VaultPasswordStore(pool=pool, address=vault.url, token_file=token_file, mount="kv")
+    calls = BlockingCalls(threads=2, name="vault")
+    store = VaultPasswordStore(calls=calls, address=vault.url, token_file=token_file, mount="kv")
     yield store
-    await pool.close()
+    calls.close()
     store.close()
 
 
@@ -124,14 +124,14 @@ async def test_a_vault_that_takes_for_ever_is_given_up_within_the_deadline(vault
 
 
 async def test_a_thread_is_free_again_after_its_deadline(vault, token_file):
-    pool = BlockingPool(threads=1, name="vault")
-    store = VaultPasswordStore(pool=pool, address=vault.url, token_file=token_file, mount="kv")
+    calls = BlockingCalls(threads=1, name="vault")
+    store = VaultPasswordStore(calls=calls, address=vault.url, token_file=token_file, mount="kv")
     vault.in_turn(Misbehaviour.DRIP, reply(404, {"errors": []}))
     with pytest.raises((UpstreamUnavailable, DeadlineExceeded)):
         await store.latest_version(JOB, Deadline.after(0.2, "test"))
 
     assert await store.latest_version(JOB, Deadline.after(2, "test")) is None
-    await pool.close()
+    calls.close()
     store.close()
 
 

@@ -13,7 +13,6 @@ from hvac.api.secrets_engines import KvV2
 from hvac.api.system_backend import Wrapping
 from hvac.exceptions import VaultError
 
-from opencode_lifecycle.adapters.blocking import socket_timeout
 from opencode_lifecycle.adapters.bounded_session import AnswerTooLarge, BoundedSession
 from opencode_lifecycle.adapters.token_file import TokenFile
 from opencode_lifecycle.model.deadline import Deadline
@@ -124,7 +123,7 @@ class VaultConnection:
         """Return the answer, or the error instead of it: one that is raised later carries no vendor's context."""
         if deadline.left() <= 0:
             return DeadlineExceeded(deadline.purpose)
-        self._session.patience = socket_timeout(deadline)
+        self._session.give_up_before(deadline)
         try:
             return request()
         except VaultError as error:

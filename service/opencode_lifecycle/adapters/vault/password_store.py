@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import threading
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from http import HTTPStatus
@@ -10,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 import structlog
 
-from opencode_lifecycle.adapters.blocking import BlockingPool, PerThread
+from opencode_lifecycle.adapters.blocking import BlockingCalls
 from opencode_lifecycle.adapters.token_file import TokenFile
 from opencode_lifecycle.adapters.vault.connection import SYSTEM, VaultConnection, field
 from opencode_lifecycle.model.clock import Clock, utc_now
@@ -44,7 +45,7 @@ class _Item(NamedTuple):
 
 class VaultPasswordStore:
     """
-    The `PasswordStore` over hvac, which is synchronous: each call runs in a thread of *pool*.
+    The `PasswordStore` over hvac, which is synchronous: each call runs in a thread of *calls*.
 
     The item of a stack is `opencode/<job id>` under *mount*: `{"password": ..., "env": {...}}`. Of `env` nothing is known
     here; it is carried over when the password is rotated.
@@ -53,45 +54,45 @@ class VaultPasswordStore:
     def __init__(
         self,
         *,
-        pool: BlockingPool,
+        calls: BlockingCalls,
         address: str,
         token_file: Path,
         mount: str,
         ca_file: Path | None = None,
         now: Clock = utc_now,
     ) -> None:
-        self._pool = pool
+        self._calls = calls
+        self._address = address
+        self._token = TokenFile(token_file)
+        self._ca_file = ca_file
         self._mount = mount
         self._now = now
-        token = TokenFile(token_file)
-        self._connections = PerThread(
-            lambda: VaultConnection(address=address, token=token, ca_file=ca_file),
-            close=VaultConnection.close,
-        )
+        self._of_thread = threading.local()
+        self._connections: list[VaultConnection] = []
 
     async def ensure(self, job_id: JobId, deadline: Deadline) -> int:
-        return await self._pool.run(lambda: self._ensure(job_id, deadline), deadline)
+        return await self._calls.run(deadline, self._ensure, job_id, deadline)
 
     async def latest_version(self, job_id: JobId, deadline: Deadline) -> int | None:
-        item = await self._pool.run(lambda: self._look_up(job_id, deadline), deadline)
+        item = await self._calls.run(deadline, self._look_up, job_id, deadline)
         return item.current if item is not None and item.readable else None
 
     async def rotate(self, job_id: JobId, *, expected: int, deadline: Deadline) -> int:
-        return await self._pool.run(lambda: self._rotate(job_id, expected, deadline), deadline)
+        return await self._calls.run(deadline, self._rotate, job_id, expected, deadline)
 
     async def read(self, job_id: JobId, version: int, deadline: Deadline) -> Password:
-        return await self._pool.run(lambda: self._read(job_id, version, deadline), deadline)
+        return await self._calls.run(deadline, self._read, job_id, version, deadline)
 
     async def wrap(
         self, job_id: JobId, version: int, *, ttl_seconds: int, deadline: Deadline
     ) -> WrappedPassword:
-        return await self._pool.run(lambda: self._wrap(job_id, version, ttl_seconds, deadline), deadline)
+        return await self._calls.run(deadline, self._wrap, job_id, version, ttl_seconds, deadline)
 
     async def destroy(self, job_id: JobId, deadline: Deadline) -> None:
-        await self._pool.run(lambda: self._destroy(job_id, deadline), deadline)
+        await self._calls.run(deadline, self._destroy, job_id, deadline)
 
     async def ping(self, deadline: Deadline) -> None:
-        await self._pool.run(lambda: self._look_at_token(deadline), deadline)
+        await self._calls.run(deadline, self._look_at_token, deadline)
 
     async def keep_token_alive(self, *, pause: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
         """
@@ -109,13 +110,22 @@ class VaultPasswordStore:
 
     async def _renew_within(self, seconds: float) -> float:
         deadline = Deadline.after(seconds, "renew the Vault token")
-        return await self._pool.run(lambda: self._renew(deadline), deadline)
+        return await self._calls.run(deadline, self._renew, deadline)
 
     def close(self) -> None:
-        """Close the connections. To be called after the pool was closed."""
-        self._connections.close()
+        """Close the connections of all threads. No call may be under way any more."""
+        for connection in self._connections:
+            connection.close()
 
     # What follows runs in threads.
+
+    def _connection(self) -> VaultConnection:
+        connection: VaultConnection | None = getattr(self._of_thread, "connection", None)
+        if connection is None:
+            connection = VaultConnection(address=self._address, token=self._token, ca_file=self._ca_file)
+            self._of_thread.connection = connection
+            self._connections.append(connection)
+        return connection
 
     def _ensure(self, job_id: JobId, deadline: Deadline) -> int:
         """Write first and look afterwards: a new stack, the case that comes in herds, takes one request."""
@@ -151,7 +161,7 @@ class VaultPasswordStore:
     def _wrap(self, job_id: JobId, version: int, ttl_seconds: int, deadline: Deadline) -> WrappedPassword:
         password = self._read(job_id, version, deadline)
         payload = {"username": USERNAME, "password": password.reveal()}
-        connection = self._connections.get()
+        connection = self._connection()
         answer = connection.call(
             "wrap", deadline, lambda: connection.wrapping.wrap(payload=payload, ttl=ttl_seconds)
         )
@@ -161,7 +171,7 @@ class VaultPasswordStore:
         )
 
     def _destroy(self, job_id: JobId, deadline: Deadline) -> None:
-        connection = self._connections.get()
+        connection = self._connection()
         try:
             connection.call(
                 "destroy",
@@ -177,7 +187,7 @@ class VaultPasswordStore:
 
     def _look_up(self, job_id: JobId, deadline: Deadline) -> _Item | None:
         """Read the metadata, which holds no secret. None is Vault's own word that there is no such item."""
-        connection = self._connections.get()
+        connection = self._connection()
         try:
             answer = connection.call(
                 "latest version",
@@ -204,7 +214,7 @@ class VaultPasswordStore:
             raise UpstreamNonsense(SYSTEM, "latest version", "deletion_time is no time") from None
 
     def _data(self, operation: str, job_id: JobId, version: int, deadline: Deadline) -> Mapping[str, Any]:
-        connection = self._connections.get()
+        connection = self._connection()
         try:
             answer = connection.call(
                 operation,
@@ -227,7 +237,7 @@ class VaultPasswordStore:
         self, operation: str, job_id: JobId, beside: Mapping[str, Any], expected: int, deadline: Deadline
     ) -> int:
         """Write a new random password, with what stood *beside* the old one, on top of version *expected*."""
-        connection = self._connections.get()
+        connection = self._connection()
         secret = {"env": {}, **beside, "password": secrets.token_urlsafe(_PASSWORD_BYTES)}
         answer = connection.call(
             operation,
@@ -239,7 +249,7 @@ class VaultPasswordStore:
         return field(operation, answer, "data", "version", of=int)
 
     def _look_at_token(self, deadline: Deadline) -> Mapping[str, Any]:
-        connection = self._connections.get()
+        connection = self._connection()
         answer = connection.call("look at our token", deadline, connection.token.lookup_self)
         data: Mapping[str, Any] = field("look at our token", answer, "data", of=dict)
         return data
@@ -251,7 +261,7 @@ class VaultPasswordStore:
             return _LOOK_AGAIN_SECONDS
         # Without an increment Vault goes on with the last one, which may have been a short one.
         whole = field("look at our token", seen, "creation_ttl", of=int)
-        connection = self._connections.get()
+        connection = self._connection()
         answer = connection.call(
             "renew our token", deadline, lambda: connection.token.renew_self(increment=f"{whole}s")
         )
