@@ -6,6 +6,7 @@ wins. Secrets are never settings: a setting names the file that holds one.
 """
 
 import os
+import tomllib
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -199,6 +200,8 @@ def load(file: Path | None = None, environment: Mapping[str, str] | None = None)
             for fault in error.errors()
         ]
         raise InvalidSettings(problems) from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InvalidSettings([*problems, f"{file}: {error}"]) from None
     problems += _contradictions(settings)
     if problems:
         raise InvalidSettings(problems)
