@@ -89,6 +89,10 @@ async def ensure(
         show_readiness(session.screen, stack)
     if answer.status == ACCEPTED and wait:
         _judge_ensure(user_id, stack, operation, wait)
+    elif answer.status == ACCEPTED:
+        session.screen.note(
+            f"accepted: {answer.operation_id or 'nothing new; it cannot be seen at the moment'}"
+        )
 
 
 async def _until_ready(

@@ -1,6 +1,7 @@
 """The HTTP API as the command line uses it: a method per call, and one exception for all that can go wrong."""
 
 import json
+import os
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -224,8 +225,12 @@ class Client:
         return URL(f"{text}?{urlencode(query, quote_via=quote)}" if query else text, encoded=True)
 
     def _unreachable(self, error: Exception) -> CallFailed:
-        if isinstance(error, aiohttp.ClientConnectorError):
-            why = error.os_error.strerror or "no connection"
+        if isinstance(error, aiohttp.ClientSSLError):
+            why = "no TLS connection; its certificate may not be trusted here (SSL_CERT_FILE names a CA)"
+        elif isinstance(error, aiohttp.ClientConnectorDNSError):
+            why = "the host name is not known"
+        elif isinstance(error, aiohttp.ClientConnectorError):
+            why = os.strerror(error.os_error.errno) if error.os_error.errno else "no connection"
         elif isinstance(error, aiohttp.ConnectionTimeoutError):
             why = "no connection in time"
         elif isinstance(error, TimeoutError):

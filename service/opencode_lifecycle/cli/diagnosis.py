@@ -82,7 +82,7 @@ async def _examine(url: str, token_file: Path | None, settings_file: Path | None
             verdicts.append(_look_at_clock(readiness, datetime.now(UTC)))
             if token is not None:
                 verdicts.append(await _look_at_role(client))
-    verdicts += await look_at_programs()
+    verdicts += look_at_programs()
     if settings_file is not None:
         verdicts += _look_at_settings(settings_file)
     return verdicts

@@ -1,13 +1,64 @@
 """The command `opencode-lifecycle`: its groups and global options."""
 
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Final
+
 import click
 
-from opencode_lifecycle.cli import changes, diagnosis, exit_codes, serving, stacks, tokens
-from opencode_lifecycle.cli.cluster_commands import cluster
+from opencode_lifecycle.cli import exit_codes
 from opencode_lifecycle.cli.connection import connection_options
 
+COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
+    "address": ("stacks", "address"),
+    "cluster": ("cluster_commands", "cluster"),
+    "credentials": ("stacks", "credentials"),
+    "database": ("serving", "database"),
+    "delete": ("changes", "delete"),
+    "doctor": ("diagnosis", "doctor"),
+    "ensure": ("changes", "ensure"),
+    "events": ("stacks", "events"),
+    "list": ("stacks", "list_stacks"),
+    "logs": ("stacks", "logs"),
+    "openapi": ("diagnosis", "openapi"),
+    "operation": ("stacks", "operation"),
+    "recover": ("changes", "recover"),
+    "recreate": ("changes", "recreate"),
+    "rotate-password": ("changes", "rotate_password"),
+    "serve": ("serving", "serve"),
+    "show": ("stacks", "show"),
+    "start": ("changes", "start"),
+    "stop": ("changes", "stop"),
+    "token": ("tokens", "token"),
+}
+"""Each command's module and its name there."""
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=exit_codes.table())
+
+class CommandsOnDemand(click.Group):
+    """
+    Imports the module of a command when it is asked for.
+
+    Settings, cluster and service take longer to import than most commands take to run.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        del ctx
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        del ctx
+        if cmd_name not in COMMANDS:
+            return None
+        module, name = COMMANDS[cmd_name]
+        command: click.Command = getattr(import_module(f"opencode_lifecycle.cli.{module}"), name)
+        return command
+
+
+@click.group(
+    cls=CommandsOnDemand,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=exit_codes.table(),
+)
 @click.version_option(package_name="opencode-lifecycle", message="%(version)s")
 @connection_options
 def main() -> None:
@@ -17,28 +68,3 @@ def main() -> None:
     Commands speak to the service's HTTP API. Results go to stdout, everything else to stderr; with --json, stdout has
     the service's own JSON and nothing else. Only `credentials` shows a password.
     """
-
-
-for command in (
-    stacks.show,
-    stacks.list_stacks,
-    stacks.address,
-    stacks.credentials,
-    stacks.logs,
-    stacks.operation,
-    stacks.events,
-    changes.ensure,
-    changes.start,
-    changes.stop,
-    changes.recreate,
-    changes.recover,
-    changes.rotate_password,
-    changes.delete,
-    tokens.token,
-    serving.serve,
-    serving.database,
-    diagnosis.openapi,
-    diagnosis.doctor,
-    cluster,
-):
-    main.add_command(command)

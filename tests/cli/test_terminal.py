@@ -1,0 +1,85 @@
+"""What a person sees: the real program on a real pseudo-terminal."""
+
+import re
+
+from fakes.lifecycle_service import address, operation, phases, stack, waiting_stack
+from opencode_lifecycle.cli.exit_codes import ExitCode
+
+COLOUR = re.compile(r"\x1b\[[0-9;]*3[0-9]m")
+GET = "GET /v1/stacks/ada"
+
+
+def test_states_are_coloured_on_a_terminal(service, terminal):
+    service.answers(GET, stack())
+
+    assert COLOUR.search(terminal("show", "ada").text)
+
+
+def test_no_color_is_respected(service, terminal):
+    service.answers(GET, stack())
+
+    shown = terminal("show", "ada", environment={"NO_COLOR": "1"})
+
+    assert "running" in shown.text
+    assert not COLOUR.search(shown.text)
+
+
+def test_the_phases_of_an_ensure_are_shown_as_they_come(service, terminal):
+    service.answers("PUT /v1/stacks/ada", waiting_stack(), status=202, Location="/v1/operations/op_1")
+    for _ in range(3):
+        service.answers("GET /v1/operations/op_1", operation("running", phases=phases("pending", "starting")))
+    service.answers("GET /v1/operations/op_1", operation(phases=phases("pending", "starting", "running")))
+    service.answers(GET, stack())
+
+    shown = terminal("ensure", "ada", environment={"NO_COLOR": "1"})
+
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.text)
+    assert shown.exit_code == ExitCode.OK
+    assert "pending 1.0 s → starting" in text
+    assert text.index("pending 1.0 s → starting") < text.index("http://10.0.0.7:21000")
+
+
+def test_commands_to_copy_are_not_folded(service, terminal):
+    service.answers(GET, stack())
+
+    shown = terminal("show", "ada", environment={"COLUMNS": "40"})
+
+    assert "vault kv metadata get -mount=kv opencode/oc-ada-abcdefghijklmnopqrst\r\n" in shown.text
+
+
+def test_a_log_cannot_steer_the_terminal(service, terminal):
+    service.answers("GET /v1/stacks/ada/logs", "\x1b]0;owned\x07grün\n".encode())
+
+    shown = terminal("logs", "ada")
+
+    assert "\x1b]" not in shown.text
+    assert "grün" in shown.text
+
+
+def test_a_deletion_asks_and_takes_no_for_an_answer(service, terminal):
+    shown = terminal("delete", "ada", "--workspace", "delete", answer="n\n")
+
+    assert shown.exit_code == ExitCode.FAILED
+    assert "DELETE its workspace with all data" in shown.text
+    assert service.asked == []
+
+
+def test_a_deletion_is_done_when_the_answer_is_yes(service, terminal):
+    service.answers("DELETE /v1/stacks/ada", operation(kind="delete", receipt={"job": "purged"}), status=202)
+
+    shown = terminal("delete", "ada", answer="y\n")
+
+    assert shown.exit_code == ExitCode.OK
+    assert "purged" in shown.text
+
+
+def test_the_exit_code_reaches_the_shell(service, terminal):
+    service.refuses("GET /v1/stacks/ada/address", 409, "runtime-not-ready")
+
+    assert terminal("address", "ada").exit_code == ExitCode.NOT_IN_TIME
+
+
+def test_an_address_is_shown_with_how_fresh_it_is(service, terminal):
+    service.answers("GET /v1/stacks/ada/address", address())
+
+    assert "proven 2026-01-02T03:04:05Z" in terminal("address", "ada").text
