@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from opencode_lifecycle.cluster import bootstrap_nomad, loopback, processes
+from opencode_lifecycle.cluster import processes, status
 from opencode_lifecycle.cluster import record as record_file
 from opencode_lifecycle.cluster import state as state_file
 from opencode_lifecycle.cluster.bootstrap_vault import root_token
@@ -29,7 +29,7 @@ from opencode_lifecycle.cluster.processes import Process
 from opencode_lifecycle.cluster.record import Record
 
 REUSED = "OPENCODE_LIFECYCLE_TEST_CLUSTER"
-COMMAND = (sys.executable, "-m", "opencode_lifecycle.cli.cluster_commands")
+COMMAND = (sys.executable, "-m", "opencode_lifecycle", "cluster")
 SESSION_SECONDS = 1800
 """The first start on a machine may have to build the servers."""
 
@@ -111,14 +111,7 @@ class RealCluster:
 
     def is_ready(self, server: str) -> bool:
         """Tell whether the server does its work: has a leader, is unsealed, has a node that takes allocations."""
-        match server:
-            case "vault":
-                return loopback.ask(self.ports["vault_api"], "/v1/sys/health") is not None
-            case "consul":
-                return bool(loopback.ask(self.ports["consul_http"], "/v1/status/leader"))
-            case _:
-                leader = loopback.ask(self.ports["nomad_http"], "/v1/status/leader")
-                return bool(leader) and bootstrap_nomad.node_is_ready(self.record, self._secrets)
+        return status.works(server, self.layout, self.record)
 
     async def until_ready(self, server: str, seconds: float = 90) -> None:
         await self._until(f"{server} is ready", lambda: self.is_ready(server), seconds)

@@ -37,7 +37,7 @@ def bootstrap(layout: Layout, record: Record, secrets: Mapping[str, str]) -> Non
 
 def node_is_ready(record: Record, secrets: Mapping[str, str]) -> bool:
     """Tell whether this machine takes allocations; a new one needs some seconds."""
-    nodes = loopback.ask(record.ports["nomad_http"], "/v1/nodes", (_TOKEN, secrets["nomad_management"]))
+    nodes = loopback.ask(record.ports["nomad_http"], "/v1/nodes", {_TOKEN: secrets["nomad_management"]})
     return bool(nodes) and any(
         node["Status"] == "ready" and node["SchedulingEligibility"] == "eligible" for node in nodes
     )
@@ -54,7 +54,7 @@ def _client(record: Record, secrets: Mapping[str, str]) -> Any:
 
 
 def _knows(record: Record, secret: str) -> bool:
-    return loopback.ask(record.ports["nomad_http"], "/v1/acl/token/self", (_TOKEN, secret)) is not None
+    return loopback.ask(record.ports["nomad_http"], "/v1/acl/token/self", {_TOKEN: secret}) is not None
 
 
 def _put_policy(client: Any, holder: str) -> None:

@@ -20,6 +20,12 @@ class Progress(Protocol):
 class Silent:
     """Says nothing."""
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return
+
     def step(self, text: str) -> None:
         del text
 

@@ -71,6 +71,8 @@ async def up(layout: Layout, options: Options, progress: Progress, supervise: Se
     port_choice.require_free(ports)
     record.save(layout)
     write_environment(layout, record)
+    if options.servers_only:
+        supervise = [*supervise, "--servers-only"]
     supervisor = _start(layout, supervise)
     await _follow(layout, progress, supervisor)
     return record

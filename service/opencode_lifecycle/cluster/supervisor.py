@@ -24,6 +24,7 @@ from opencode_lifecycle.cluster import (
     configuration,
     loopback,
     shutdown,
+    status,
 )
 from opencode_lifecycle.cluster import record as record_file
 from opencode_lifecycle.cluster import state as state_file
@@ -98,7 +99,7 @@ class Supervisor:
             configuration.consul(self._layout, self._record, self._secrets),
         )
         self._keep("consul")
-        await self._until("Consul has a leader", lambda: self._leads("consul_http"))
+        await self._until("Consul has a leader", lambda: self._works("consul"))
         await self._in_thread(
             "Consul: policies and tokens",
             bootstrap_consul.bootstrap,
@@ -113,7 +114,7 @@ class Supervisor:
         self._keep("vault", on_start=self._unseal)
         await self._until("Vault answers", lambda: self._seal_status() is not None)
         await self._in_thread("Vault: initialise", bootstrap_vault.initialise, self._layout, self._record)
-        await self._until("Vault is unsealed and active", self._vault_is_active)
+        await self._until("Vault is unsealed and active", lambda: self._works("vault"))
         await self._in_thread(
             "Vault: audit log, mounts, policies", bootstrap_vault.bootstrap, self._layout, self._record
         )
@@ -124,7 +125,7 @@ class Supervisor:
             configuration.nomad(self._layout, self._record, self._secrets),
         )
         self._keep("nomad")
-        await self._until("Nomad has a leader", lambda: self._leads("nomad_http"))
+        await self._until("Nomad has a leader", self._nomad_has_a_leader)
         await self._in_thread(
             "Nomad: policies and tokens", bootstrap_nomad.bootstrap, self._layout, self._record, self._secrets
         )
@@ -134,17 +135,13 @@ class Supervisor:
         await self._in_thread(
             "Vault: trust Nomad's workloads", bootstrap_vault.trust_nomad, self._layout, self._record
         )
-        await self._until(
-            "Nomad's node is ready", lambda: bootstrap_nomad.node_is_ready(self._record, self._secrets)
-        )
+        await self._until("Nomad's node is ready", lambda: self._works("nomad"))
 
     async def _service(self, prepare: PrepareService) -> None:
         self._say("Service: settings and tokens")
         await prepare(self._layout, self._record)
         self._keep("service")
-        await self._until(
-            "the service answers", lambda: loopback.answers(self._record.ports["service"], "/livez")
-        )
+        await self._until("the service answers", lambda: self._works("service"))
 
     def _keep(self, server: str, on_start: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
         keeper = Keeper(
@@ -207,14 +204,14 @@ class Supervisor:
                             bootstrap_vault.refresh_token, self._layout, self._record, policy
                         )
 
-    def _leads(self, port: str) -> bool:
-        return bool(loopback.ask(self._record.ports[port], "/v1/status/leader"))
+    def _works(self, server: str) -> bool:
+        return status.works(server, self._layout, self._record)
+
+    def _nomad_has_a_leader(self) -> bool:
+        return bool(loopback.ask(self._record.ports["nomad_http"], "/v1/status/leader"))
 
     def _seal_status(self) -> Any:
         return loopback.ask(self._record.ports["vault_api"], "/v1/sys/seal-status")
-
-    def _vault_is_active(self) -> bool:
-        return loopback.ask(self._record.ports["vault_api"], "/v1/sys/health") is not None
 
     def _say(self, step: str) -> None:
         self._state.step = step
