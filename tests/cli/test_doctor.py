@@ -80,12 +80,12 @@ def test_people_get_a_table_and_never_the_token(ready, run):
 
 
 @pytest.mark.parametrize(
-    ("stacks", "tokens", "address", "role"),
+    ("statuses", "role"),
     [
-        (200, 200, 404, "operator"),
-        (200, 403, 404, "backend"),
-        (200, 403, 403, "auditor"),
-        (403, 403, 404, "user"),
+        ((200, 200, 404), "operator"),
+        ((200, 403, 404), "backend"),
+        ((200, 403, 403), "auditor"),
+        ((403, 403, 404), "user"),
     ],
 )
 def test_the_role_of_the_token_is_told(service, examine, statuses, role):
