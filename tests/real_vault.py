@@ -1,11 +1,6 @@
 """A real Vault, as its operator sees it, and our password store in front of it."""
 
-import asyncio
-import os
-import shutil
-import socket
-import subprocess
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,20 +8,13 @@ from typing import Any
 import aiohttp
 import pytest
 
+from cluster_fixture import RealCluster
 from opencode_lifecycle.adapters.blocking import BlockingCalls
 from opencode_lifecycle.adapters.vault.password_store import VaultPasswordStore
 from opencode_lifecycle.model.identifiers import JobId
 from opencode_lifecycle.model.password import Password
 
 MOUNT = "kv"
-POLICY = f"""
-path "{MOUNT}/data/opencode/*" {{ capabilities = ["create", "read", "update"] }}
-path "{MOUNT}/metadata/opencode/*" {{ capabilities = ["read", "delete"] }}
-path "sys/wrapping/wrap" {{ capabilities = ["update"] }}
-path "auth/token/lookup-self" {{ capabilities = ["read"] }}
-path "auth/token/renew-self" {{ capabilities = ["update"] }}
-"""
-"""What the password store needs, and no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,56 +38,9 @@ class VaultServer:
         answer = await self.request(
             "POST",
             "auth/token/create",
-            {"policies": ["password-store"], "no_default_policy": True, "no_parent": True} | options,
+            {"policies": ["control-plane"], "no_default_policy": True, "no_parent": True} | options,
         )
         return str(answer["auth"]["client_token"])
-
-
-@pytest.fixture(scope="session")
-def vault_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VaultServer]:
-    """A Vault of the tests' own, in memory, so that they may seal it and break its tokens."""
-    binary = shutil.which("vault")
-    assert binary is not None, "These tests need the `vault` program on PATH."
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    home = tmp_path_factory.mktemp("vault")
-    with (home / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [
-                binary,
-                "server",
-                "-dev",
-                "-dev-no-store-token",
-                "-dev-root-token-id=root",
-                f"-dev-listen-address=127.0.0.1:{port}",
-            ],
-            stdout=log,
-            stderr=log,
-            env=os.environ | {"HOME": str(home)},
-        )
-        try:
-            server = VaultServer(f"http://127.0.0.1:{port}", "root")
-            asyncio.run(_prepare(server, process))
-            yield server
-        finally:
-            process.kill()
-            process.wait()
-
-
-async def _prepare(server: VaultServer, process: "subprocess.Popen[bytes]") -> None:
-    async with asyncio.timeout(20), aiohttp.ClientSession() as session:
-        while True:
-            assert process.poll() is None, "vault ended at once"
-            try:
-                async with session.get(f"{server.url}/v1/sys/health") as response:
-                    if response.status == 200:
-                        break
-            except aiohttp.ClientConnectorError:
-                pass
-            await asyncio.sleep(0.05)
-    await server.request("POST", f"sys/mounts/{MOUNT}", {"type": "kv", "options": {"version": "2"}})
-    await server.request("PUT", "sys/policies/acl/password-store", {"policy": POLICY})
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,11 +78,12 @@ class RealVault:
 
 
 @pytest.fixture
-async def real_vault(vault_server: VaultServer, tmp_path: Path) -> AsyncIterator[RealVault]:
+async def real_vault(cluster: RealCluster, tmp_path: Path) -> AsyncIterator[RealVault]:
+    server = VaultServer(cluster.vault_address, cluster.vault_token)
     token_file = tmp_path / "vault-token"
-    token_file.write_text(await vault_server.make_token() + "\n")
+    token_file.write_text(await server.make_token() + "\n")
     calls = BlockingCalls(threads=8, name="vault")
-    store = VaultPasswordStore(calls=calls, address=vault_server.url, token_file=token_file, mount=MOUNT)
-    yield RealVault(vault_server, store, token_file)
+    store = VaultPasswordStore(calls=calls, address=server.url, token_file=token_file, mount=MOUNT)
+    yield RealVault(server, store, token_file)
     calls.close()
     store.close()

@@ -1,3 +1,3 @@
-from real_vault import real_vault, vault_server
+from real_vault import real_vault
 
-__all__ = ["real_vault", "vault_server"]
+__all__ = ["real_vault"]

@@ -99,14 +99,3 @@ async def test_a_revoked_token_is_denied_until_the_file_holds_another(real_vault
 
     assert old not in carried_by(caught.value)
     assert await store.ensure(JOB, soon()) >= 1
-
-
-async def test_the_stated_policy_suffices_and_lists_nobody(real_vault):
-    await real_vault.store.ensure(JOB, soon())
-    token = real_vault.token_file.read_text().strip()
-
-    answer = await real_vault.server.request(
-        "POST", "sys/capabilities", {"token": token, "paths": ["kv/metadata/opencode"]}
-    )
-
-    assert answer["data"]["kv/metadata/opencode"] == ["deny"]

@@ -1,0 +1,3 @@
+from real_consul import real_consul
+
+__all__ = ["real_consul"]

@@ -1,0 +1,165 @@
+"""What every service catalogue promises. Runs against the fake and a real Consul."""
+
+import asyncio
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import pytest
+
+from fakes.consul import FakeConsul
+from opencode_lifecycle.model.deadline import Deadline
+from opencode_lifecycle.model.errors import DeadlineExceeded, UpstreamError
+from opencode_lifecycle.model.identifiers import AllocationId, JobId
+from opencode_lifecycle.model.stack import Address
+from opencode_lifecycle.ports.service_catalog import ServiceCatalog, ServiceInstance
+
+HOME = Address(host="127.0.0.1", port=24001)
+ELSEWHERE = Address(host="10.1.2.3", port=24002)
+
+
+class Nomad(Protocol):
+    """What Nomad does to Consul."""
+
+    async def register(
+        self, job_id: JobId, allocation_id: AllocationId, address: Address, *, passing: bool = True
+    ) -> None: ...
+
+    async def set_passing(self, job_id: JobId, allocation_id: AllocationId, *, passing: bool) -> None: ...
+
+    async def deregister(self, job_id: JobId, allocation_id: AllocationId) -> None: ...
+
+
+class FakeNomad:
+    def __init__(self, consul: FakeConsul) -> None:
+        self._consul = consul
+
+    async def register(
+        self, job_id: JobId, allocation_id: AllocationId, address: Address, *, passing: bool = True
+    ) -> None:
+        self._consul.register(job_id, allocation_id, address, passing=passing)
+
+    async def set_passing(self, job_id: JobId, allocation_id: AllocationId, *, passing: bool) -> None:
+        self._consul.set_passing(job_id, allocation_id, passing=passing)
+
+    async def deregister(self, job_id: JobId, allocation_id: AllocationId) -> None:
+        self._consul.deregister(job_id, allocation_id)
+
+
+@pytest.fixture(params=["fake", pytest.param("consul", marks=pytest.mark.servers)])
+def both(request) -> tuple[ServiceCatalog, Nomad]:
+    if request.param == "fake":
+        fake = FakeConsul()
+        return fake, FakeNomad(fake)
+    real = request.getfixturevalue("real_consul")
+    return real.catalog, real
+
+
+@pytest.fixture
+def catalog(both) -> ServiceCatalog:
+    return both[0]
+
+
+@pytest.fixture
+def nomad(both) -> Nomad:
+    return both[1]
+
+
+@pytest.fixture
+def job_id() -> JobId:
+    return JobId(f"oc-ada-{uuid.uuid4().hex[:20]}")
+
+
+def new_allocation() -> AllocationId:
+    return AllocationId(str(uuid.uuid4()))
+
+
+def soon() -> Deadline:
+    return Deadline.after(10, "test")
+
+
+async def until(
+    catalog: ServiceCatalog, job_id: JobId, holds: Callable[[Sequence[ServiceInstance]], bool]
+) -> Sequence[ServiceInstance]:
+    """An agent tells the catalogue of a change a moment later."""
+    async with asyncio.timeout(10):
+        while True:
+            found = await catalog.instances(job_id, soon())
+            if holds(found):
+                return found
+            await asyncio.sleep(0.01)
+
+
+async def test_a_service_that_nobody_registered_has_no_instances(catalog, job_id):
+    assert list(await catalog.instances(job_id, soon())) == []
+
+
+async def test_an_instance_has_its_allocation_and_its_address(catalog, nomad, job_id):
+    allocation = new_allocation()
+
+    await nomad.register(job_id, allocation, HOME)
+
+    found = await until(catalog, job_id, bool)
+    assert list(found) == [ServiceInstance(allocation_id=allocation, address=HOME, passing=True)]
+
+
+async def test_an_instance_whose_check_is_critical_is_listed_as_not_passing(catalog, nomad, job_id):
+    await nomad.register(job_id, new_allocation(), HOME, passing=False)
+
+    found = await until(catalog, job_id, bool)
+
+    assert [instance.passing for instance in found] == [False]
+
+
+async def test_an_instance_follows_its_check(catalog, nomad, job_id):
+    allocation = new_allocation()
+    await nomad.register(job_id, allocation, HOME, passing=False)
+    await until(catalog, job_id, bool)
+
+    await nomad.set_passing(job_id, allocation, passing=True)
+    await until(catalog, job_id, lambda found: found[0].passing)
+
+    await nomad.set_passing(job_id, allocation, passing=False)
+    await until(catalog, job_id, lambda found: not found[0].passing)
+
+
+async def test_all_instances_are_listed(catalog, nomad, job_id):
+    old, new = new_allocation(), new_allocation()
+    await nomad.register(job_id, old, HOME, passing=False)
+    await nomad.register(job_id, new, ELSEWHERE)
+
+    found = await until(catalog, job_id, lambda found: len(found) == 2)
+
+    assert {instance.allocation_id: instance.address for instance in found} == {
+        old: HOME,
+        new: ELSEWHERE,
+    }
+
+
+async def test_an_instance_that_was_deregistered_is_gone(catalog, nomad, job_id):
+    old, new = new_allocation(), new_allocation()
+    await nomad.register(job_id, old, HOME)
+    await nomad.register(job_id, new, ELSEWHERE)
+    await until(catalog, job_id, lambda found: len(found) == 2)
+
+    await nomad.deregister(job_id, old)
+
+    found = await until(catalog, job_id, lambda found: len(found) == 1)
+    assert found[0].allocation_id == new
+
+
+async def test_services_whose_names_begin_alike_do_not_meet(catalog, nomad, job_id):
+    longer = JobId(f"{job_id}x")
+    await nomad.register(longer, new_allocation(), HOME)
+    await until(catalog, longer, bool)
+
+    assert list(await catalog.instances(job_id, soon())) == []
+
+
+async def test_ping_returns_when_all_is_well(catalog):
+    await catalog.ping(soon())
+
+
+async def test_a_call_whose_time_is_up_is_not_waited_for(catalog, job_id):
+    with pytest.raises((DeadlineExceeded, UpstreamError)):
+        await catalog.instances(job_id, Deadline.after(0, "nothing"))
