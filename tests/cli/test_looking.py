@@ -310,12 +310,20 @@ def test_an_operation_id_cannot_leave_its_path(run, service):
 
 @pytest.mark.parametrize(("arguments", "path"), [((), "/v1/events"), (("ada",), "/v1/stacks/ada/events")])
 def test_events_are_those_of_one_stack_or_of_all(run, service, arguments, path):
-    service.answers(f"GET {path}", items(event(), next_cursor="more"))
+    service.answers(f"GET {path}", items(event()))
 
-    result = run("events", *arguments, "--limit", "1")
+    result = run("events", *arguments)
 
     assert "2026-01-02T03:04:05Z ada stack.ensured backend-1 3 resources=small" in lines_of(result)
-    assert "there are more" in result.stderr
+
+
+def test_the_latest_events_are_shown_though_the_service_begins_with_the_first(run, service):
+    service.answers("GET /v1/events", items(event(id="evt_1"), event(id="evt_2"), next_cursor="more"))
+    service.answers("GET /v1/events", items(event(id="evt_3")))
+
+    result = run("events", "--last", "2", "--json")
+
+    assert json.loads(result.stdout) == items(event(id="evt_2"), event(id="evt_3"))
 
 
 def test_the_description_of_the_api_needs_no_token(cli, service):

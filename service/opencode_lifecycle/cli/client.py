@@ -144,9 +144,9 @@ class Client:
     def stacks(self, query: Query, limit: int | None) -> AsyncIterator[JsonObject]:
         return self._pages(_path("v1", "stacks"), query, limit)
 
-    def events(self, user_id: str | None, limit: int | None) -> AsyncIterator[JsonObject]:
+    def events(self, user_id: str | None) -> AsyncIterator[JsonObject]:
         path = _path("v1", "events") if user_id is None else _path("v1", "stacks", user_id, "events")
-        return self._pages(path, (), limit)
+        return self._pages(path, (), None)
 
     def tokens(self) -> AsyncIterator[JsonObject]:
         return self._pages(_path("v1", "tokens"), (), None)

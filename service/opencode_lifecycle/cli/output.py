@@ -110,12 +110,13 @@ def state(value: Any) -> Text:
 
 
 def age(moment: Any, *, now: datetime | None = None) -> str:
-    """Return an RFC 3339 time with how long ago it was, such as `2026-01-02T03:04:05Z (12 s ago)`."""
+    """Return an RFC 3339 time to the second, with how long ago it was, such as `2026-01-02T03:04:05Z (12 s ago)`."""
     when = parse_time(moment)
     if when is None:
         return _NOTHING
     seconds = int(((now or datetime.now(UTC)) - when).total_seconds())
-    return f"{moment} ({duration(abs(seconds))} {'ago' if seconds >= 0 else 'ahead'})"
+    shown = when.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return f"{shown} ({duration(abs(seconds))} {'ago' if seconds >= 0 else 'ahead'})"
 
 
 def duration(seconds: int) -> str:

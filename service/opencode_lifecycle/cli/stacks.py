@@ -2,6 +2,7 @@
 
 import codecs
 import sys
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
@@ -60,7 +61,8 @@ async def list_stacks(
         session.screen.document(found)
         return
     show_stacks(session.screen, found["items"])
-    _tell_count(session, found, "stacks")
+    more = "; there are more (--limit)" if found["next_cursor"] else ""
+    session.screen.note(f"{len(found['items'])} stacks{more}")
 
 
 @click.command()
@@ -146,16 +148,17 @@ async def operation(session: Session, operation_id: str) -> None:
 
 @click.command()
 @click.argument("user_id", metavar="[USER]", required=False, type=UserIdType())
-@click.option("--limit", type=click.IntRange(min=1), default=200, show_default=True)
+@click.option("--last", type=click.IntRange(min=1), default=50, show_default=True, help="How many to show.")
 @calls_service("events")
-async def events(session: Session, user_id: UserId | None, limit: int) -> None:
-    """History: who did what to whom, of USER or of all."""
-    found = await _gather(session.client.events(user_id, limit))
+async def events(session: Session, user_id: UserId | None, last: int) -> None:
+    """History, the latest at the end: who did what to whom, of USER or of all."""
+    latest: deque[JsonObject] = deque(maxlen=last)
+    async for page in session.client.events(user_id):
+        latest.extend(page["items"])
     if session.screen.as_json:
-        session.screen.document(found)
-        return
-    show_events(session.screen, found["items"])
-    _tell_count(session, found, "events")
+        session.screen.document({"items": list(latest), "next_cursor": None})
+    else:
+        show_events(session.screen, latest)
 
 
 async def _gather(pages: AsyncIterator[JsonObject]) -> dict[str, Any]:
@@ -166,11 +169,6 @@ async def _gather(pages: AsyncIterator[JsonObject]) -> dict[str, Any]:
         items += page["items"]
         cursor = page.get("next_cursor")
     return {"items": items, "next_cursor": cursor}
-
-
-def _tell_count(session: Session, found: JsonObject, what: str) -> None:
-    more = "; there are more (--limit)" if found["next_cursor"] else ""
-    session.screen.note(f"{len(found['items'])} {what}{more}")
 
 
 async def _url_if_known(session: Session, user_id: UserId) -> str | None:
