@@ -24,10 +24,11 @@ from opencode_lifecycle.adapters.database.tables import removed_stacks, user_sta
 from opencode_lifecycle.adapters.database.transaction import Transaction
 from opencode_lifecycle.model.errors import ClaimLost
 from opencode_lifecycle.model.identifiers import UserId
-from opencode_lifecycle.model.operation import Event, Operation
+from opencode_lifecycle.model.operation import Event, OperationKind, OperationState
 from opencode_lifecycle.model.stack import KeptWorkspace, Stack, Status
 from opencode_lifecycle.ports.stores import Claimed, OperationOutcome, Progress
 
+_SUPERSEDED: Final = OperationOutcome(state=OperationState.SUPERSEDED)
 _HINTS_AT_ONCE: Final = 500
 """Ids in one statement; the databases bound the number of values in one."""
 
@@ -54,6 +55,11 @@ _TAKE: Final = (
         # So that it is due again, hinted or not, when this worker dies and the claim lapses.
         next_attempt_at=bindparam("now"),
     )
+)
+_VOID: Final = (
+    update(user_stacks)
+    .where(_columns.claim_token.is_not(None))
+    .values(claim_token=None, claim_lapses_at=None, next_attempt_at=literal(AT_ONCE, Instant()))
 )
 _RELEASE: Final = (
     update(user_stacks)
@@ -113,6 +119,9 @@ class ClaimRows(Store):
             "next": next_attempt_at,
         }
         await self._write("release claim", lambda transaction: transaction.write(_RELEASE, values))
+
+    async def void_claims(self) -> None:
+        await self._write("void claims", lambda transaction: transaction.write(_VOID, {}))
 
     async def finish_deletion(
         self,
@@ -221,7 +230,8 @@ def _finish_operations(
 ) -> None:
     """The deletion has ended; what the next life of the stack was asked to do has not even begun."""
     continues = None if successor is None else successor.intent.last_operation
-    unfinished: list[Operation] = unfinished_operations(transaction, stack.user_id)
-    for operation in unfinished:
-        if operation.id != continues:
+    for operation in unfinished_operations(transaction, stack.user_id):
+        if operation.kind is OperationKind.DELETE:
             write_progress(transaction, operation, entered=None, outcome=outcome)
+        elif operation.id != continues:
+            write_progress(transaction, operation, entered=None, outcome=_SUPERSEDED)

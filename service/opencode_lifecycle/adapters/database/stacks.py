@@ -68,7 +68,7 @@ class StackRows(Store):
     ) -> tuple[Situation, Decision]:
         def decide(transaction: Transaction) -> tuple[Situation, Decision]:
             situation = _situation_of(transaction, user_id)
-            return situation, _write_decision(transaction, situation, decision(situation))
+            return situation, _write_decision(transaction, user_id, situation, decision(situation))
 
         return await self._write("decide", decide)
 
@@ -124,17 +124,19 @@ def _situation_of(transaction: Transaction, user_id: UserId) -> Situation:
     )
 
 
-def _write_decision(transaction: Transaction, situation: Situation, decision: Decision) -> Decision:
+def _write_decision(
+    transaction: Transaction, user_id: UserId, situation: Situation, decision: Decision
+) -> Decision:
     stack = decision.stack
-    user_id = decision.operation.user_id if decision.operation is not None else None
+    if stack is None and decision.wake:
+        stack = situation.stack
     if stack is not None:
-        user_id = stack.user_id
         stack = _write_stack(transaction, situation, stack, wake=decision.wake)
     if decision.operation is not None:
         if decision.supersede and situation.stack is not None:
-            supersede_unfinished(transaction, decision.operation.user_id, decision.operation.created_at)
+            supersede_unfinished(transaction, user_id, decision.operation.created_at)
         insert_operation(transaction, decision.operation)
-    if decision.forget_kept_workspace and user_id is not None:
+    if decision.forget_kept_workspace:
         transaction.write(_FORGET_KEPT, {"whose": user_id})
     append_events(transaction, decision.events)
     return replace(decision, stack=stack)
