@@ -216,6 +216,9 @@ class ControlPlane:
         self.releases.current = release
         self.releases.remember(release)
         await self.access.refresh()
+        if not self._parameters.shares_database:
+            # Those of a process that died. On a shared database they may be another replica's, and lapse by themselves.
+            await self._neighbours.store.void_claims()
         await self._changes.catch_up()
         wanted = {known.stack.intent.wanted_release for known in self.fleet}
         for release_id in wanted:

@@ -5,6 +5,7 @@ A hint only makes it quick. That a stack is due stands in its row, so a hint tha
 """
 
 import asyncio
+from contextlib import suppress
 from datetime import timedelta
 
 import structlog
@@ -156,6 +157,11 @@ class Dispatcher:
         user_id = claimed.stack.user_id
         try:
             await self._reconciler.reconcile(claimed)
+        except asyncio.CancelledError:
+            # We are told to stop. What was done is found again; whoever takes over shall not wait for our claim to lapse.
+            with suppress(UpstreamError):
+                await self._stacks.release_claim(claimed, next_attempt_at=self._now())
+            raise
         except Exception:
             # A defect of ours with one stack must not touch the others. Its claim lapses and it is tried again.
             log.exception("reconcile failed", job_id=claimed.stack.job_id)

@@ -300,22 +300,22 @@ def _rest_failed(work: Work, wait: timedelta | None) -> Rest:
 def _plan_pending(work: Work, seen: Observation, now: datetime, limits: Limits) -> Step:
     stack = work.stack
     job = seen.job
-    if isinstance(job, JobSeen) and not job.stopped:
-        # It runs already: a registration whose reply was lost, or whose writer died. Adopted as it is, since replacing
-        # it could cut off an agent at work; if it is stale, that shows.
-        facets = _facets_in(job, work)
-        return Move(
-            entered(stack, Phase.STARTING, now=now, facets=facets, job_modify_index=job.modify_index)
-            if facets is not None
-            else failed(stack, Reason.FOREIGN_JOB, f"job {job.job_id} lacks the facets in its meta", now)
-        )
-    waiting = _wait_for_end(work, seen, now, limits)
-    if waiting is not None:
+    runs = isinstance(job, JobSeen) and not job.stopped
+    if not runs and (waiting := _wait_for_end(work, seen, now, limits)) is not None:
         return waiting
     preparation = _prepare(work)
     if preparation is not None:
         return preparation
-    return RegisterJob(job.modify_index if isinstance(job, JobSeen) else 0, work.wanted)
+    if not isinstance(job, JobSeen):
+        return RegisterJob(0, work.wanted)
+    if job.stopped:
+        return RegisterJob(job.modify_index, work.wanted)
+    # It runs already: a registration whose reply was lost, or whose writer died. Adopted as it is, since replacing it
+    # could cut off an agent at work; if it is stale, that shows.
+    facets = _facets_in(job, work)
+    if facets is None:
+        return Move(failed(stack, Reason.FOREIGN_JOB, f"job {job.job_id} lacks the facets in its meta", now))
+    return Move(entered(stack, Phase.STARTING, now=now, facets=facets, job_modify_index=job.modify_index))
 
 
 def _prepare(work: Work) -> Step | None:

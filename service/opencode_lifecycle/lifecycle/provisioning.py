@@ -276,7 +276,7 @@ class Provisioning:
         return await self._events.find_events(user_id=user_id, after=after, limit=limit)
 
     async def log(self, user_id: UserId, *, kind: str, tail: int, follow: bool) -> AsyncIterator[bytes]:
-        """Return the log of the newest allocation, or raise `RuntimeNotReady` when there never was one."""
+        """Yield the log of the newest allocation, or raise `RuntimeNotReady` when there never was one."""
         known = await self._known(user_id)
         stack = known.stack
         allocation_id: AllocationId | None = None
@@ -290,9 +290,11 @@ class Provisioning:
                 "The stack has no allocation to read a log of.", retry_after=RETRY_AFTER_SECONDS
             )
         deadline = Deadline.after(self._upstream_timeout, f"read the log of {stack.job_id}")
-        return self._orchestrator.read_log(
+        lines = self._orchestrator.read_log(
             allocation_id, kind=kind, tail=tail, follow=follow, deadline=deadline
         )
+        async for chunk in lines:
+            yield chunk
 
     # --- writes
 

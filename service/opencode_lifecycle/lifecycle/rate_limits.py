@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from math import ceil
-from typing import Final
+from typing import Final, NamedTuple
 
 
 class RateClass(StrEnum):
@@ -41,8 +41,7 @@ DEFAULT_POLICIES: Final[Mapping[RateClass, RatePolicy]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """`remaining` calls are left now; `retry_after` is 0 when this one is allowed, else whole seconds to wait."""
 
     remaining: int

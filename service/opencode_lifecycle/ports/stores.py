@@ -142,6 +142,10 @@ class StackStore(Protocol):
         """End the claim and change nothing else. A claim that is lost already is no error."""
         ...
 
+    async def void_claims(self) -> None:
+        """End every claim there is: for a process that knows itself to be the only one, when it starts."""
+        ...
+
     async def finish_deletion(
         self,
         claimed: Claimed,
