@@ -1,29 +1,32 @@
 """A token that lies in a file, where something else may replace it while we run."""
 
+import re
 import threading
 from pathlib import Path
+from typing import Final
+
+_SENDABLE: Final = re.compile(r"[\x21-\x7e]+")
 
 
 class TokenFile:
     """
-    Return what *path* holds now. Usable from many threads; a file that did not change is not read again.
+    Know what *path* holds now. Usable from many threads; a file that did not change is not read again.
 
-    A token is a secret: it leaves this object only to be put into a request's header.
+    A token is a secret: it leaves this object only to be put into a request's header. A file that cannot be read, or
+    holds what no header can, holds no token; nothing is raised, since the error could quote it.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
-        self._token = ""
+        self._token: str | None = None
         self._mark: tuple[int, int, int] | None = None
 
-    def current(self) -> str:
-        """Return the token, reading the file when it was replaced or written. An unreadable file raises `OSError`."""
-        stat = self._path.stat()
-        mark = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+    def current(self) -> str | None:
+        """Return the token, reading the file when it was replaced or written."""
         with self._lock:
-            if mark != self._mark:
-                self._read(mark)
+            if self._mark is None or self._mark != self._look():
+                self._read()
             return self._token
 
     def after_refusal(self, refused: str) -> str | None:
@@ -34,12 +37,23 @@ class TokenFile:
         """
         with self._lock:
             if self._token == refused:
-                self._read(None)
+                self._read()
             return self._token if self._token != refused else None
 
-    def _read(self, mark: tuple[int, int, int] | None) -> None:
-        self._token = self._path.read_text(encoding="utf-8").strip()
-        self._mark = mark
+    def _look(self) -> tuple[int, int, int] | None:
+        try:
+            stat = self._path.stat()
+        except OSError:
+            return None
+        return stat.st_ino, stat.st_mtime_ns, stat.st_size
+
+    def _read(self) -> None:
+        self._mark = self._look()
+        try:
+            text = self._path.read_text(encoding="ascii").strip()
+        except (OSError, UnicodeDecodeError):
+            text = ""
+        self._token = text if _SENDABLE.fullmatch(text) else None
 
     def __repr__(self) -> str:
         return f"TokenFile({str(self._path)!r})"

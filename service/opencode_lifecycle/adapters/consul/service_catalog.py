@@ -94,13 +94,12 @@ class ConsulServiceCatalog:
         Nothing of aiohttp or py-consul gets out, not even as the cause of an error: their messages quote answers.
         """
         async with deadline.enforce():
-            token = await asyncio.to_thread(_read_or_none, self._token.current)
-            if not token:
-                raise UpstreamDenied(SYSTEM, operation, "the token file cannot be read")
+            token = await asyncio.to_thread(self._token.current)
+            if token is None:
+                raise UpstreamDenied(SYSTEM, operation, "the token file holds no token")
             outcome = await _attempt(operation, request, token)
             if isinstance(outcome, UpstreamDenied):
-                refused = token
-                other = await asyncio.to_thread(_read_or_none, lambda: self._token.after_refusal(refused))
+                other = await asyncio.to_thread(self._token.after_refusal, token)
                 outcome = await _attempt(operation, request, other) if other else outcome
         if isinstance(outcome, UpstreamError):
             raise outcome
@@ -129,14 +128,6 @@ def _meaning(status: int) -> tuple[type[UpstreamError], str]:
     if status < HTTPStatus.BAD_REQUEST:
         return UpstreamNonsense, f"it answered {status}"
     return UpstreamRejected, f"it answered {status}"
-
-
-def _read_or_none(read: Callable[[], str | None]) -> str | None:
-    """Swallow what a broken token file raises: such an error may hold what was read."""
-    try:
-        return read()
-    except (OSError, UnicodeDecodeError):
-        return None
 
 
 def _instance(job_id: JobId, entry: Mapping[str, Any]) -> ServiceInstance | None:

@@ -46,11 +46,6 @@ _TROUBLE: Final[tuple[tuple[tuple[type[Exception], ...], type[UpstreamError], st
         "its certificate is not accepted",
     ),
     (
-        (requests.exceptions.InvalidHeader, UnicodeEncodeError),
-        UpstreamDenied,
-        "the token file holds no token",
-    ),
-    (
         (requests.RequestException, urllib3.exceptions.HTTPError, OSError),
         UpstreamUnavailable,
         "the connection failed",
@@ -107,17 +102,17 @@ class VaultConnection:
         return self._session.status
 
     def _use_token(self, operation: str) -> str:
-        token = _read_or_none(self._token.current)
-        if not token:
-            raise UpstreamDenied(SYSTEM, operation, "the token file cannot be read")
+        token = self._token.current()
+        if token is None:
+            raise UpstreamDenied(SYSTEM, operation, "the token file holds no token")
         self._adapter.token = token
         return token
 
     def _adopt_another(self, refused: str) -> bool:
-        other = _read_or_none(lambda: self._token.after_refusal(refused))
-        if other:
+        other = self._token.after_refusal(refused)
+        if other is not None:
             self._adapter.token = other
-        return bool(other)
+        return other is not None
 
     def _attempt(self, operation: str, deadline: Deadline, request: Callable[[], Any]) -> Any:
         """Return the answer, or the error instead of it: one that is raised later carries no vendor's context."""
@@ -158,14 +153,6 @@ def _meaning(status: int, errors: str) -> tuple[type[UpstreamError], str]:
             return VersionConflict, ""
         case _:
             return UpstreamRejected, f"it answered {status}"
-
-
-def _read_or_none(read: Callable[[], str | None]) -> str | None:
-    """Swallow what a broken token file raises: such an error may hold what was read."""
-    try:
-        return read()
-    except (OSError, UnicodeDecodeError):
-        return None
 
 
 def field(operation: str, answer: Any, *path: str, of: type[T]) -> T:
