@@ -2,7 +2,6 @@
 
 import asyncio
 import shlex
-import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ import click
 from opencode_lifecycle.cli.connection import CommandFailed
 from opencode_lifecycle.cli.exit_codes import ExitCode
 from opencode_lifecycle.cli.output import Screen, duration, state
-from opencode_lifecycle.cluster import demo, startup
+from opencode_lifecycle.cluster import demo, shutdown, startup
 from opencode_lifecycle.cluster import record as record_file
 from opencode_lifecycle.cluster import status as cluster_status
 from opencode_lifecycle.cluster.layout import Layout, write_private
@@ -112,7 +111,7 @@ def destroy(*, directory: Path) -> None:
         return
     with _own_failures("destroy"), Shown(screen.notes) as progress:
         startup.down(layout, progress)
-        shutil.rmtree(layout.root)
+        shutdown.remove(layout)
     screen.note(f"Removed {layout.root}. The programs stay in the cache.")
 
 

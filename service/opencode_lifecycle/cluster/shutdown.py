@@ -1,7 +1,11 @@
 """Ending a cluster in the right order, from what is recorded and by the cluster's mark."""
 
+import re
+import shutil
+import subprocess
 from collections.abc import Callable, Iterable
 from datetime import timedelta
+from pathlib import Path
 from typing import Final
 
 from opencode_lifecycle.cluster import state as state_file
@@ -39,6 +43,29 @@ def stop(layout: Layout, record: Record, report: Callable[[str], None] = lambda 
     if stubborn:
         numbers = ", ".join(str(process.pid) for process in stubborn)
         raise ClusterError(f"These processes cannot be ended: {numbers}.")
+
+
+def remove(layout: Layout) -> None:
+    """
+    Remove everything of a cluster that is stopped.
+
+    Run by root, Nomad mounts memory for secrets and binds workspaces below its data; what is mounted is let go first.
+    """
+    for point in reversed(_mounted_below(layout.root.resolve())):
+        subprocess.run(["umount", str(point)], check=False, capture_output=True)  # noqa: S603, S607  (the system's own)
+    left = _mounted_below(layout.root.resolve())
+    if left:
+        raise ClusterError(f"{left[-1]} is mounted and cannot be let go; unmount it and repeat.")
+    shutil.rmtree(layout.root)
+
+
+def _mounted_below(root: Path) -> list[Path]:
+    """Return mount points below *root*, in the order in which they were mounted."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    points = [
+        Path(re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), line.split()[4])) for line in lines
+    ]
+    return [point for point in points if point.is_relative_to(root)]
 
 
 def stop_servers(layout: Layout) -> None:
