@@ -80,6 +80,9 @@ class Postgresql:
                 process.send_signal(how)
             process.wait(_START_SECONDS)
 
+    def remove(self) -> None:
+        shutil.rmtree(self.directory, ignore_errors=True)
+
     def initialize(self) -> None:
         command = [self.programs / "initdb", "-D", self.directory / "data", "-U", _OWNER, "-A", "trust"]
         command += ["-E", "UTF8", "--locale=C.UTF-8", "--no-sync"]
@@ -136,7 +139,7 @@ def postgresql(request: pytest.FixtureRequest) -> Postgresql:
     if _SERVER not in stash:
         server = new_postgresql()
         stash[_SERVER] = server
-        request.config.add_cleanup(lambda: shutil.rmtree(server.directory, ignore_errors=True))
+        request.config.add_cleanup(server.remove)
         request.config.add_cleanup(server.stop)
         server.start()
     return stash[_SERVER]

@@ -6,12 +6,16 @@ another, are told apart and paged alike everywhere.
 """
 
 import json
+import re
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import JSON, BigInteger, Column, DateTime, Dialect, String, Text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import TypeDecorator
+
+_ESCAPED_NUL: Final = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
+"""An escaped NUL, and not a backslash of its own followed by `u0000`."""
 
 
 class Instant(TypeDecorator[datetime]):
@@ -61,7 +65,7 @@ def json_text(value: Any) -> str:
     message contains one.
     """
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return storable(text).replace("\\u0000", "\\ufffd")
+    return _ESCAPED_NUL.sub(r"\1\\ufffd", storable(text)) if "\\u0000" in text else storable(text)
 
 
 def identifier(name: str, *constraints: Any, nullable: bool = False, **options: Any) -> Column[str]:
