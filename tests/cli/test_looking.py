@@ -317,6 +317,18 @@ def test_events_are_those_of_one_stack_or_of_all(run, service, arguments, path):
     assert "2026-01-02T03:04:05Z ada stack.ensured backend-1 3 resources=small" in lines_of(result)
 
 
+def test_an_event_reads_as_a_change_and_leaves_out_what_is_empty(run, service):
+    data = {
+        "desired": {"from": "running", "to": "stopped"},
+        "held": {"from": False, "to": True},
+        "reason": None,
+        "message": "",
+    }
+    service.answers("GET /v1/events", items(event(data=data)))
+
+    assert run("events").stdout.rstrip().endswith(" desired=running → stopped, held=no → yes")
+
+
 def test_the_latest_events_are_shown_though_the_service_begins_with_the_first(run, service):
     service.answers("GET /v1/events", items(event(id="evt_1"), event(id="evt_2"), next_cursor="more"))
     service.answers("GET /v1/events", items(event(id="evt_3")))

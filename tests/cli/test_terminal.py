@@ -1,6 +1,10 @@
 """What a person sees: the real program on a real pseudo-terminal."""
 
+import os
 import re
+import signal
+import subprocess
+import sys
 
 from fakes.lifecycle_service import address, operation, phases, stack, waiting_stack
 from opencode_lifecycle.cli.exit_codes import ExitCode
@@ -83,3 +87,25 @@ def test_an_address_is_shown_with_how_fresh_it_is(service, terminal):
     service.answers("GET /v1/stacks/ada/address", address())
 
     assert "proven 2026-01-02T03:04:05Z" in terminal("address", "ada").text
+
+
+def test_who_interrupts_the_watching_is_told_that_the_request_goes_on(service, token_file):
+    service.answers("PUT /v1/stacks/ada", waiting_stack(), status=202, Location="/v1/operations/op_1")
+    service.answers("GET /v1/operations/op_1", operation("running", phases=phases("pending")))
+    with subprocess.Popen(
+        [sys.executable, "-m", "opencode_lifecycle", "ensure", "ada"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={
+            **os.environ,
+            "OPENCODE_LIFECYCLE_URL": service.url,
+            "OPENCODE_LIFECYCLE_TOKEN_FILE": str(token_file),
+        },
+    ) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == b"ada: pending\n"
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=20)[1].decode()
+
+    assert "The request stays accepted. See: opencode-lifecycle operation op_1" in said
+    assert "Traceback" not in said

@@ -220,8 +220,14 @@ def _objects(value: Any) -> list[JsonObject]:
 
 
 def _inline(value: Any) -> Any:
+    """Write a JSON value on one line. What is empty is left out, and a change reads from left to right."""
+    if isinstance(value, Mapping) and set(value) == {"from", "to"}:
+        return f"{_inline(value['from'])} → {_inline(value['to'])}"
     if isinstance(value, Mapping):
-        return ", ".join(f"{name}={_inline(item)}" for name, item in value.items())
+        said = {name: item for name, item in value.items() if item is not None and item != ""}
+        return ", ".join(f"{name}={_inline(item)}" for name, item in said.items())
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, list):
         return ", ".join(str(_inline(item)) for item in value)
     return value

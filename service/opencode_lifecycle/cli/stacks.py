@@ -62,7 +62,8 @@ async def list_stacks(
         return
     show_stacks(session.screen, found["items"])
     more = "; there are more (--limit)" if found["next_cursor"] else ""
-    session.screen.note(f"{len(found['items'])} stacks{more}")
+    count = len(found["items"])
+    session.screen.note(f"{count} stack{'' if count == 1 else 's'}{more}")
 
 
 @click.command()
