@@ -207,7 +207,7 @@ variable "bundles_path" {
 variable "entrypoint" {
   type        = list(string)
   description = "What starts OpenCode: the command and first arguments that run entrypoint.py in the image."
-  default     = ["python3", "-I", "-S", "/usr/local/lib/opencode-lifecycle/entrypoint.py"]
+  default     = ["/usr/local/bin/opencode-entrypoint"]
   validation {
     condition     = length(var.entrypoint) > 0 && length([for word in var.entrypoint : word if regex_replace(word, "[$]{|{{", "") != word]) == 0
     error_message = "The entrypoint is a command and its first arguments, without dollar-braces."

@@ -1,0 +1,64 @@
+"""Live files: texts by content and a pointer per stack, in Nomad's variables."""
+
+from typing import Any, Final
+
+from opencode_lifecycle.adapters.nomad.connection import SYSTEM, Answer, NomadConnection, path_of
+from opencode_lifecycle.adapters.nomad.reading import mapping
+from opencode_lifecycle.model.deadline import Deadline
+from opencode_lifecycle.model.errors import UpstreamNonsense, VersionConflict
+from opencode_lifecycle.model.facets import digest_of_text
+from opencode_lifecycle.model.identifiers import JobId
+
+_TRIES: Final = 3
+_INDEX: Final = "ModifyIndex"
+
+
+class NomadLiveFiles:
+    """The `LiveFiles` port. Every write is a check-and-set on what was read."""
+
+    def __init__(self, *, connection: NomadConnection, bundles_path: str) -> None:
+        self._connection = connection
+        self._bundles_path = bundles_path
+
+    async def publish(self, text: str, deadline: Deadline) -> str:
+        digest = digest_of_text(text)
+        await self._write("publish", f"{self._bundles_path}/{digest}", {"text": text}, deadline)
+        return digest
+
+    async def point(self, job_id: JobId, *, instructions: str, managed: str, deadline: Deadline) -> None:
+        items = {"instructions": instructions, "managed": managed}
+        await self._write("point", pointer_path(job_id), items, deadline)
+
+    async def clear(self, job_id: JobId, deadline: Deadline) -> None:
+        await self._connection.delete("clear", path_of("var", pointer_path(job_id)), deadline=deadline)
+
+    async def _write(self, operation: str, path: str, items: dict[str, str], deadline: Deadline) -> None:
+        """Make the variable hold *items*, and write nothing if it does already."""
+        for tries_left in range(_TRIES - 1, -1, -1):
+            answer = await self._connection.get(operation, path_of("var", path), deadline=deadline)
+            index = _index_of(operation, answer)
+            if index and mapping(operation, answer.body).get("Items") == items:
+                return
+            try:
+                await self._connection.put(
+                    operation, path_of("var", path), {"Items": items}, {"cas": index}, deadline=deadline
+                )
+            except VersionConflict:
+                if not tries_left:
+                    raise
+            else:
+                return
+
+
+def pointer_path(job_id: JobId) -> str:
+    """Return where Nomad lets the task of the job, and nobody else's, read without a policy."""
+    return f"nomad/jobs/{job_id}/opencode/server"
+
+
+def _index_of(operation: str, answer: Answer) -> int:
+    if not answer.found:
+        return 0
+    index: Any = mapping(operation, answer.body).get(_INDEX)
+    if not isinstance(index, int) or index <= 0:
+        raise UpstreamNonsense(SYSTEM, operation, f"{_INDEX} is no number")
+    return index

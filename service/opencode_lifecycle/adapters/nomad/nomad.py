@@ -1,0 +1,211 @@
+"""
+Nomad as orchestrator: rendering, registering, stopping and seeing jobs.
+
+Reads and writes go over one asynchronous client, since an observation or a registration per stack is what a fleet's start
+consists of; the calls that are rare go through python-nomad. `service/decisions` has the measurement.
+"""
+
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from opencode_lifecycle.adapters.nomad.connection import SYSTEM, NomadConnection, path_of
+from opencode_lifecycle.adapters.nomad.event_stream import EventStream
+from opencode_lifecycle.adapters.nomad.job_versions import JobVersions
+from opencode_lifecycle.adapters.nomad.library import NomadLibrary
+from opencode_lifecycle.adapters.nomad.listing import FleetListing
+from opencode_lifecycle.adapters.nomad.live_files import NomadLiveFiles
+from opencode_lifecycle.adapters.nomad.logs import read_log
+from opencode_lifecycle.adapters.nomad.placement import placement_failure
+from opencode_lifecycle.adapters.nomad.reading import (
+    allocation_seen,
+    job_seen,
+    mapping,
+    newest_first,
+    number,
+)
+from opencode_lifecycle.adapters.nomad.workspaces import NomadWorkspaces
+from opencode_lifecycle.model.clock import Clock, utc_now
+from opencode_lifecycle.model.deadline import Deadline
+from opencode_lifecycle.model.errors import UpstreamNonsense, UpstreamRejected
+from opencode_lifecycle.model.identifiers import AllocationId, JobId
+from opencode_lifecycle.model.job_template import declared_variables
+from opencode_lifecycle.model.observation import ABSENT, AllocationSeen, Blind, JobSeen, Observation
+from opencode_lifecycle.ports.orchestrator import Change, Listing, RenderedJob, Variables
+
+__all__ = ["Nomad"]
+
+PAGE_SIZE: Final = 500
+BUNDLES_PATH: Final = "opencode/bundles"
+
+
+class Nomad:
+    """
+    The `Orchestrator`, and with `workspaces` and `live_files` the other two ports of the same cluster.
+
+    Nothing is sent before the first call. `close` it in the loop that used it.
+    """
+
+    def __init__(
+        self,
+        *,
+        address: str,
+        token_file: Path,
+        namespace: str,
+        region: str = "global",
+        node_pool: str = "default",
+        ca_file: Path | None = None,
+        threads: int = 16,
+        page_size: int = PAGE_SIZE,
+        now: Clock = utc_now,
+    ) -> None:
+        self._connection = NomadConnection(
+            address=address, token_file=token_file, namespace=namespace, region=region, ca_file=ca_file
+        )
+        self._library = NomadLibrary(
+            address=address,
+            token_file=token_file,
+            namespace=namespace,
+            region=region,
+            ca_file=ca_file,
+            threads=threads,
+        )
+        self._now = now
+        self._versions = JobVersions()
+        self._listing = FleetListing(
+            connection=self._connection, versions=self._versions, page_size=page_size, now=now
+        )
+        self._events = EventStream(
+            connection=self._connection, versions=self._versions, read_allocation=self._read_allocation
+        )
+        self.workspaces = NomadWorkspaces(connection=self._connection, node_pool=node_pool)
+        self.live_files = NomadLiveFiles(connection=self._connection, bundles_path=BUNDLES_PATH)
+
+    async def close(self) -> None:
+        self._library.close()
+        await self._connection.close()
+
+    async def render(self, template: str, variables: Variables, deadline: Deadline) -> RenderedJob:
+        operation = "render"
+        unknown = sorted(set(variables) - declared_variables(template))
+        if unknown:
+            raise UpstreamRejected(
+                SYSTEM, operation, f"the template declares no variable {', '.join(unknown)}"
+            )
+        values = json.dumps(variables)  # JSON is taken literally; as HCL it would be evaluated
+        body = {"JobHCL": template, "Variables": values, "Canonicalize": False}
+        answer = await self._connection.put(operation, path_of("jobs", "parse"), body, deadline=deadline)
+        job = dict(mapping(operation, answer.body))
+        job_id = job.get("ID")
+        if not isinstance(job_id, str) or job_id != variables.get("job_id"):
+            raise UpstreamRejected(SYSTEM, operation, "the template does not use job_id as the job's id")
+        _label_services(job, variables.get("labels"))
+        submission = {"Source": template, "Format": "hcl2", "Variables": values}
+        return RenderedJob(job_id=JobId(job_id), specification={"Job": job, "Submission": submission})
+
+    async def register(self, job: RenderedJob, *, expected_index: int, deadline: Deadline) -> int:
+        operation = "register"
+        body = {**job.specification, "EnforceIndex": True, "JobModifyIndex": expected_index}
+        answer = await self._connection.put(operation, path_of("jobs"), body, deadline=deadline)
+        return number(operation, mapping(operation, answer.body), "JobModifyIndex")
+
+    async def deregister(self, job_id: JobId, *, purge: bool, deadline: Deadline) -> int:
+        return await self._library.deregister(job_id, purge=purge, deadline=deadline)
+
+    async def observe(self, job_id: JobId, deadline: Deadline) -> Observation:
+        """
+        Read the allocations, then the job.
+
+        In this order everything up to the larger of the two indexes is in the job, and an allocation that changed in
+        between comes by the event stream under its own index.
+        """
+        operation = "observe"
+        path = path_of("job", job_id)
+        stubs = await self._connection.get(operation, f"{path}/allocations", {"all": True}, deadline=deadline)
+        allocations = newest_first(
+            [await self._with_address(stub, deadline) for stub in _list(operation, stubs.body)]
+        )
+        answer = await self._connection.get(operation, path, deadline=deadline)
+        job: JobSeen | Blind = ABSENT
+        failure: str | None = None
+        if answer.found:
+            job = job_seen(operation, answer.body)
+            self._versions.learn_job(job)
+            if not job.stopped and not any(_is_wanted(each) for each in allocations):
+                failure = await self._placement_failure(job_id, deadline)
+        return Observation(
+            job=job,
+            allocations=allocations,
+            placement_failure=failure,
+            index=max(stubs.index, answer.index),
+            observed_at=self._now(),
+        )
+
+    async def list_all(self, deadline: Deadline) -> Listing:
+        return await self._listing.read(deadline)
+
+    async def follow(self, index: int) -> AsyncIterator[Change]:
+        async for change in self._events.follow(index):
+            if hasattr(change, "allocation"):
+                self._versions.learn_allocation(change.allocation)
+            yield change
+
+    async def read_log(
+        self, allocation_id: AllocationId, *, kind: str, tail: int, follow: bool, deadline: Deadline
+    ) -> AsyncIterator[bytes]:
+        async for line in read_log(
+            self._connection, allocation_id, kind=kind, tail=tail, follow=follow, deadline=deadline
+        ):
+            yield line
+
+    async def ping(self, deadline: Deadline) -> None:
+        await self._library.ping(deadline)
+
+    async def _placement_failure(self, job_id: JobId, deadline: Deadline) -> str | None:
+        operation = "observe"
+        path = f"{path_of('job', job_id)}/evaluations"
+        answer = await self._connection.get(operation, path, deadline=deadline)
+        return placement_failure([mapping(operation, each) for each in _list(operation, answer.body)])
+
+    async def _with_address(self, stub: Any, deadline: Deadline) -> AllocationSeen:
+        """Complete a stub, which has no ports. They never change, so they are read once."""
+        seen = allocation_seen("observe", stub)
+        if not seen.client_status.is_terminal and self._versions.address_of(seen.id) is None:
+            await self._read_allocation(seen.id, deadline)
+        complete = allocation_seen("observe", stub, address=self._versions.address_of(seen.id))
+        self._versions.learn_allocation(complete)
+        return complete
+
+    async def _read_allocation(self, allocation_id: str, deadline: Deadline) -> AllocationSeen | None:
+        operation = "read allocation"
+        answer = await self._connection.get(
+            operation, path_of("allocation", allocation_id), deadline=deadline
+        )
+        if not answer.found:
+            return None
+        seen = allocation_seen(operation, answer.body)
+        self._versions.learn_allocation(seen)
+        return seen
+
+
+def _list(operation: str, body: Any) -> Sequence[Any]:
+    if body is None:
+        return ()
+    if not isinstance(body, list):
+        raise UpstreamNonsense(SYSTEM, operation, "a list was expected")
+    return body
+
+
+def _is_wanted(allocation: AllocationSeen) -> bool:
+    return allocation.desired_status == "run" and not allocation.client_status.is_terminal
+
+
+def _label_services(job: Mapping[str, Any], labels: Any) -> None:
+    """Put the labels into the services' meta: HCL takes only literal keys there, so the template cannot."""
+    if not isinstance(labels, Mapping) or not labels:
+        return
+    for group in job.get("TaskGroups") or ():
+        for holder in (group, *(group.get("Tasks") or ())):
+            for service in holder.get("Services") or ():
+                service["Meta"] = {**labels, **(service.get("Meta") or {})}

@@ -1,0 +1,96 @@
+"""Workspaces: dynamic host volumes, one per stack, bearing the job's name."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from opencode_lifecycle.adapters.nomad.connection import SYSTEM, NomadConnection, path_of
+from opencode_lifecycle.adapters.nomad.reading import mapping, text
+from opencode_lifecycle.model.deadline import Deadline
+from opencode_lifecycle.model.errors import UpstreamNonsense, UpstreamRejected
+from opencode_lifecycle.model.identifiers import JobId
+from opencode_lifecycle.ports.orchestrator import WorkspaceFound
+
+PLUGIN: Final = "mkdir"
+ACCESS_MODE: Final = "single-node-single-writer"
+_PAGE: Final = 500
+_GONE: Final = "no such volume"
+
+
+class NomadWorkspaces:
+    """
+    The `Workspaces` port.
+
+    A new volume takes Nomad's client 5 to 10 seconds to report to the scheduler; a job that is registered meanwhile is
+    blocked for want of its volume and placed as soon as the report is there.
+    """
+
+    def __init__(
+        self,
+        *,
+        connection: NomadConnection,
+        node_pool: str,
+        parameters: Mapping[str, str] | None = None,
+    ) -> None:
+        self._connection = connection
+        self._node_pool = node_pool
+        self._parameters = dict(parameters or {})
+
+    async def ensure(self, job_id: JobId, deadline: Deadline) -> WorkspaceFound:
+        """
+        Return the volume, creating it where there is none.
+
+        Two that create it at once on different nodes would leave one too many: whoever calls holds the stack's claim.
+        """
+        found = await self.find(job_id, deadline)
+        if found is not None:
+            return found
+        operation = "create volume"
+        volume = {
+            "Name": job_id,
+            "Namespace": self._connection.namespace,
+            "PluginID": PLUGIN,
+            "NodePool": self._node_pool,
+            "Parameters": self._parameters,
+            "RequestedCapabilities": [{"AccessMode": ACCESS_MODE, "AttachmentMode": "file-system"}],
+        }
+        answer = await self._connection.put(
+            operation, path_of("volume", "host", "create"), {"Volume": volume}, deadline=deadline
+        )
+        return _found(operation, mapping(operation, answer.body).get("Volume"))
+
+    async def find(self, job_id: JobId, deadline: Deadline) -> WorkspaceFound | None:
+        operation = "find volume"
+        query = {"type": "host"}
+        stubs, _ = await self._connection.pages(
+            operation, path_of("volumes"), query, page_size=_PAGE, deadline=deadline
+        )
+        ids = [
+            text(operation, stub, "ID")
+            for stub in (mapping(operation, each) for each in stubs)
+            if stub.get("Name") == job_id
+        ]
+        for volume_id in sorted(ids):
+            answer = await self._connection.get(
+                operation, path_of("volume", "host", volume_id), deadline=deadline
+            )
+            if answer.found:
+                return _found(operation, answer.body)
+        return None
+
+    async def destroy(self, volume_id: str, deadline: Deadline) -> None:
+        path = f"{path_of('volume', 'host', volume_id)}/delete"
+        try:
+            await self._connection.delete("delete volume", path, deadline=deadline)
+        except UpstreamRejected as refused:
+            if _GONE not in refused.detail:
+                raise
+
+
+def _found(operation: str, source: Any) -> WorkspaceFound:
+    volume = mapping(operation, source)
+    path = text(operation, volume, "HostPath")
+    if not path.startswith("/"):
+        raise UpstreamNonsense(SYSTEM, operation, "the volume has no host path")
+    return WorkspaceFound(
+        volume_id=text(operation, volume, "ID"), node_id=text(operation, volume, "NodeID"), path=path
+    )
