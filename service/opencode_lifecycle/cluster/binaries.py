@@ -70,7 +70,7 @@ def find(server: PinnedServer, wanted: Wanted, progress: Progress) -> Path:
 
 
 def _make(server: PinnedServer, place: Path, wanted: Wanted, progress: Progress, refused: list[str]) -> Path:
-    if server is NOMAD and wanted.require_mock_driver:
+    if server.name == NOMAD.name and wanted.require_mock_driver:
         refused.append("official release: has no mock_driver")
     else:
         try:
@@ -126,7 +126,7 @@ def _reason_against(server: PinnedServer, program: Path, wanted: Wanted) -> str 
     if not server.accepts(version):
         lowest = ".".join(str(part) for part in server.lowest)
         return f"is version {'.'.join(str(part) for part in version)}; {lowest} or later below {server.below[0]} is needed"
-    if server is NOMAD and wanted.require_mock_driver and not has_mock_driver(program):
+    if server.name == NOMAD.name and wanted.require_mock_driver and not has_mock_driver(program):
         return _NO_MOCK
     return None
 
