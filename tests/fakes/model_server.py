@@ -1,0 +1,163 @@
+"""A language model on loopback that speaks OpenAI's chat protocol, says what a test wants and can be held in mid-sentence."""
+
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+
+from fakes.faults import Hold
+
+MODEL = "echo"
+PROVIDER = "loopback"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRequest:
+    """One call of `/v1/chat/completions`."""
+
+    model: str
+    messages: Sequence[Mapping[str, Any]]
+    streamed: bool
+    authorization: str
+
+    @property
+    def last_text(self) -> str:
+        """What the user said last."""
+        content = next(m["content"] for m in reversed(self.messages) if m["role"] == "user")
+        if isinstance(content, str):
+            return content
+        return "".join(part.get("text", "") for part in content)
+
+
+Script = Callable[[ModelRequest], str]
+
+
+@dataclass(slots=True)
+class ModelServer:
+    """Answers each request with what `script` makes of it, word by word when it is to be streamed."""
+
+    url: str = ""
+    """Base address, with `/v1`."""
+    script: Script = field(default=lambda request: f"You said: {request.last_text}")
+    requests: list[ModelRequest] = field(default_factory=list)
+    _holds: dict[str, Hold] = field(default_factory=dict)
+
+    def say(self, text: str) -> None:
+        """Answer everything with *text* from now on."""
+        self.script = lambda _: text
+
+    def hold_next(self, question: str) -> Hold:
+        """
+        Stop the next streamed answer to *question* after its first word, until it is released.
+
+        OpenCode also asks on its own, for a title; such requests pass.
+        """
+        hold = Hold()
+        self._holds[question] = hold
+        return hold
+
+    def configuration(self, api_key: str = "any") -> dict[str, Any]:
+        """Return an OpenCode configuration whose only model is this one. The provider's package ships with OpenCode."""
+        return {
+            "model": f"{PROVIDER}/{MODEL}",
+            "small_model": f"{PROVIDER}/{MODEL}",
+            "enabled_providers": [PROVIDER],
+            "share": "disabled",
+            "autoupdate": False,
+            "provider": {
+                PROVIDER: {
+                    "npm": "@ai-sdk/openai-compatible",
+                    "name": "Loopback",
+                    "options": {"baseURL": self.url, "apiKey": api_key},
+                    "models": {
+                        MODEL: {
+                            "name": "Echo",
+                            "tool_call": True,
+                            "limit": {"context": 100_000, "output": 4_096},
+                        }
+                    },
+                }
+            },
+        }
+
+    async def _list_models(self, request: web.Request) -> web.Response:
+        model = {"id": MODEL, "object": "model", "created": 0, "owned_by": PROVIDER}
+        return web.json_response({"object": "list", "data": [model]})
+
+    async def _complete(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        asked = ModelRequest(
+            model=body["model"],
+            messages=body["messages"],
+            streamed=bool(body.get("stream")),
+            authorization=request.headers.get("Authorization", ""),
+        )
+        self.requests.append(asked)
+        text = self.script(asked)
+        if asked.streamed:
+            return await self._stream(request, asked, text)
+        message = {"role": "assistant", "content": text}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        return web.json_response(
+            _envelope("chat.completion", asked.model, [choice]) | {"usage": _usage(text)}
+        )
+
+    async def _stream(self, request: web.Request, asked: ModelRequest, text: str) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+
+        async def send(delta: Mapping[str, str], finish: str | None = None) -> None:
+            choice = {"index": 0, "delta": delta, "finish_reason": finish}
+            chunk = _envelope("chat.completion.chunk", asked.model, [choice])
+            if finish is not None:
+                chunk["usage"] = _usage(text)
+            await response.write(f"data: {json.dumps(chunk)}\n\n".encode())
+
+        hold = self._holds.pop(asked.last_text, None)
+        first, *rest = text.split(" ") if text else [""]
+        await send({"role": "assistant", "content": first})
+        if hold is not None:
+            await hold.wait()
+        for word in rest:
+            await send({"content": f" {word}"})
+        await send({}, "stop")
+        await response.write(b"data: [DONE]\n\n")
+        return response
+
+
+@asynccontextmanager
+async def model_server() -> AsyncIterator[ModelServer]:
+    """Serve on a free loopback port. Answers that are still held when it ends are cut off."""
+    server = ModelServer()
+    app = web.Application(client_max_size=64 * 1024 * 1024)
+    app.router.add_get("/v1/models", server._list_models)
+    app.router.add_post("/v1/chat/completions", server._complete)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    host, port = runner.addresses[0][:2]
+    server.url = f"http://{host}:{port}/v1"
+    try:
+        yield server
+    finally:
+        await runner.cleanup()
+
+
+def _envelope(kind: str, model: str, choices: Sequence[object]) -> dict[str, Any]:
+    return {
+        "id": "chatcmpl-loopback",
+        "object": kind,
+        "created": int(time.time()),
+        "model": model,
+        "choices": choices,
+    }
+
+
+def _usage(text: str) -> dict[str, int]:
+    words = len(text.split())
+    return {"prompt_tokens": 1, "completion_tokens": words, "total_tokens": 1 + words}
