@@ -163,7 +163,7 @@ class World:
     async def until(self, is_so: Callable[[], bool]) -> None:
         """Wait until *is_so*."""
         async with asyncio.timeout(10):
-            while not is_so():
+            while not is_so():  # noqa: ASYNC110 - what is waited for is any condition of a test
                 await asyncio.sleep(0.01)
 
     async def phase(self, phase: Phase, user: str = ADA) -> Stack:

@@ -47,7 +47,7 @@ async def test_a_thousand_ensures_at_once_make_one_job_one_password_and_one_row(
     assert all(answer.ready for answer in answers)
     assert world.nomad.jobs[world.job_id()].seen.version == 0
     assert await world.vault.latest_version(world.job_id(), _deadline()) == 1
-    assert len((await world.store.changes_since(0, limit=10))) == 1
+    assert len(await world.store.changes_since(0, limit=10)) == 1
 
 
 async def test_a_second_user_gets_a_runtime_and_a_password_of_their_own(world: World):

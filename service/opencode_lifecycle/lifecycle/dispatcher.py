@@ -16,7 +16,7 @@ from opencode_lifecycle.lifecycle.reconciler import Reconciler
 from opencode_lifecycle.lifecycle.releases import Releases
 from opencode_lifecycle.lifecycle.wanted import Site, wanted_facets
 from opencode_lifecycle.model.clock import Clock
-from opencode_lifecycle.model.errors import UpstreamError, UpstreamRejected
+from opencode_lifecycle.model.errors import UpstreamError
 from opencode_lifecycle.model.identifiers import UserId
 from opencode_lifecycle.model.states import Desired
 from opencode_lifecycle.ports.stores import Claimed, StackStore
@@ -82,12 +82,7 @@ class Dispatcher:
         if observation is None:
             # Not seen: the row says when it is due. Unknown is no reason to act.
             return False
-        try:
-            wanted = wanted_facets(
-                stack, release, self._site, secret_version=stack.status.secret_version or 0
-            )
-        except UpstreamRejected:
-            return True
+        wanted = wanted_facets(stack, release, self._site, secret_version=stack.status.secret_version or 0)
         work = Work(
             stack=stack,
             observation=observation,

@@ -25,7 +25,6 @@ from opencode_lifecycle.model.errors import (
     RuntimeNotReady,
     StackNotFound,
     UpstreamError,
-    UpstreamRejected,
 )
 from opencode_lifecycle.model.identifiers import AllocationId, OperationId, UserId, new_event_id
 from opencode_lifecycle.model.operation import Event, Operation
@@ -389,10 +388,7 @@ class Provisioning:
         have = stack.status.facets
         if found is None or have is None or stack.status.phase is not Phase.RUNNING:
             return ()
-        try:
-            want = wanted_facets(stack, found[0], self._site, secret_version=stack.status.secret_version or 0)
-        except UpstreamRejected:
-            return ()
+        want = wanted_facets(stack, found[0], self._site, secret_version=stack.status.secret_version or 0)
         return staleness_between(have, want)
 
     def _public_url(self, stack: Stack) -> str | None:

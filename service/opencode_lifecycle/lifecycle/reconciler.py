@@ -126,11 +126,7 @@ class Reconciler:
 
     async def reconcile(self, claimed: Claimed) -> None:
         """Take *claimed* to rest, or as far as its neighbours allow, and end the claim."""
-        try:
-            current = await self._begin(claimed)
-        except UpstreamRejected as error:
-            await self._give_up(claimed, Reason.JOB_REJECTED, error.detail)
-            return
+        current = await self._begin(claimed)
         try:
             await self._go(current)
         except ClaimLost:

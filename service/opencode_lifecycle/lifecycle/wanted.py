@@ -49,14 +49,21 @@ def environment_of(stack: Stack, release: Release) -> Mapping[str, str]:
 
 
 def wanted_facets(stack: Stack, release: Release, site: Site, *, secret_version: int) -> Facets:
-    """Return every facet of *stack* on *release* with the password of *secret_version*."""
-    resources = resource_class_of(stack, release)
+    """
+    Return every facet of *stack* on *release* with the password of *secret_version*.
+
+    A resource class that the release does not know is a facet all the same, so that such a stack can be shown, stopped
+    and deleted; only its job cannot be rendered.
+    """
+    resources = release.resource_classes.get(stack.intent.resources)
     return Facets(
         image=release.image,
         opencode_version=release.opencode_version,
         template=release.template_digest,
         environment=digest_of([environment_of(stack, release), sorted(site.secret_environment)]),
-        resources=digest_of([resources.cpu, resources.memory, resources.memory_max]),
+        resources=digest_of(
+            [resources.cpu, resources.memory, resources.memory_max] if resources else stack.intent.resources
+        ),
         secret_version=secret_version,
         prompt=digest_of_text(release.instructions)[:16],
         config=digest_of_text(release.managed_config)[:16],

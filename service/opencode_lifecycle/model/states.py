@@ -103,7 +103,7 @@ PHASE_MOVES: Final[Mapping[Phase, frozenset[Phase]]] = {
         {Phase.PENDING, Phase.STARTING, Phase.FAILED, Phase.STOPPING, Phase.STOPPED, Phase.DELETING}
     ),
     Phase.STOPPING: frozenset({Phase.PENDING, Phase.STOPPED, Phase.FAILED, Phase.DELETING}),
-    Phase.STOPPED: frozenset({Phase.PENDING, Phase.STOPPING, Phase.DELETING}),
+    Phase.STOPPED: frozenset({Phase.PENDING, Phase.FAILED, Phase.STOPPING, Phase.DELETING}),
     Phase.FAILED: frozenset(
         {Phase.PENDING, Phase.STARTING, Phase.RUNNING, Phase.STOPPING, Phase.STOPPED, Phase.DELETING}
     ),

@@ -1,0 +1,296 @@
+"""The rules of the plan, over every combination of what is wanted, where the stack is, and what is seen."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from opencode_lifecycle.lifecycle.planning import (
+    DestroySecret,
+    DestroyWorkspace,
+    FinishDeletion,
+    Limits,
+    Look,
+    Move,
+    Part,
+    PurgeJob,
+    RegisterJob,
+    Rest,
+    Step,
+    StopJob,
+    Work,
+    plan,
+)
+from opencode_lifecycle.model.facets import Facets
+from opencode_lifecycle.model.identifiers import AllocationId, ReleaseId, UserId, VolumeId, job_id_of
+from opencode_lifecycle.model.job_template import TemplateNeeds
+from opencode_lifecycle.model.observation import (
+    ABSENT,
+    AllocationSeen,
+    ClientStatus,
+    JobSeen,
+    Observation,
+    TaskTrouble,
+)
+from opencode_lifecycle.model.proof import Proof, ProofResult
+from opencode_lifecycle.model.stack import Address, Intent, Runtime, Stack, Status, Workspace
+from opencode_lifecycle.model.states import Desired, Health, Phase, Reason
+from opencode_lifecycle.ports.prober import Liveness
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+LIMITS = Limits(start=timedelta(minutes=3), stop=timedelta(minutes=2))
+USER = UserId("ada")
+JOB = job_id_of("main", USER)
+FACETS = Facets(
+    image="",
+    opencode_version="1.18.34",
+    template="t",
+    environment="e",
+    resources="r",
+    secret_version=1,
+    prompt="p",
+    config="c",
+    labels="l",
+    endpoints="n",
+)
+OURS = {**FACETS.meta(), "managed_by": "opencode-lifecycle", "installation": "main", "user": "ada"}
+ADDRESS = Address(host="127.0.0.1", port=4096)
+
+jobs = st.one_of(
+    st.just(ABSENT),
+    st.builds(
+        JobSeen,
+        job_id=st.just(JOB),
+        version=st.integers(0, 2),
+        modify_index=st.integers(1, 30),
+        stopped=st.booleans(),
+        meta=st.sampled_from([OURS, {**OURS, "installation": "other"}, {}, {**OURS, "secret_version": "x"}]),
+    ),
+)
+allocations = st.builds(
+    AllocationSeen,
+    id=st.sampled_from([AllocationId("a1"), AllocationId("a2")]),
+    job_version=st.integers(0, 2),
+    modify_index=st.integers(1, 30),
+    create_index=st.integers(1, 30),
+    desired_status=st.sampled_from(["run", "stop"]),
+    client_status=st.sampled_from(ClientStatus),
+    node_id=st.just("n1"),
+    node_name=st.just("node"),
+    address=st.sampled_from([None, ADDRESS]),
+    restarts=st.integers(0, 1),
+    trouble=st.sampled_from([None, *TaskTrouble]),
+)
+observations = st.builds(
+    Observation,
+    job=jobs,
+    allocations=st.lists(allocations, max_size=2).map(tuple),
+    placement_failure=st.sampled_from([None, "no room"]),
+    index=st.integers(1, 40),
+    observed_at=st.just(NOW),
+)
+runtimes = st.builds(
+    Runtime,
+    allocation_id=st.sampled_from([AllocationId("a1"), AllocationId("a2")]),
+    job_version=st.integers(0, 2),
+    node=st.just("node"),
+    image=st.just(""),
+    opencode_version=st.just("1.18.34"),
+    revision=st.just(FACETS.revision),
+    secret_version=st.just(1),
+    release=st.just(ReleaseId("rel_1")),
+    restarts=st.integers(0, 1),
+    started_at=st.just(None),
+    address=st.just(ADDRESS),
+    proven_at=st.just(NOW),
+)
+statuses = st.builds(
+    Status,
+    observed_generation=st.integers(0, 3),
+    phase=st.sampled_from(Phase),
+    phase_since=st.sampled_from([NOW, NOW - timedelta(minutes=1), NOW - timedelta(hours=1)]),
+    health=st.sampled_from(Health),
+    reason=st.sampled_from([None, *Reason]),
+    facets=st.sampled_from(
+        [None, FACETS, replace(FACETS, labels="other"), replace(FACETS, environment="other")]
+    ),
+    secret_version=st.sampled_from([None, 1]),
+    workspace=st.sampled_from([None, Workspace(volume_id=VolumeId("v"), node_id="n1", path="/v")]),
+    job_modify_index=st.sampled_from([None, 5]),
+    fresh_start_done=st.integers(0, 3),
+    rotation_done=st.integers(0, 3),
+    runtime=st.one_of(st.none(), runtimes),
+    attempts=st.integers(0, 5),
+)
+intents = st.builds(
+    Intent,
+    generation=st.integers(1, 3),
+    desired=st.sampled_from(Desired),
+    group=st.just("default"),
+    resources=st.just("small"),
+    labels=st.just({}),
+    environment=st.just({}),
+    wanted_release=st.just(ReleaseId("rel_1")),
+    fresh_start=st.integers(0, 3),
+    rotation=st.integers(0, 3),
+    delete_workspace=st.booleans(),
+)
+stacks = st.builds(
+    Stack,
+    user_id=st.just(USER),
+    job_id=st.just(JOB),
+    namespace=st.just("opencode"),
+    region=st.just("global"),
+    intent=intents,
+    status=statuses,
+    created_at=st.just(NOW),
+    updated_at=st.just(NOW),
+)
+proofs = st.one_of(
+    st.none(),
+    st.builds(
+        Proof,
+        result=st.sampled_from(ProofResult),
+        address=st.just(ADDRESS),
+        allocation_id=st.sampled_from([AllocationId("a1"), AllocationId("a2")]),
+        version=st.just("1.18.34"),
+        at=st.just(NOW),
+    ),
+)
+
+
+def reachable(stack: Stack) -> Stack:
+    """A stack that is being deleted is wanted deleted: an ensure meanwhile waits beside it, as its successor."""
+    if stack.status.phase is not Phase.DELETING:
+        return stack
+    return replace(stack, intent=replace(stack.intent, desired=Desired.DELETED))
+
+
+works = st.builds(
+    Work,
+    stack=stacks.map(reachable),
+    observation=st.one_of(st.none(), observations),
+    proof=proofs,
+    liveness=st.sampled_from([None, *Liveness]),
+    silent_probes=st.integers(0, 5),
+    wanted=st.just(FACETS),
+    needs=st.just(TemplateNeeds(secret=True, workspace=True, live_files=True)),
+    installation=st.just("main"),
+    done=st.sets(st.sampled_from(Part)).map(frozenset),
+)
+
+DESTRUCTIVE = (StopJob, PurgeJob, DestroySecret, DestroyWorkspace, FinishDeletion)
+
+
+def step_of(work: Work) -> Step:
+    return plan(work, now=NOW, limits=LIMITS)
+
+
+def after_moves(work: Work) -> tuple[Work, Step]:
+    """Follow the plan through its moves to the first step that is none."""
+    for _ in range(12):
+        step = step_of(work)
+        if not isinstance(step, Move):
+            return work, step
+        work = replace(work, stack=replace(work.stack, status=step.status))
+    raise AssertionError(f"moves without end from {work}")
+
+
+@given(works)
+@settings(max_examples=300, deadline=None)
+def test_every_situation_has_a_next_step_and_moves_come_to_an_end(work):
+    after_moves(work)
+
+
+@given(works)
+@settings(max_examples=300, deadline=None)
+def test_what_cannot_be_seen_is_looked_at_and_never_acted_on(work):
+    step = step_of(replace(work, observation=None))
+
+    assert isinstance(step, Look | Rest)
+
+
+@given(works)
+@settings(max_examples=300, deadline=None)
+def test_a_job_that_is_not_provably_ours_is_never_stopped_purged_or_replaced(work):
+    seen = work.observation
+    if seen is None or not isinstance(seen.job, JobSeen) or seen.job.belongs_to("main"):
+        return
+
+    _, step = after_moves(work)
+
+    assert not isinstance(step, StopJob | PurgeJob | RegisterJob)
+
+
+@given(works)
+@settings(max_examples=300, deadline=None)
+def test_no_job_is_registered_while_an_allocation_may_still_hold_the_workspace(work):
+    _, step = after_moves(work)
+
+    if isinstance(step, RegisterJob):
+        assert work.observation is not None
+        in_place = work.stack.status.phase is Phase.RUNNING
+        assert in_place or not work.observation.live
+
+
+@given(works)
+@settings(max_examples=300, deadline=None)
+def test_a_job_is_purged_only_when_nothing_of_it_runs(work):
+    _, step = after_moves(work)
+
+    if isinstance(step, PurgeJob):
+        assert work.observation is not None
+        assert not work.observation.live
+
+
+@given(works)
+@settings(max_examples=300, deadline=None)
+def test_nothing_is_destroyed_of_a_stack_that_shall_run_or_rest(work):
+    if work.stack.intent.desired is Desired.DELETED:
+        return
+
+    _, step = after_moves(work)
+
+    assert not isinstance(step, PurgeJob | DestroySecret | DestroyWorkspace | FinishDeletion)
+
+
+@given(works)
+@settings(max_examples=300, deadline=None)
+def test_planning_at_rest_again_gives_the_same_rest(work):
+    resting, step = after_moves(work)
+    if not isinstance(step, Rest):
+        return
+
+    again = step_of(replace(resting, stack=replace(resting.stack, status=step.status)))
+
+    assert isinstance(again, Rest)
+    assert again.status == step.status
+
+
+@given(works)
+@settings(max_examples=300, deadline=None)
+def test_a_stack_is_only_called_running_with_a_proof_of_the_allocation_it_names(work):
+    if work.stack.status.phase is Phase.RUNNING:
+        return
+
+    resting, _ = after_moves(work)
+
+    if resting.stack.status.phase is Phase.RUNNING:
+        assert work.proof is not None
+        assert work.proof.result is ProofResult.PROVEN
+        assert resting.stack.status.runtime is not None
+        assert resting.stack.status.runtime.allocation_id == work.proof.allocation_id
+
+
+@given(works)
+@settings(max_examples=300, deadline=None)
+def test_stop_and_delete_have_a_way_forward_from_every_phase(work):
+    if work.stack.intent.desired is Desired.RUNNING or work.observation is None:
+        return
+
+    resting, step = after_moves(work)
+
+    assert resting.stack.status.phase in {Phase.STOPPING, Phase.STOPPED, Phase.DELETING}
+    if isinstance(step, Rest) and resting.stack.status.phase is not Phase.STOPPED:
+        assert step.wait is not None
