@@ -21,10 +21,10 @@ from typing import Any
 from uuid import UUID
 
 from fakes.faults import Faults
+from fakes.nomad_storage import FakeLiveFiles, FakeWorkspaces
 from opencode_lifecycle.model.clock import Clock, utc_now
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import IndexConflict, UpstreamRejected, UpstreamUnavailable
-from opencode_lifecycle.model.facets import digest_of_text
 from opencode_lifecycle.model.identifiers import AllocationId, JobId
 from opencode_lifecycle.model.job_template import TemplateNeeds, declared_variables
 from opencode_lifecycle.model.observation import (
@@ -45,7 +45,6 @@ from opencode_lifecycle.ports.orchestrator import (
     PlacementChanged,
     RenderedJob,
     Variables,
-    WorkspaceFound,
 )
 
 META_OF_VARIABLE = {
@@ -84,7 +83,7 @@ class FakeNomad:
         self.logs: dict[tuple[AllocationId, str], list[bytes]] = {}
         self.on_run: Callable[[JobId, AllocationSeen], None] | None = None
         """Called when an allocation starts to run; a test can start a fake runtime on its address."""
-        self.workspaces = FakeWorkspaces(self, node=node)
+        self.workspaces = FakeWorkspaces(node=node, is_claimed=lambda job_id: bool(self._live(job_id)))
         self.live_files = FakeLiveFiles()
         self.node = node
         self._now = now
@@ -240,6 +239,7 @@ class FakeNomad:
             if purge:
                 del self.jobs[job_id]
                 self._tell(JobChanged(index=self._next_index(), job_id=job_id, job=None))
+                self._forget_ended(job_id)
             return self.index
 
     async def observe(self, job_id: JobId, deadline: Deadline) -> Observation:
@@ -370,6 +370,12 @@ class FakeNomad:
             if self.autostop:
                 self._update(stopping, job_id, client_status=ClientStatus.COMPLETE)
 
+    def _forget_ended(self, job_id: JobId) -> None:
+        """Nomad drops what ended of a job that was purged."""
+        self.allocations[job_id] = self._live(job_id)
+        if not self.allocations[job_id]:
+            del self.allocations[job_id]
+
     def _live(self, job_id: JobId) -> list[AllocationSeen]:
         return [a for a in self.allocations.get(job_id, ()) if not a.client_status.is_terminal]
 
@@ -391,7 +397,9 @@ class FakeNomad:
         )
         if started and self.on_run is not None:
             self.on_run(job_id, updated)
-        if updated.client_status.is_terminal and self.autorun:
+        if updated.client_status.is_terminal and job_id not in self.jobs:
+            self._forget_ended(job_id)
+        elif updated.client_status.is_terminal and self.autorun:
             successors = [a for a in self._live(job_id) if a.client_status is ClientStatus.PENDING]
             if successors and successors[0].desired_status == "run" and not successors[0].trouble:
                 self.run_allocation(job_id)
@@ -404,70 +412,3 @@ class FakeNomad:
     def _tell(self, change: Change) -> None:
         for follower in self._followers:
             follower.put_nowait(change)
-
-
-class FakeWorkspaces:
-    """Volumes, one per job id. A volume of a job with a live allocation is claimed."""
-
-    def __init__(self, nomad: FakeNomad, *, node: str) -> None:
-        self.volumes: dict[JobId, WorkspaceFound] = {}
-        self.faults = Faults()
-        self._nomad = nomad
-        self._node = node
-        self._ids = itertools.count(1)
-
-    async def ensure(self, job_id: JobId, deadline: Deadline) -> WorkspaceFound:
-        async with self.faults.call("ensure", deadline):
-            if job_id not in self.volumes:
-                volume_id = str(UUID(int=(1 << 64) + next(self._ids)))
-                self.volumes[job_id] = WorkspaceFound(
-                    volume_id=volume_id, node_id=self._node, path=f"/volumes/{volume_id}"
-                )
-            return self.volumes[job_id]
-
-    async def find(self, job_id: JobId, deadline: Deadline) -> WorkspaceFound | None:
-        async with self.faults.call("find", deadline):
-            return self.volumes.get(job_id)
-
-    async def destroy(self, volume_id: str, deadline: Deadline) -> None:
-        async with self.faults.call("destroy", deadline):
-            for job_id, volume in list(self.volumes.items()):
-                if volume.volume_id != volume_id:
-                    continue
-                if self._nomad._live(job_id):
-                    raise UpstreamRejected("nomad", "delete volume", f"volume {volume_id} is in use")
-                del self.volumes[job_id]
-
-    def lose(self, job_id: JobId) -> None:
-        """Let the volume vanish, as it does with its node."""
-        del self.volumes[job_id]
-
-
-class FakeLiveFiles:
-    """Bundles by digest and pointers by job id. `writes` counts what a real server would have stored."""
-
-    def __init__(self) -> None:
-        self.bundles: dict[str, str] = {}
-        self.pointers: dict[JobId, dict[str, str]] = {}
-        self.writes = 0
-        self.faults = Faults()
-
-    async def publish(self, text: str, deadline: Deadline) -> str:
-        async with self.faults.call("publish", deadline):
-            digest = digest_of_text(text)
-            if digest not in self.bundles:
-                self.bundles[digest] = text
-                self.writes += 1
-            return digest
-
-    async def point(self, job_id: JobId, *, instructions: str, managed: str, deadline: Deadline) -> None:
-        async with self.faults.call("point", deadline):
-            wanted = {"instructions": instructions, "managed": managed}
-            if self.pointers.get(job_id) != wanted:
-                self.pointers[job_id] = wanted
-                self.writes += 1
-
-    async def clear(self, job_id: JobId, deadline: Deadline) -> None:
-        async with self.faults.call("clear", deadline):
-            if self.pointers.pop(job_id, None) is not None:
-                self.writes += 1

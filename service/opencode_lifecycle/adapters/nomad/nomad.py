@@ -108,7 +108,13 @@ class Nomad:
         operation = "register"
         body = {**job.specification, "EnforceIndex": True, "JobModifyIndex": expected_index}
         answer = await self._connection.put(operation, path_of("jobs"), body, deadline=deadline)
-        return number(operation, mapping(operation, answer.body), "JobModifyIndex")
+        reply = mapping(operation, answer.body)
+        index = number(operation, reply, "JobModifyIndex")
+        if index == number(operation, reply, "EvalCreateIndex"):
+            return index
+        # Nothing changed, so no version was made, and Nomad calls by that name the index of something else.
+        current = await self._connection.get(operation, path_of("job", job.job_id), deadline=deadline)
+        return job_seen(operation, current.body).modify_index
 
     async def deregister(self, job_id: JobId, *, purge: bool, deadline: Deadline) -> int:
         return await self._library.deregister(job_id, purge=purge, deadline=deadline)

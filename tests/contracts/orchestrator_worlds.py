@@ -1,0 +1,233 @@
+"""The fake and the real Nomad, behind one face: how a test makes things happen in either."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Protocol
+from uuid import uuid4
+
+from cluster_fixture import RealCluster
+from fakes.nomad import FakeNomad
+from opencode_lifecycle.adapters.nomad.nomad import Nomad
+from opencode_lifecycle.model.deadline import Deadline
+from opencode_lifecycle.model.identifiers import JobId
+from opencode_lifecycle.model.observation import Observation, TaskTrouble
+from opencode_lifecycle.ports.orchestrator import LiveFiles, Orchestrator, Variables, Workspaces
+
+TEMPLATE = """
+variable "job_id" {
+  type = string
+  validation {
+    condition     = var.job_id != "" && regex_replace(var.job_id, "^[a-z0-9-]*$", "") == ""
+    error_message = "The job_id is made of a-z, 0-9 and hyphens."
+  }
+}
+variable "namespace" {
+  type    = string
+  default = "opencode"
+}
+variable "installation" {
+  type    = string
+  default = "main"
+}
+variable "user_id" {
+  type    = string
+  default = "ada"
+}
+variable "image" {
+  type    = string
+  default = ""
+}
+variable "memory" {
+  type    = number
+  default = 10
+}
+variable "start_error" {
+  type    = string
+  default = ""
+}
+variable "run_for" {
+  type    = string
+  default = "1h"
+}
+variable "exit_code" {
+  type    = number
+  default = 0
+}
+variable "labels" {
+  type    = map(string)
+  default = {}
+}
+variable "volume" {
+  type    = list(string)
+  default = []
+}
+
+job "contract" {
+  id          = var.job_id
+  name        = var.job_id
+  namespace   = var.namespace
+  datacenters = ["*"]
+  meta {
+    image        = var.image
+    user         = var.user_id
+    installation = var.installation
+    managed_by   = "opencode-lifecycle"
+  }
+  update {
+    max_parallel = 0
+  }
+  group "opencode" {
+    network {
+      port "http" {}
+    }
+    restart {
+      attempts = 0
+      mode     = "fail"
+    }
+    reschedule {
+      attempts  = 0
+      unlimited = false
+    }
+    dynamic "volume" {
+      for_each = var.volume
+      labels   = ["workspace"]
+      content {
+        type            = "host"
+        source          = volume.value
+        access_mode     = "single-node-single-writer"
+        attachment_mode = "file-system"
+      }
+    }
+    task "server" {
+      driver = "mock_driver"
+      config {
+        run_for       = var.run_for
+        start_error   = var.start_error
+        exit_code     = var.exit_code
+        stdout_string = "one\\ntwo\\nthree\\n"
+      }
+      resources {
+        cpu    = 1
+        memory = var.memory
+      }
+    }
+  }
+}
+"""
+"""The names of our real templates around Nomad's mock driver, which starts in no time."""
+
+IMPOSSIBLE_MEMORY = 1_000_000_000
+
+
+def soon(purpose: str = "contract", seconds: float = 20) -> Deadline:
+    return Deadline.after(seconds, purpose)
+
+
+async def until(condition: Callable[[], Awaitable[bool]], what: str, seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not await condition():
+        assert time.monotonic() < end, f"waited {seconds} s in vain until {what}"
+        await asyncio.sleep(0.05)
+
+
+class World(Protocol):
+    """One Nomad, and the few things that tests do to it and not through the ports."""
+
+    orchestrator: Orchestrator
+    workspaces: Workspaces
+    live_files: LiveFiles
+
+    async def register(self, job_id: JobId, *, at: int = 0, **variables: str | int) -> int: ...
+
+    async def register_too_large(self, job_id: JobId, *, at: int = 0) -> int: ...
+
+    async def register_failing(self, job_id: JobId, trouble: TaskTrouble) -> int: ...
+
+    async def log_of(self, job_id: JobId) -> None:
+        """Make the running task write `one`, `two`, `three`, if it did not yet."""
+        ...
+
+
+class _Common:
+    def __init__(self, orchestrator: Orchestrator, workspaces: Workspaces, live_files: LiveFiles) -> None:
+        self.orchestrator = orchestrator
+        self.workspaces = workspaces
+        self.live_files = live_files
+        self.jobs: set[JobId] = set()
+
+    async def register(self, job_id: JobId, *, at: int = 0, **variables: str | int) -> int:
+        values: Variables = {"job_id": job_id, **variables}
+        job = await self.orchestrator.render(TEMPLATE, values, soon())
+        self.jobs.add(job_id)
+        return await self.orchestrator.register(job, expected_index=at, deadline=soon())
+
+    async def seen(self, job_id: JobId, condition: Callable[[Observation], bool], what: str) -> Observation:
+        """Observe until *condition* holds and return that observation."""
+        found: list[Observation] = []
+
+        async def holds() -> bool:
+            found[:] = [await self.orchestrator.observe(job_id, soon())]
+            return condition(found[0])
+
+        await until(holds, what)
+        return found[0]
+
+
+class FakeWorld(_Common):
+    def __init__(self) -> None:
+        self.nomad = FakeNomad()
+        super().__init__(self.nomad, self.nomad.workspaces, self.nomad.live_files)
+
+    async def register_too_large(self, job_id: JobId, *, at: int = 0) -> int:
+        self.nomad.refuse_placement("no node can take it: 1 node without enough memory", job_id)
+        index = await self.register(job_id, at=at, memory=IMPOSSIBLE_MEMORY)
+        self.nomad._refusals.clear()
+        return index
+
+    async def register_failing(self, job_id: JobId, trouble: TaskTrouble) -> int:
+        index = await self.register(job_id)
+        self.nomad.fail_allocation(job_id, trouble, "it failed", reschedule=False)
+        return index
+
+    async def log_of(self, job_id: JobId) -> None:
+        allocation = self.nomad.allocations[job_id][0]
+        self.nomad.logs[allocation.id, "stdout"] = [b"one", b"two", b"three"]
+
+
+class RealWorld(_Common):
+    def __init__(self, cluster: RealCluster) -> None:
+        self.nomad = Nomad(
+            address=cluster.nomad_address,
+            token_file=cluster.nomad_token_file,
+            namespace="opencode",
+            page_size=2,  # so that listings have several pages
+        )
+        super().__init__(self.nomad, self.nomad.workspaces, self.nomad.live_files)
+
+    async def register_too_large(self, job_id: JobId, *, at: int = 0) -> int:
+        return await self.register(job_id, at=at, memory=IMPOSSIBLE_MEMORY)
+
+    async def register_failing(self, job_id: JobId, trouble: TaskTrouble) -> int:
+        if trouble is TaskTrouble.DRIVER:
+            return await self.register(job_id, start_error="the image is not there")
+        return await self.register(job_id, run_for="10ms", exit_code=3)
+
+    async def log_of(self, job_id: JobId) -> None:
+        """The mock driver has written them at its start."""
+
+
+@asynccontextmanager
+async def real_world(cluster: RealCluster) -> AsyncIterator[RealWorld]:
+    world = RealWorld(cluster)
+    try:
+        yield world
+        for job_id in world.jobs:
+            await world.orchestrator.deregister(job_id, purge=True, deadline=soon())
+    finally:
+        await world.nomad.close()
+
+
+def new_job_id() -> JobId:
+    return JobId(f"oc-{uuid4().hex[:20]}")

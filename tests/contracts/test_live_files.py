@@ -1,0 +1,49 @@
+"""What the use cases may rely on of live files, held against the fake and against Nomad."""
+
+from collections.abc import AsyncIterator
+from uuid import uuid4
+
+import pytest
+
+from contracts.orchestrator_worlds import FakeWorld, RealWorld, new_job_id, real_world, soon
+from opencode_lifecycle.model.errors import UpstreamRejected
+from opencode_lifecycle.model.facets import digest_of_text
+
+
+@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.servers)])
+async def world(request) -> AsyncIterator[FakeWorld | RealWorld]:
+    if request.param == "fake":
+        yield FakeWorld()
+        return
+    async with real_world(request.getfixturevalue("cluster")) as real:
+        yield real
+
+
+@pytest.mark.parametrize("text", ["", "Be kind.", 'quotes " and {{ braces }} and ${dollars}\n', "é✓\u2028"])
+async def test_a_text_is_stored_under_its_digest(world, text):
+    assert await world.live_files.publish(text, soon()) == digest_of_text(text)
+
+
+async def test_publishing_a_text_twice_is_publishing_it_once(world):
+    text = uuid4().hex
+
+    first = await world.live_files.publish(text, soon())
+
+    assert await world.live_files.publish(text, soon()) == first
+
+
+async def test_a_pointer_can_be_moved_repeated_and_cleared(world):
+    job_id = new_job_id()
+    a, b = [await world.live_files.publish(text, soon()) for text in ("a", "{}")]
+
+    await world.live_files.point(job_id, instructions=a, managed=b, deadline=soon())
+    await world.live_files.point(job_id, instructions=a, managed=b, deadline=soon())
+    await world.live_files.point(job_id, instructions=b, managed=a, deadline=soon())
+
+    await world.live_files.clear(job_id, soon())
+    await world.live_files.clear(job_id, soon())
+
+
+async def test_a_text_that_is_too_large_is_refused(world):
+    with pytest.raises(UpstreamRejected):
+        await world.live_files.publish("x" * 70_000, soon())

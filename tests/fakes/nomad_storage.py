@@ -1,0 +1,83 @@
+"""What Nomad keeps besides jobs, in memory: dynamic host volumes and variables."""
+
+import itertools
+from collections.abc import Callable
+from uuid import UUID
+
+from fakes.faults import Faults
+from opencode_lifecycle.model.deadline import Deadline
+from opencode_lifecycle.model.errors import UpstreamRejected
+from opencode_lifecycle.model.facets import digest_of_text
+from opencode_lifecycle.model.identifiers import JobId
+from opencode_lifecycle.ports.orchestrator import WorkspaceFound
+
+LARGEST_VARIABLE = 65536
+
+
+class FakeWorkspaces:
+    """Volumes, one per job id. A volume of a job with a live allocation is claimed."""
+
+    def __init__(self, *, node: str, is_claimed: Callable[[JobId], bool]) -> None:
+        self.volumes: dict[JobId, WorkspaceFound] = {}
+        self.faults = Faults()
+        self._is_claimed = is_claimed
+        self._node = node
+        self._ids = itertools.count(1)
+
+    async def ensure(self, job_id: JobId, deadline: Deadline) -> WorkspaceFound:
+        async with self.faults.call("ensure", deadline):
+            if job_id not in self.volumes:
+                volume_id = str(UUID(int=(1 << 64) + next(self._ids)))
+                self.volumes[job_id] = WorkspaceFound(
+                    volume_id=volume_id, node_id=self._node, path=f"/volumes/{volume_id}"
+                )
+            return self.volumes[job_id]
+
+    async def find(self, job_id: JobId, deadline: Deadline) -> WorkspaceFound | None:
+        async with self.faults.call("find", deadline):
+            return self.volumes.get(job_id)
+
+    async def destroy(self, volume_id: str, deadline: Deadline) -> None:
+        async with self.faults.call("destroy", deadline):
+            for job_id, volume in list(self.volumes.items()):
+                if volume.volume_id != volume_id:
+                    continue
+                if self._is_claimed(job_id):
+                    raise UpstreamRejected("nomad", "delete volume", f"volume {volume_id} is in use")
+                del self.volumes[job_id]
+
+    def lose(self, job_id: JobId) -> None:
+        """Let the volume vanish, as it does with its node."""
+        del self.volumes[job_id]
+
+
+class FakeLiveFiles:
+    """Bundles by digest and pointers by job id. `writes` counts what a real server would have stored."""
+
+    def __init__(self) -> None:
+        self.bundles: dict[str, str] = {}
+        self.pointers: dict[JobId, dict[str, str]] = {}
+        self.writes = 0
+        self.faults = Faults()
+
+    async def publish(self, text: str, deadline: Deadline) -> str:
+        async with self.faults.call("publish", deadline):
+            if len(text.encode()) > LARGEST_VARIABLE:
+                raise UpstreamRejected("nomad", "publish", "variables are limited to 64KiB in total size")
+            digest = digest_of_text(text)
+            if digest not in self.bundles:
+                self.bundles[digest] = text
+                self.writes += 1
+            return digest
+
+    async def point(self, job_id: JobId, *, instructions: str, managed: str, deadline: Deadline) -> None:
+        async with self.faults.call("point", deadline):
+            wanted = {"instructions": instructions, "managed": managed}
+            if self.pointers.get(job_id) != wanted:
+                self.pointers[job_id] = wanted
+                self.writes += 1
+
+    async def clear(self, job_id: JobId, deadline: Deadline) -> None:
+        async with self.faults.call("clear", deadline):
+            if self.pointers.pop(job_id, None) is not None:
+                self.writes += 1
