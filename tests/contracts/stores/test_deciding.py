@@ -1,7 +1,7 @@
 """What a decision about a stack writes, and what it leaves alone."""
 
 import asyncio
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import timedelta
 
 import pytest
@@ -36,6 +36,18 @@ async def test_a_stack_comes_back_as_it_was_stored(database):
     stack = await put(database, a_full_stack())
 
     assert await database.get(stack.user_id) == stack
+
+
+def test_the_full_example_leaves_no_field_to_its_default():
+    """A field that is forgotten in the row would come back as its default, which the test above then shows."""
+    stack = a_full_stack()
+
+    assert [
+        field.name
+        for part in (stack.intent, stack.status)
+        for field in fields(part)
+        if getattr(part, field.name) == field.default
+    ] == ["successor"]
 
 
 async def test_a_successor_is_part_of_the_intent(database):

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
@@ -153,6 +154,16 @@ async def test_a_removed_stack_is_a_change_without_a_stack(database):
     await remove(database, ADA)
 
     assert await changes(database, start) == [(ADA, False)]
+
+
+async def test_a_removal_is_forgotten_with_the_operations_of_its_time(database):
+    await put(database, ADA)
+    start = await database.latest_change()
+    await remove(database, ADA)
+
+    await database.prune_operations(datetime.max.replace(tzinfo=UTC))
+
+    assert await changes(database, start) == []
 
 
 async def test_a_stack_that_came_back_is_no_longer_removed(database):

@@ -8,7 +8,7 @@ from typing import Any, Final
 from sqlalchemy import bindparam, delete, insert, select, update
 
 from opencode_lifecycle.adapters.database.base import Store
-from opencode_lifecycle.adapters.database.tables import operations, user_stacks
+from opencode_lifecycle.adapters.database.tables import operations, removed_stacks, user_stacks
 from opencode_lifecycle.adapters.database.transaction import Transaction
 from opencode_lifecycle.model.identifiers import OperationId, UserId
 from opencode_lifecycle.model.operation import Operation, OperationKind, OperationState, PhaseEntered
@@ -33,6 +33,8 @@ _PRUNE: Final = delete(operations).where(
     .exists(),
 )
 
+_PRUNE_REMOVALS: Final = delete(removed_stacks).where(removed_stacks.c.removed_at < bindparam("before"))
+
 
 class OperationRows(Store):
     async def get_operation(self, operation_id: OperationId) -> Operation | None:
@@ -40,10 +42,17 @@ class OperationRows(Store):
         return operation_of(rows[0]) if rows else None
 
     async def prune_operations(self, finished_before: datetime) -> int:
-        """Forget what was finished before that, but never the last operation of a stack, which is shown with it."""
-        return await self._write(
-            "prune operations", lambda transaction: transaction.write(_PRUNE, {"before": finished_before})
-        )
+        """
+        Forget what was finished before that, but never the last operation of a stack, which is shown with it.
+
+        That stacks were removed is forgotten at the same age; whoever follows the changes has heard of it long since.
+        """
+
+        def prune(transaction: Transaction) -> int:
+            transaction.write(_PRUNE_REMOVALS, {"before": finished_before})
+            return transaction.write(_PRUNE, {"before": finished_before})
+
+        return await self._write("prune operations", prune)
 
 
 def operation_of(row: Mapping[str, Any]) -> Operation:

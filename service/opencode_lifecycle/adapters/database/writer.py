@@ -122,10 +122,10 @@ class Writer:
                 return
             for waiting in group:
                 await self._commit([waiting])
-        except BaseException as error:
+        except BaseException:
             for waiting in group:
                 waiting.fail(UpstreamUnavailable("database", waiting.operation, "it is being closed"))
-            raise error from None
+            raise
         else:
             if announced is not None:
                 self._changes.announce(announced)
