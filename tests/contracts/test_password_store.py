@@ -178,6 +178,17 @@ async def test_a_rotation_on_top_of_another_version_than_the_latest_writes_nothi
     assert await store.latest_version(job_id, soon()) == 2
 
 
+async def test_a_rotation_on_top_of_an_older_version_is_a_conflict_even_if_that_one_is_gone(
+    store, operator, job_id
+):
+    await store.ensure(job_id, soon())
+    await operator.put(job_id, {"password": "newer", "env": {}})
+    await operator.destroy_version(job_id, 1)
+
+    with pytest.raises(VersionConflict):
+        await store.rotate(job_id, expected=1, deadline=soon())
+
+
 async def test_of_two_rotations_at_once_one_wins(store, job_id):
     await store.ensure(job_id, soon())
 
