@@ -7,19 +7,26 @@ from collections.abc import Iterable
 from opencode_lifecycle.model.errors import LifecycleError
 
 
-def carried_by(error: BaseException) -> str:
-    """Everything that a log, an answer or a debugger would show of *error* and of what it was raised from."""
-    seen: list[str] = traceback.format_exception(error)
+def chain(error: BaseException) -> list[BaseException]:
+    """Return *error* and everything it was raised from or during."""
+    seen: list[BaseException] = []
     pending: list[BaseException | None] = [error]
     while pending:
         link = pending.pop()
-        if link is None:
-            continue
-        seen += [str(link), repr(link), repr(link.args), repr(vars(link))]
+        if link is not None and link not in seen:
+            seen.append(link)
+            pending += [link.__cause__, link.__context__]
+    return seen
+
+
+def carried_by(error: BaseException) -> str:
+    """Everything that a log, an answer or a debugger would show of *error* and of what it was raised from."""
+    shown: list[str] = traceback.format_exception(error)
+    for link in chain(error):
+        shown += [str(link), repr(link), repr(link.args), repr(vars(link))]
         if isinstance(link, LifecycleError):
-            seen.append(repr(dict(link.facts)))
-        pending += [link.__cause__, link.__context__]
-    return "\n".join(seen)
+            shown.append(repr(dict(link.facts)))
+    return "\n".join(shown)
 
 
 def written(records: Iterable[logging.LogRecord]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from hostile_server import HostileServer, Misbehaviour, SeenRequest, hostile_server, reply
-from leaks import carried_by, written
+from leaks import carried_by, chain, written
 from opencode_lifecycle.adapters.consul.service_catalog import ConsulServiceCatalog
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import (
@@ -111,6 +111,7 @@ async def test_each_failure_is_told_for_what_it_is(consul, catalog, call, answer
 
     assert type(caught.value) is expected
     assert caught.value.system == "consul"
+    assert all(isinstance(link, LifecycleError) for link in chain(caught.value))
 
 
 @every_call
