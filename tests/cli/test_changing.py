@@ -146,6 +146,15 @@ def test_an_ensure_that_does_not_wait_ends_when_it_is_accepted(run, service):
     assert len(service.asked) == 1
 
 
+def test_an_ensure_that_does_not_wait_is_silent_with_json_but_for_the_stack(run, service):
+    service.answers(PUT, waiting_stack(), status=202, Location=LOCATION)
+
+    result = run("ensure", "ada", "--wait", "0s", "--json")
+
+    assert json.loads(result.stdout) == waiting_stack()
+    assert result.stderr == ""
+
+
 def test_an_ensure_without_an_operation_waits_for_the_stack_itself(run, service):
     service.answers(PUT, stack(reason="unknown", health="unknown"), status=202)
     service.answers(GET, stack(reason="unknown", health="unknown"))

@@ -1,5 +1,6 @@
 """What a person sees: the real program on a real pseudo-terminal."""
 
+import json
 import os
 import re
 import signal
@@ -41,6 +42,15 @@ def test_the_phases_of_an_ensure_are_shown_as_they_come(service, terminal):
     assert shown.exit_code == ExitCode.OK
     assert "pending 1.0 s → starting" in text
     assert text.index("pending 1.0 s → starting") < text.index("http://10.0.0.7:21000")
+
+
+def test_json_comes_alone_on_a_terminal_too(service, terminal):
+    service.answers("PUT /v1/stacks/ada", waiting_stack(), status=202, Location="/v1/operations/op_1")
+    service.answers("GET /v1/operations/op_1", operation("running", phases=phases("pending")))
+    service.answers("GET /v1/operations/op_1", operation())
+    service.answers(GET, stack())
+
+    assert json.loads(terminal("ensure", "ada", "--json").text) == stack()
 
 
 def test_commands_to_copy_are_not_folded(service, terminal):
@@ -105,7 +115,10 @@ def test_who_interrupts_the_watching_is_told_that_the_request_goes_on(service, t
         assert process.stderr is not None
         assert process.stderr.readline() == b"ada: pending\n"
         process.send_signal(signal.SIGINT)
-        said = process.communicate(timeout=20)[1].decode()
+        results, notes = process.communicate(timeout=20)
+        said = notes.decode()
 
+    assert process.returncode == ExitCode.FAILED
+    assert results == b""
     assert "The request stays accepted. See: opencode-lifecycle operation op_1" in said
     assert "Traceback" not in said

@@ -90,7 +90,7 @@ def chosen_url(ctx: click.Context) -> str:
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise click.UsageError("--url must begin with http:// or https:// and name a host")
-    if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
+    if "@" in parts.netloc or parts.query or parts.fragment:
         raise click.UsageError(
             "--url takes scheme, host, port and path alone; the token goes into --token-file"
         )
