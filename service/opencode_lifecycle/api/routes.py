@@ -1,0 +1,129 @@
+"""
+The complete public surface: every call, who may make it, and how it is limited. What is not on this page does not exist.
+
+A `user` token reaches the rows marked `own`, and of those only the stack that is its subject. On the rows that name no
+stack (operations, events) the handler keeps to that subject.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from pydantic import BaseModel
+
+from opencode_lifecycle.api import parameters as query
+from opencode_lifecycle.api import schemas
+from opencode_lifecycle.api.parameters import Parameter
+from opencode_lifecycle.lifecycle.rate_limits import RateClass
+from opencode_lifecycle.model.principal import Role
+
+BACKEND, OPERATOR, AUDITOR, USER = Role.BACKEND, Role.OPERATOR, Role.AUDITOR, Role.USER
+ALL: Final = frozenset(Role)
+READ, ENSURE, LIFECYCLE, ADMIN = RateClass.READ, RateClass.ENSURE, RateClass.LIFECYCLE, RateClass.ADMIN
+
+STACK: Final = "/v1/stacks/{user_id}"
+OPERATION: Final = "/v1/operations/{operation_id}"
+TOKEN: Final = "/v1/tokens/{token_id}"  # noqa: S105 - a path
+
+Answers = Mapping[int, type[BaseModel] | str | None]
+"""By status: the shape of the answer, or its media type where it is no JSON, or None where it is empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """
+    One call. `roles` empty means that no token is needed.
+
+    `takes` is the body, `idempotent` says that an `Idempotency-Key` is honoured, `conditional` that `If-Match` is.
+    """
+
+    method: str
+    path: str
+    handler: str
+    roles: frozenset[Role]
+    rate: RateClass | None
+    summary: str
+    answers: Answers
+    takes: type[schemas.Incoming] | None = None
+    query: tuple[Parameter[Any], ...] = ()
+    idempotent: bool = False
+    conditional: bool = False
+    streams: bool = False
+
+    names_stack: bool = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names_stack", self.path.startswith(STACK))
+
+    @property
+    def is_public(self) -> bool:
+        return not self.roles
+
+
+def _roles(*roles: Role) -> frozenset[Role]:
+    return frozenset(roles)
+
+
+STACKS = schemas.ListShape[schemas.StackShape]
+EVENTS = schemas.ListShape[schemas.EventShape]
+TOKENS = schemas.ListShape[schemas.TokenShape]
+ACCEPTED: Final[Answers] = {202: schemas.OperationShape}
+CREDENTIALS: Final[Answers] = {200: schemas.CredentialsShape}
+NOTHING = schemas.NothingBody
+FILTERS: Final = (
+    query.PHASE, query.HEALTH, query.MIGRATION_STATE, query.RELEASE, query.REASON, query.STALE, query.GROUP, query.LABEL,
+)  # fmt: skip
+PAGING: Final = (query.LIMIT, query.CURSOR)
+LOG: Final = (query.LOG_TYPE, query.TAIL, query.FOLLOW)
+
+# The table is read by people, so it is kept one call to a line or two.
+# fmt: off
+ROUTES: Final[tuple[Route, ...]] = (
+    Route("PUT", STACK, "ensure", _roles(BACKEND, USER), ENSURE, "Ensure that the stack exists and runs as asked",
+          {200: schemas.StackShape, 202: schemas.StackShape}, schemas.EnsureBody, (query.WAIT,), idempotent=True, conditional=True),
+    Route("GET", STACK, "inspect", ALL, READ, "Show desired and observed state",
+          {200: schemas.StackShape}),
+    Route("GET", "/v1/stacks", "list_stacks", _roles(BACKEND, OPERATOR, AUDITOR), READ, "List stacks",
+          {200: STACKS}, None, (*FILTERS, *PAGING)),
+    Route("GET", STACK + "/address", "address", _roles(BACKEND, OPERATOR, USER), READ, "The proven address of the runtime",
+          {200: schemas.AddressShape}, None, (query.AUDIENCE,)),
+    Route("POST", STACK + "/credentials", "credentials", _roles(BACKEND, USER), READ, "The password of the running allocation",
+          CREDENTIALS, NOTHING, (query.WRAP,)),
+    Route("POST", STACK + "/start", "start", _roles(BACKEND, OPERATOR, USER), LIFECYCLE, "Start the runtime",
+          ACCEPTED, NOTHING, (), idempotent=True, conditional=True),
+    Route("POST", STACK + "/stop", "stop", _roles(BACKEND, OPERATOR, USER), LIFECYCLE, "Stop the runtime and keep its workspace",
+          ACCEPTED, NOTHING, (query.HOLD,), idempotent=True, conditional=True),
+    Route("POST", STACK + "/recreate", "recreate", _roles(BACKEND, OPERATOR, USER), LIFECYCLE, "Replace the runtime by a fresh one",
+          ACCEPTED, NOTHING, (), idempotent=True, conditional=True),
+    Route("POST", STACK + "/rotate-password", "rotate_password", _roles(BACKEND, OPERATOR), LIFECYCLE, "Give the runtime a new password",
+          ACCEPTED, NOTHING, (), idempotent=True, conditional=True),
+    Route("POST", STACK + "/recover", "recover", _roles(BACKEND, OPERATOR), LIFECYCLE, "Clear what keeps the stack down, and ensure it",
+          ACCEPTED, NOTHING, (), idempotent=True, conditional=True),
+    Route("DELETE", STACK, "delete", _roles(BACKEND, OPERATOR), LIFECYCLE, "Tear the stack down",
+          ACCEPTED, None, (query.WORKSPACE,), idempotent=True, conditional=True),
+    Route("GET", STACK + "/logs", "log", _roles(OPERATOR, USER), READ, "The runtime's log, from Nomad",
+          {200: "text/plain"}, None, LOG, streams=True),
+    Route("GET", STACK + "/events", "stack_events", ALL, READ, "What happened to the stack",
+          {200: EVENTS}, None, PAGING, streams=True),
+    Route("GET", "/v1/events", "events", ALL, READ, "What happened to all stacks, or to the user's own",
+          {200: EVENTS}, None, PAGING, streams=True),
+    Route("GET", OPERATION, "operation", ALL, READ, "Progress and outcome of an accepted request",
+          {200: schemas.OperationShape}),
+    Route("GET", "/v1/tokens", "list_tokens", _roles(OPERATOR), ADMIN, "List service tokens",
+          {200: TOKENS}, None, PAGING),
+    Route("POST", "/v1/tokens", "issue_token", _roles(OPERATOR), ADMIN, "Issue a token; its secret is shown once",
+          {201: schemas.IssuedTokenShape}, schemas.TokenBody, (), idempotent=True),
+    Route("DELETE", TOKEN, "revoke_token", _roles(OPERATOR), ADMIN, "Revoke a token",
+          {204: None}, None, (), idempotent=True),
+    Route("GET", "/livez", "live", frozenset(), None, "Whether the process answers",
+          {200: schemas.LivenessShape}),
+    Route("GET", "/readyz", "ready", frozenset(), None, "Whether what we depend on answers, a line each",
+          {200: schemas.ReadinessShape, 503: schemas.ReadinessShape}),
+    Route("GET", "/metrics", "metrics", frozenset(), None, "Figures for Prometheus",
+          {200: "text/plain"}),
+    Route("GET", "/openapi.json", "description", frozenset(), None, "This API, described for machines",
+          {200: "application/json"}),
+    Route("GET", "/docs", "documentation", frozenset(), None, "This API, described for people",
+          {200: "text/html"}),
+)
+# fmt: on

@@ -1,0 +1,408 @@
+"""
+What goes over the wire, exactly as the API contract says. Bodies that come in are strict and closed; each shape that goes
+out is made from the domain by its `from_domain`.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import datetime
+from typing import Annotated, Any, Final, Generic, Literal, Self, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from opencode_lifecycle.api.parameters import LABEL_NAME, LONGEST_LABEL
+from opencode_lifecycle.model.errors import BodyFault, InvalidBody
+from opencode_lifecycle.model.identifiers import GROUP_PATTERN, USER_ID_PATTERN, UserId
+from opencode_lifecycle.model.operation import Event, Operation, OperationKind, OperationState
+from opencode_lifecycle.model.principal import Role, ServiceToken
+from opencode_lifecycle.model.stack import Runtime
+from opencode_lifecycle.model.states import Desired, Health, MigrationState, Phase, Reason
+from opencode_lifecycle.model.view import AddressView, Credentials, EnsureRequest, Page, StackView
+
+MAX_LABELS: Final = 16
+MAX_VARIABLES: Final = 64
+MAX_VARIABLE_VALUE: Final = 4096
+
+Item = TypeVar("Item", bound=BaseModel)
+Source = TypeVar("Source")
+
+
+class Incoming(BaseModel):
+    """A body that is sent to us: no unknown field, no coercion."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class Outgoing(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    def json_bytes(self) -> bytes:
+        return self.model_dump_json().encode()
+
+
+def _inert(text: str) -> str:
+    """Refuse what Nomad or consul-template would interpolate, and what they cannot carry."""
+    if "${" in text or "{{" in text:
+        raise PydanticCustomError("interpolation", "must not contain ${ or {{")
+    if "\0" in text:
+        raise PydanticCustomError("nul", "must not contain NUL")
+    return text
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise PydanticCustomError("printable", "must be printable characters")
+    return text
+
+
+LabelName = Annotated[str, Field(pattern=f"^{LABEL_NAME}$")]
+LabelValue = Annotated[
+    str, Field(max_length=LONGEST_LABEL), AfterValidator(_printable), AfterValidator(_inert)
+]
+VariableName = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]{0,63}$")]
+VariableValue = Annotated[str, Field(max_length=MAX_VARIABLE_VALUE), AfterValidator(_inert)]
+
+
+class EnsureBody(Incoming):
+    """What a stack should be. A field that is absent stays as it is; on a new stack it has its default."""
+
+    group: Annotated[str, Field(pattern=GROUP_PATTERN, examples=["default"])] = ""
+    resources: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", examples=["small"])] = ""
+    labels: Annotated[dict[LabelName, LabelValue], Field(max_length=MAX_LABELS)] = {}
+    environment: Annotated[dict[VariableName, VariableValue], Field(max_length=MAX_VARIABLES)] = {}
+
+    def to_domain(self, allowed_environment: Collection[str]) -> EnsureRequest:
+        """Convert, refusing names of variables that the operator has not allowed."""
+        faults = [
+            BodyFault(f"/environment/{name}", "the operator does not allow this name")
+            for name in self.environment
+            if name not in allowed_environment
+        ]
+        if faults:
+            raise InvalidBody(faults)
+        given = self.model_fields_set
+        return EnsureRequest(
+            group=self.group if "group" in given else None,
+            resources=self.resources if "resources" in given else None,
+            labels=self.labels if "labels" in given else None,
+            environment=self.environment if "environment" in given else None,
+        )
+
+
+class NothingBody(Incoming):
+    """A call that takes no content: no body at all, or `{}`."""
+
+
+class TokenBody(Incoming):
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", examples=["backend-1"])]
+    role: Annotated[Role, Field(strict=False)]
+    subject: Annotated[str, Field(pattern=USER_ID_PATTERN)] | None = None
+
+    @model_validator(mode="after")
+    def _subject_belongs_to_users(self) -> Self:
+        if (self.role is Role.USER) != (self.subject is not None):
+            raise PydanticCustomError(
+                "subject", "a subject is needed for the role user, and for no other", {"pointer": "/subject"}
+            )
+        return self
+
+    def subject_id(self) -> UserId | None:
+        return UserId(self.subject) if self.subject is not None else None
+
+
+class StalenessShape(Outgoing):
+    facet: str
+    have: str
+    want: str
+    severity: str
+    restart: bool
+
+
+class AddressesShape(Outgoing):
+    internal: str | None
+    public: str | None
+
+
+class RuntimeShape(Outgoing):
+    job_version: int
+    allocation_id: str
+    node: str
+    image: str
+    opencode_version: str
+    labels: Mapping[str, str]
+    revision: str
+    restarts: int
+    started_at: datetime | None
+    addresses: AddressesShape
+
+    @classmethod
+    def from_domain(cls, runtime: Runtime, labels: Mapping[str, str], public_url: str | None) -> Self:
+        return cls(
+            job_version=runtime.job_version,
+            allocation_id=runtime.allocation_id,
+            node=runtime.node,
+            image=runtime.image,
+            opencode_version=runtime.opencode_version,
+            labels=labels,
+            revision=runtime.revision,
+            restarts=runtime.restarts,
+            started_at=runtime.started_at,
+            addresses=AddressesShape(
+                internal=runtime.address.url if runtime.address is not None else None,
+                public=public_url if runtime.address is not None else None,
+            ),
+        )
+
+
+class StackShape(Outgoing):
+    user_id: str
+    job_id: str
+    namespace: str
+    region: str
+    group: str
+    labels: Mapping[str, str]
+    resources: str
+    generation: int
+    observed_generation: int
+    desired: Desired
+    phase: Phase
+    health: Health
+    migration_state: MigrationState
+    reason: Reason | None
+    message: str
+    release: str | None
+    wanted_release: str
+    runtime: RuntimeShape | None
+    staleness: Sequence[StalenessShape]
+    observed_at: datetime | None
+    last_operation: str | None
+    created_at: datetime
+    updated_at: datetime
+
+    @classmethod
+    def from_domain(cls, view: StackView) -> Self:
+        stack, intent, status = view.stack, view.stack.intent, view.stack.status
+        runtime = status.runtime
+        return cls(
+            user_id=stack.user_id,
+            job_id=stack.job_id,
+            namespace=stack.namespace,
+            region=stack.region,
+            group=intent.group,
+            labels=intent.labels,
+            resources=intent.resources,
+            generation=intent.generation,
+            observed_generation=status.observed_generation,
+            desired=intent.desired,
+            phase=status.phase,
+            health=status.health,
+            migration_state=status.migration_state,
+            reason=status.reason,
+            message=status.message,
+            release=status.release,
+            wanted_release=intent.wanted_release,
+            runtime=RuntimeShape.from_domain(runtime, intent.labels, view.public_url) if runtime else None,
+            staleness=[
+                StalenessShape(
+                    facet=reason.facet,
+                    have=reason.have,
+                    want=reason.want,
+                    severity=reason.severity,
+                    restart=reason.restart,
+                )
+                for reason in view.staleness
+            ],
+            observed_at=view.observed_at,
+            last_operation=intent.last_operation,
+            created_at=stack.created_at,
+            updated_at=stack.updated_at,
+        )
+
+
+class AddressShape(Outgoing):
+    url: str
+    host: str
+    port: int
+    audience: Literal["internal", "public"]
+    allocation_id: str
+    generation: int
+    proven_at: datetime
+
+    @classmethod
+    def from_domain(cls, address: AddressView) -> Self:
+        return cls(
+            url=address.url,
+            host=address.host,
+            port=address.port,
+            audience="public" if address.audience == "public" else "internal",
+            allocation_id=address.allocation_id,
+            generation=address.generation,
+            proven_at=address.proven_at,
+        )
+
+
+class CredentialsShape(Outgoing):
+    """The password itself. It is shown to its caller alone and kept nowhere."""
+
+    username: str
+    password: str = Field(repr=False)
+    secret_version: int
+    allocation_id: str
+
+
+class WrappedCredentialsShape(Outgoing):
+    """A Vault token that opens once, to `{"username", "password"}`."""
+
+    wrapping_token: str = Field(repr=False)
+    ttl_seconds: int
+
+
+def credentials_from_domain(credentials: Credentials) -> CredentialsShape | WrappedCredentialsShape:
+    if credentials.wrapped is not None:
+        return WrappedCredentialsShape(
+            wrapping_token=credentials.wrapped.token.reveal(), ttl_seconds=credentials.wrapped.ttl_seconds
+        )
+    if credentials.password is None:
+        raise AssertionError("credentials hold a password or a wrapping token")
+    return CredentialsShape(
+        username=credentials.username,
+        password=credentials.password.reveal(),
+        secret_version=credentials.secret_version,
+        allocation_id=credentials.allocation_id,
+    )
+
+
+class PhaseShape(Outgoing):
+    phase: Phase
+    at: datetime
+
+
+class OperationShape(Outgoing):
+    id: str
+    kind: OperationKind
+    user_id: str
+    state: OperationState
+    phases: Sequence[PhaseShape]
+    reason: Reason | None
+    message: str
+    receipt: Mapping[str, Any] | None
+    created_at: datetime
+    finished_at: datetime | None
+
+    @classmethod
+    def from_domain(cls, operation: Operation) -> Self:
+        return cls(
+            id=operation.id,
+            kind=operation.kind,
+            user_id=operation.user_id,
+            state=operation.state,
+            phases=[PhaseShape(phase=entered.phase, at=entered.at) for entered in operation.phases],
+            reason=operation.reason,
+            message=operation.message,
+            receipt=operation.receipt,
+            created_at=operation.created_at,
+            finished_at=operation.finished_at,
+        )
+
+
+class EventShape(Outgoing):
+    id: str
+    user_id: str
+    kind: str
+    actor: str
+    at: datetime
+    generation: int
+    data: Mapping[str, Any]
+
+    @classmethod
+    def from_domain(cls, event: Event) -> Self:
+        return cls(
+            id=event.id,
+            user_id=event.user_id,
+            kind=event.kind,
+            actor=event.actor,
+            at=event.at,
+            generation=event.generation,
+            data=event.data,
+        )
+
+
+class TokenShape(Outgoing):
+    id: str
+    name: str
+    role: Role
+    subject: str | None
+    created_at: datetime
+    created_by: str
+    revoked_at: datetime | None
+
+    @classmethod
+    def from_domain(cls, token: ServiceToken) -> Self:
+        return cls(
+            id=token.id,
+            name=token.name,
+            role=token.role,
+            subject=token.subject,
+            created_at=token.created_at,
+            created_by=token.created_by,
+            revoked_at=token.revoked_at,
+        )
+
+
+class IssuedTokenShape(TokenShape):
+    """A token with its secret, which is shown this once; null when a request is repeated with its Idempotency-Key."""
+
+    secret: str | None = Field(repr=False)
+
+    @classmethod
+    def issued(cls, token: ServiceToken, secret: str | None) -> Self:
+        return cls(**TokenShape.from_domain(token).model_dump(), secret=secret)
+
+
+class ListShape(Outgoing, Generic[Item]):
+    items: Sequence[Item]
+    next_cursor: str | None
+
+    @classmethod
+    def from_domain(
+        cls, page: Page[Source], shape: Callable[[Source], Item], seal: Callable[[str], str]
+    ) -> Self:
+        cursor = page.next_cursor
+        return cls(
+            items=[shape(item) for item in page.items],
+            next_cursor=seal(cursor) if cursor is not None else None,
+        )
+
+
+class FaultShape(Outgoing):
+    pointer: str
+    detail: str
+
+
+class ProblemShape(Outgoing):
+    """RFC 9457. `code` is stable and for machines; `detail` is for people. `errors` comes with `invalid-body`."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    code: str
+    errors: Sequence[FaultShape] | None = None
+    facts: Mapping[str, Any] | None = None
+
+
+class DependencyShape(Outgoing):
+    name: str
+    ok: bool
+    detail: str
+    age_seconds: float | None
+
+
+class ReadinessShape(Outgoing):
+    status: Literal["ready", "not ready"]
+    dependencies: Sequence[DependencyShape]
+
+
+class LivenessShape(Outgoing):
+    status: Literal["alive"] = "alive"

@@ -1,0 +1,185 @@
+"""The application and the server it runs in, put together."""
+
+import asyncio
+import re
+from collections.abc import Callable, Collection, Mapping
+from http import HTTPStatus
+from importlib.metadata import version
+from time import monotonic
+from typing import Final
+from uuid import uuid4
+
+import structlog
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+
+from opencode_lifecycle.api import problems
+from opencode_lifecycle.api.bodies import BodyReader
+from opencode_lifecycle.api.conditions import Idempotency
+from opencode_lifecycle.api.documentation import DocumentationHandlers
+from opencode_lifecycle.api.gate import Gate, Handler, expect_nothing_yet
+from opencode_lifecycle.api.health import HealthHandlers
+from opencode_lifecycle.api.history import HistoryHandlers
+from opencode_lifecycle.api.metrics import RequestMetrics
+from opencode_lifecycle.api.openapi import describe
+from opencode_lifecycle.api.operations import OperationHandlers
+from opencode_lifecycle.api.routes import ROUTES, Route
+from opencode_lifecycle.api.stacks import StackHandlers
+from opencode_lifecycle.api.streams import Streams
+from opencode_lifecycle.api.tokens import TokenHandlers
+from opencode_lifecycle.api.use_cases import Access, Provisioning, Readiness
+from opencode_lifecycle.lifecycle.rate_limits import DEFAULT_POLICIES, RateClass, RateLimiter, RatePolicy
+from opencode_lifecycle.model.clock import Clock, utc_now
+from opencode_lifecycle.ports.stores import IdempotencyStore
+
+BODY_SECONDS: Final = 10.0
+"""A body that is not here by then, once its header is, will not be waited for."""
+KEEPALIVE_SECONDS: Final = 75.0
+"""Longer than the idle time of the usual proxies, so that they close first and never hit a closing connection."""
+LINGERING_SECONDS: Final = 2.0
+"""How long what a refused client still sends is read and dropped, so that it can see the refusal."""
+MAX_LINE_BYTES: Final = 8190
+MAX_HEADERS: Final = 64
+
+log = structlog.stdlib.get_logger("opencode_lifecycle.api")
+
+
+def build_app(
+    *,
+    provisioning: Provisioning,
+    access: Access,
+    readiness: Readiness,
+    idempotency: IdempotencyStore,
+    registry: CollectorRegistry,
+    allowed_environment: Collection[str] = (),
+    max_body_bytes: int = 65536,
+    rates: Mapping[RateClass, RatePolicy] = DEFAULT_POLICIES,
+    now: Clock = utc_now,
+    monotonic_clock: Callable[[], float] = monotonic,
+) -> web.Application:
+    """Put the whole API together: each route of the table with its handler, behind the one middleware."""
+    gate = Gate(
+        access=access,
+        metrics=RequestMetrics(registry),
+        limiters={rate: RateLimiter(policy) for rate, policy in rates.items()},
+        clock=monotonic_clock,
+    )
+    bodies = BodyReader(max_bytes=max_body_bytes, seconds=BODY_SECONDS)
+    once = Idempotency(idempotency, now)
+    streams = Streams(access)
+    groups = (
+        StackHandlers(
+            provisioning=provisioning,
+            idempotency=once,
+            bodies=bodies,
+            allowed_environment=allowed_environment,
+        ),
+        OperationHandlers(provisioning=provisioning, idempotency=once, bodies=bodies),
+        TokenHandlers(access=access, idempotency=once, bodies=bodies),
+        HistoryHandlers(provisioning=provisioning, streams=streams),
+        HealthHandlers(readiness=readiness, registry=registry),
+        DocumentationHandlers(describe(ROUTES, version=version("opencode-lifecycle"))),
+    )
+    app = web.Application(client_max_size=max_body_bytes)
+    for route in ROUTES:
+        handler = gate.guard(route, _handler(groups, route.handler))
+        for method in methods_of(route):
+            app.router.add_route(method, route.path, handler, expect_handler=expect_nothing_yet)
+    app.router.add_route("*", "/{anything:.*}", gate.guard(None, refuse), expect_handler=expect_nothing_yet)
+
+    async def stop_streams(app: web.Application) -> None:
+        del app
+        streams.stop()
+
+    app.on_shutdown.append(stop_streams)
+    return app
+
+
+def methods_of(route: Route) -> tuple[str, ...]:
+    """Every GET answers HEAD too, but for streams, whose length nobody knows."""
+    return (route.method, "HEAD") if route.method == "GET" and not route.streams else (route.method,)
+
+
+async def refuse(request: web.Request) -> web.Response:
+    """Refuse what no row of the table matches: 405 with what the path does take, or 404."""
+    path = request.rel_url.raw_path
+    allowed = {
+        method
+        for route in ROUTES
+        if re.fullmatch(re.sub(r"\\{[a-z_]+\\}", "[^{}/]+", re.escape(route.path)), path)
+        for method in methods_of(route)
+    }
+    if not allowed:
+        raise web.HTTPNotFound
+    raise web.HTTPMethodNotAllowed(request.method, allowed)
+
+
+def _handler(groups: Collection[object], name: str) -> Handler:
+    (found,) = [getattr(group, name) for group in groups if hasattr(group, name)]
+    handler: Handler = found
+    return handler
+
+
+class Connection(web.RequestHandler):
+    """One connection. What is not even HTTP is refused as a problem too, without repeating or logging its bytes."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        del message
+        if request.writer.output_size > 0:
+            raise ConnectionError("an answer has begun and cannot become another")
+        request_id = str(uuid4())
+        if status < HTTPStatus.INTERNAL_SERVER_ERROR:
+            log.info("request refused", request_id=request_id, status=status, error=type(exc).__name__)
+            response = problems.render(web.HTTPBadRequest(), request_id)
+        else:
+            log.error("request broke", request_id=request_id, exc_info=exc)
+            response = problems.render(RuntimeError(), request_id)
+        response.headers["X-Request-Id"] = request_id
+        response.force_close()
+        return response
+
+
+class Server(web.Server):
+    """Accepts connections, each hardened against slow, large and broken requests."""
+
+    def __call__(self) -> Connection:
+        return Connection(
+            self,
+            loop=asyncio.get_running_loop(),
+            # Ours is written by the gate, which knows the route and the principal; aiohttp documents None.
+            access_log=None,  # type: ignore[arg-type]
+            keepalive_timeout=KEEPALIVE_SECONDS,
+            lingering_time=LINGERING_SECONDS,
+            max_line_size=MAX_LINE_BYTES,
+            max_field_size=MAX_LINE_BYTES,
+            max_headers=MAX_HEADERS,
+            auto_decompress=False,
+        )
+
+
+class Runner(web.AppRunner):
+    """Runs an application in a `Server`. What was begun is finished, whether anybody still listens or not."""
+
+    __slots__ = ()
+
+    def __init__(self, app: web.Application, *, shutdown_seconds: float = 10.0) -> None:
+        super().__init__(app, handler_cancellation=False, shutdown_timeout=shutdown_seconds)
+
+    async def _make_server(self) -> Server:
+        """
+        Replace the server that aiohttp made, since it has no public place to say what a connection is.
+
+        A test sees whether this still takes effect.
+        """
+        plain = await super()._make_server()
+        return Server(
+            plain.request_handler, request_factory=plain.request_factory, handler_cancellation=False
+        )

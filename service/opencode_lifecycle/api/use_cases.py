@@ -1,0 +1,104 @@
+"""What the handlers need of the service behind them. The lifecycle layer provides it; tests bring their own."""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+from opencode_lifecycle.model.identifiers import OperationId, TokenId, UserId
+from opencode_lifecycle.model.operation import Event, Operation
+from opencode_lifecycle.model.principal import Principal, Role, ServiceToken
+from opencode_lifecycle.model.view import (
+    AddressView,
+    Credentials,
+    EnsureAnswer,
+    EnsureRequest,
+    Page,
+    StackView,
+)
+from opencode_lifecycle.ports.stores import StackQuery
+
+
+class Provisioning(Protocol):
+    """Every refusal and failure is an error of `model.errors`."""
+
+    def hot(self, user_id: UserId, request: EnsureRequest) -> StackView | None:
+        """
+        Return the stack when *request* can be answered with 200 from memory, without waiting for anything.
+
+        The same object is returned as long as nothing of it changed.
+        """
+        ...
+
+    async def ensure(
+        self,
+        user_id: UserId,
+        request: EnsureRequest,
+        *,
+        by: Principal,
+        wait: float | None,
+        if_match: int | None,
+    ) -> EnsureAnswer: ...
+
+    async def inspect(self, user_id: UserId) -> StackView: ...
+
+    async def find(self, query: StackQuery) -> Page[StackView]: ...
+
+    async def address(self, user_id: UserId, audience: str) -> AddressView: ...
+
+    async def credentials(
+        self, user_id: UserId, *, by: Principal, wrap_seconds: int | None
+    ) -> Credentials: ...
+
+    async def start(self, user_id: UserId, *, by: Principal, if_match: int | None) -> Operation: ...
+
+    async def stop(
+        self, user_id: UserId, *, by: Principal, hold: bool, if_match: int | None
+    ) -> Operation: ...
+
+    async def recreate(self, user_id: UserId, *, by: Principal, if_match: int | None) -> Operation: ...
+
+    async def rotate_password(self, user_id: UserId, *, by: Principal, if_match: int | None) -> Operation: ...
+
+    async def recover(self, user_id: UserId, *, by: Principal, if_match: int | None) -> Operation: ...
+
+    async def delete(
+        self, user_id: UserId, *, by: Principal, delete_workspace: bool, if_match: int | None
+    ) -> Operation: ...
+
+    async def operation(self, operation_id: OperationId) -> Operation: ...
+
+    def log(self, user_id: UserId, *, kind: str, tail: int, follow: bool) -> AsyncIterator[bytes]:
+        """Refuse, if at all, with the first item that is asked for."""
+        ...
+
+    async def events(self, user_id: UserId | None, after: str | None, limit: int) -> Page[Event]: ...
+
+
+class Access(Protocol):
+    def authenticate(self, secret: str) -> Principal | None:
+        """Return who holds *secret*, from memory and in a time that does not depend on it."""
+        ...
+
+    async def issue(
+        self, name: str, role: Role, subject: UserId | None, *, by: Principal
+    ) -> tuple[ServiceToken, str]: ...
+
+    async def find(self, after: TokenId | None, limit: int) -> Page[ServiceToken]: ...
+
+    async def revoke(self, token_id: TokenId, *, by: Principal) -> None: ...
+
+
+class DependencyReport(Protocol):
+    """What is known of one neighbour; `age_seconds` is how old that knowledge is, None when there is none."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def ok(self) -> bool: ...
+    @property
+    def detail(self) -> str: ...
+    @property
+    def age_seconds(self) -> float | None: ...
+
+
+class Readiness(Protocol):
+    async def report(self) -> Sequence[DependencyReport]: ...
