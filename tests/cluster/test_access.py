@@ -1,60 +1,22 @@
 """Who may do what in the cluster that `up` sets up: the service, a runtime, people, and nobody else."""
 
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import requests
 
+from cluster.calling import Caller, Callers, a_job, running_allocation, service_of, start_a_runtime, until
 from cluster_fixture import RealCluster
 
 ANA, BOB = "oc-ana-aaaaaaaaaaaaaaaaaaaa", "oc-bob-bbbbbbbbbbbbbbbbbbbb"
-SECONDS = 60
-
-
-class Caller:
-    """Somebody with a token."""
-
-    def __init__(self, address: str, header: str, token: str) -> None:
-        self._address = address
-        self._headers = {header: token}
-
-    def call(self, method: str, path: str, /, body: Any = None, **query: str) -> requests.Response:
-        return requests.request(
-            method,
-            f"{self._address}/v1/{path}",
-            json=body,
-            params=query,
-            headers=self._headers,
-            timeout=10,
-            allow_redirects=False,
-        )
-
-    def status(self, method: str, path: str, /, body: Any = None, **query: str) -> int:
-        return self.call(method, path, body, **query).status_code
-
-
-@dataclass(frozen=True)
-class Callers:
-    nomad: Caller
-    vault: Caller
-    consul: Caller
 
 
 @pytest.fixture(scope="module")
 def service(cluster: RealCluster) -> Callers:
-    """The service's own tokens."""
-    return Callers(
-        nomad=Caller(cluster.nomad_address, "X-Nomad-Token", cluster.nomad_token_file.read_text().strip()),
-        vault=Caller(cluster.vault_address, "X-Vault-Token", cluster.vault_token_file.read_text().strip()),
-        consul=Caller(
-            cluster.consul_address, "X-Consul-Token", cluster.consul_token_file.read_text().strip()
-        ),
-    )
+    return service_of(cluster)
 
 
 @pytest.fixture(scope="module")
@@ -83,17 +45,15 @@ class Runtime:
 
 @pytest.fixture(scope="module")
 def runtime(service: Callers) -> Iterator[Runtime]:
+    secret = {"options": {"cas": 0}, "data": {"password": f"password of {BOB}"}}
+    assert service.vault.status("POST", f"kv/data/opencode/{BOB}", secret) == 200
     for job_id in (ANA, BOB):
-        secret = {"options": {"cas": 0}, "data": {"password": f"password of {job_id}"}}
-        assert service.vault.status("POST", f"kv/data/opencode/{job_id}", secret) == 200
         pointer = {"Items": {"instructions": "x"}}
         path = f"var/nomad/jobs/{job_id}/opencode/server"
         assert service.nomad.status("PUT", path, pointer, namespace="opencode") == 200
     bundle = {"Items": {"text": "be kind"}}
     assert service.nomad.status("PUT", "var/opencode/bundles/d1", bundle, namespace="opencode") == 200
-    answer = service.nomad.call("PUT", "jobs", {"Job": a_job(ANA)})
-    assert answer.status_code == 200, answer.text
-    allocation_id = until(lambda: running_allocation(service, ANA))
+    allocation_id = start_a_runtime(service, ANA)
     yield Runtime(
         allocation_id=allocation_id,
         identity_for_nomad=until(lambda: read_file(service, allocation_id, "nomad")),
@@ -106,76 +66,11 @@ def runtime(service: Callers) -> Iterator[Runtime]:
         service.vault.call("DELETE", f"kv/metadata/opencode/{job_id}")
 
 
-def a_job(job_id: str, **group_changes: Any) -> dict[str, Any]:
-    template = f'{{{{ with secret "kv/data/opencode/{job_id}" }}}}PASSWORD={{{{ .Data.data.password }}}}{{{{ end }}}}'
-    script = (
-        'cp "$NOMAD_SECRETS_DIR/nomad_token" "$NOMAD_TASK_DIR/nomad"; '
-        'cp "$NOMAD_SECRETS_DIR/nomad_vault_default.jwt" "$NOMAD_TASK_DIR/vault"; '
-        'printf %s "$PASSWORD" > "$NOMAD_TASK_DIR/password"; '
-        f'exec {sys.executable} -m http.server "$NOMAD_PORT_http" --bind 127.0.0.1 --directory /var/empty'
-    )
-    task = {
-        "Name": "server",
-        "Driver": "raw_exec",
-        "Config": {"command": "/bin/sh", "args": ["-c", script]},
-        "Vault": {"Role": "opencode", "Env": False, "DisableFile": True, "ChangeMode": "noop"},
-        "Identity": {"File": True},
-        "Identities": [
-            {"Name": "vault_default", "Audience": ["vault.io"], "TTL": 3600 * 10**9, "File": True}
-        ],
-        "Templates": [
-            {
-                "EmbeddedTmpl": template,
-                "DestPath": "secrets/env",
-                "Envvars": True,
-                "Once": True,
-                "ErrMissingKey": True,
-            }
-        ],
-        "Resources": {"CPU": 50, "MemoryMB": 64},
-    }
-    group = {
-        "Name": "opencode",
-        "Networks": [{"Mode": "host", "DynamicPorts": [{"Label": "http"}]}],
-        "Services": [
-            {
-                "Name": job_id,
-                "PortLabel": "http",
-                "Provider": "consul",
-                "Checks": [{"Type": "tcp", "Interval": 1 * 10**9, "Timeout": 1 * 10**9}],
-            }
-        ],
-        "Tasks": [task],
-    }
-    return {
-        "ID": job_id,
-        "Name": job_id,
-        "Namespace": "opencode",
-        "Type": "service",
-        "TaskGroups": [group | group_changes],
-    }
-
-
-def running_allocation(service: Callers, job_id: str) -> str | None:
-    answer = service.nomad.call("GET", f"job/{job_id}/allocations", namespace="opencode")
-    if answer.status_code != 200:
-        return None
-    return next((a["ID"] for a in answer.json() if a["ClientStatus"] == "running"), None)
-
-
 def read_file(service: Callers, allocation_id: str, name: str) -> str | None:
     answer = service.nomad.call(
         "GET", f"client/fs/cat/{allocation_id}", path=f"server/local/{name}", namespace="opencode"
     )
     return answer.text or None if answer.status_code == 200 else None
-
-
-def until(seen: Callable[[], Any]) -> Any:
-    end = time.monotonic() + SECONDS
-    while not (value := seen()):
-        assert time.monotonic() < end, f"waited {SECONDS} s in vain"
-        time.sleep(0.1)
-    return value
 
 
 def test_a_runtime_gets_its_own_password_through_its_identity(runtime: Runtime):
