@@ -68,6 +68,13 @@ async def running(settings: Settings) -> AsyncIterator[str]:
     """Run the whole service and yield its base URL. The database must have the current schema."""
     async with AsyncExitStack() as stack:
         neighbours = await _neighbours(settings, stack)
+        yield await stack.enter_async_context(serving(settings, neighbours))
+
+
+@asynccontextmanager
+async def serving(settings: Settings, neighbours: Neighbours) -> AsyncIterator[str]:
+    """Run control plane and HTTP server on *neighbours* that are open, and yield the base URL."""
+    async with AsyncExitStack() as stack:
         plane = ControlPlane(neighbours, _parameters(settings))
         await stack.enter_async_context(plane.running(release_content(settings)))
         registry = CollectorRegistry()
