@@ -116,11 +116,11 @@ async def test_a_rotated_password_is_a_new_version_that_the_new_runtime_takes(wo
 
 async def test_a_deletion_leaves_nothing_and_ends_with_a_receipt(world: World):
     await world.ensure()
-    job_id = world.job_id()
+    job_id, allocation = world.job_id(), world.live_allocations()[0]
 
     operation = await world.plane.provisioning.delete(ADA, by=BACKEND, delete_workspace=True, if_match=None)
     await world.until(lambda: world.stack().status.phase is Phase.DELETING)
-    world.consul.deregister(job_id, world.nomad.allocations[job_id][0].id)
+    world.consul.deregister(job_id, allocation.id)
 
     done = await world.finished(operation)
     assert done.state is OperationState.SUCCEEDED
@@ -134,10 +134,11 @@ async def test_a_deletion_leaves_nothing_and_ends_with_a_receipt(world: World):
 
 
 async def _delete(world: World, *, workspace: bool):
+    allocations = list(world.nomad.allocations.get(world.job_id(), []))
     operation = await world.plane.provisioning.delete(
         ADA, by=BACKEND, delete_workspace=workspace, if_match=None
     )
-    for allocation in world.nomad.allocations.get(world.job_id(), []):
+    for allocation in allocations:
         world.consul.deregister(world.job_id(), allocation.id)
     return await world.finished(operation)
 
@@ -170,6 +171,7 @@ async def test_a_kept_workspace_can_be_deleted_afterwards(world: World):
 
 async def test_an_ensure_during_a_deletion_runs_after_it(world: World):
     await world.ensure()
+    allocation = world.live_allocations()[0]
     world.nomad.autostop = False
     deletion = await world.plane.provisioning.delete(ADA, by=BACKEND, delete_workspace=False, if_match=None)
     await world.phase(Phase.DELETING)
@@ -178,7 +180,7 @@ async def test_an_ensure_during_a_deletion_runs_after_it(world: World):
     assert not answer.ready
     assert answer.view.stack.intent.desired is Desired.DELETED
     world.nomad.end_allocation(world.job_id())
-    world.consul.deregister(world.job_id(), world.nomad.allocations[world.job_id()][0].id)
+    world.consul.deregister(world.job_id(), allocation.id)
 
     assert (await world.finished(deletion)).state is OperationState.SUCCEEDED
     stack = await world.phase(Phase.RUNNING)

@@ -110,8 +110,9 @@ class Fleet:
         What was learnt from later events is kept: the listing may have been read before them.
         """
         if listing.index < self._listed_index:
-            # Nomad was restored from an older snapshot. What we knew of it is no longer true of it.
+            # Nomad was restored from an older snapshot. What we knew of it, and wrote to it, is no longer true of it.
             self._seen.clear()
+            self._floor.clear()
         later = {job_id: seen for job_id, seen in self._seen.items() if seen.index > listing.index}
         before = self._seen
         self._seen = {**listing.stacks, **later}

@@ -30,6 +30,9 @@ log = structlog.get_logger(__name__)
 
 FIRST_PAUSE = 0.05
 """Seconds between the first looks: a start must not wait for us."""
+QUICK_LOOKS = 400
+"""After these, about as long as a slow start takes, nobody waits for the last tenth of a second any more."""
+SLOW_PAUSE = 0.5
 LAST_PAUSE = 1.0
 LOOKS_PER_SECOND = 200
 """All proving together; with many at once each is looked at less often."""
@@ -125,8 +128,11 @@ class Proving:
     async def _prove(self, stack: Stack, candidate: Candidate) -> None:
         pause = FIRST_PAUSE
         listening = False
+        looks = 0
         while True:
             if not listening:
+                looks += 1
+                pause = FIRST_PAUSE if looks <= QUICK_LOOKS else SLOW_PAUSE
                 listening = await self._listens(candidate)
             if listening:
                 proof = await self._look(stack, candidate)

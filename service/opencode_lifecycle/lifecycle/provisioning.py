@@ -31,7 +31,7 @@ from opencode_lifecycle.model.operation import Event, Operation
 from opencode_lifecycle.model.principal import Principal
 from opencode_lifecycle.model.stack import Runtime, Stack
 from opencode_lifecycle.model.staleness import Staleness
-from opencode_lifecycle.model.states import Desired, Health, Phase
+from opencode_lifecycle.model.states import Desired, Health, Phase, Reason
 from opencode_lifecycle.model.view import (
     AddressView,
     Credentials,
@@ -147,11 +147,10 @@ class Provisioning:
         task = self._ensuring.get(key)
         if task is None:
             decide = ensure(self._request(user_id, by, if_match), wish)
-            task = asyncio.create_task(self._stacks.decide(user_id, decide), name=f"ensure {user_id}")
+            task = asyncio.create_task(self._decide(user_id, decide), name=f"ensure {user_id}")
             self._ensuring[key] = task
             task.add_done_callback(lambda _: self._ensuring.pop(key, None))
-        situation, decision = await asyncio.shield(task)
-        self._took(situation, decision)
+        _, decision = await asyncio.shield(task)
         return decision.operation.id if decision.operation is not None else None
 
     async def _look_if_unseen(self, user_id: UserId, wish: EnsureRequest) -> None:
@@ -320,18 +319,19 @@ class Provisioning:
         )
 
     async def _write(self, user_id: UserId, decide: Decide) -> Operation:
-        situation, decision = await self._stacks.decide(user_id, decide)
-        self._took(situation, decision)
+        situation, decision = await self._decide(user_id, decide)
         operation = decision.operation or situation.last_operation
         assert operation is not None, "a decision without an operation repeats one that is at work"
         return operation
 
-    def _took(self, situation: Situation, decision: Decision) -> None:
+    async def _decide(self, user_id: UserId, decide: Decide) -> tuple[Situation, Decision]:
+        situation, decision = await self._stacks.decide(user_id, decide)
         stack = decision.stack or situation.stack
         if stack is not None:
             self._fleet.put(stack)
             if decision.wake:
                 self._dispatcher.hint(stack.user_id)
+        return situation, decision
 
     # --- parts
 
@@ -371,10 +371,13 @@ class Provisioning:
     def _view(self, known: Known) -> StackView:
         stack = known.stack
         seen_at = self._fleet.last_seen_at(stack.job_id)
-        if known.view is not None and known.view.observed_at == seen_at:
+        is_unseen = stack.status.phase is Phase.RUNNING and self._fleet.observation(stack.job_id) is None
+        if known.view is not None and known.view.observed_at == seen_at and not is_unseen:
             return known.view
-        if stack.status.phase is Phase.RUNNING and self._fleet.observation(stack.job_id) is None:
-            stack = replace(stack, status=replace(stack.status, health=Health.UNKNOWN))
+        if is_unseen:
+            message = "it cannot be seen at the moment; this is what was known last"
+            unseen = replace(stack.status, health=Health.UNKNOWN, reason=Reason.UNKNOWN, message=message)
+            stack = replace(stack, status=unseen)
         known.view = StackView(
             stack=stack,
             staleness=self._staleness(stack),
