@@ -16,7 +16,7 @@ _PLAUSIBLE: Final = re.compile(r"[A-Za-z0-9_-]+\Z")
 
 def seal(collection: str, filters: object, after: str) -> str:
     """Make the cursor that continues *collection*, selected by *filters*, behind *after*."""
-    content = {"after": after, "filters": digest_of(filters), "list": collection, "v": _VERSION}
+    content = {"after": after, "check": digest_of([collection, filters, after]), "v": _VERSION}
     text = json.dumps(content, separators=(",", ":"), sort_keys=True)
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
@@ -25,8 +25,8 @@ def unseal(collection: str, filters: object, cursor: str) -> str:
     """
     Return what *cursor* continues behind.
 
-    A cursor of another list or other filters is refused, and so is every text that `seal` would not have written. What
-    is in a cursor is still only a position: it grants nothing, since each list is filtered for who asks.
+    A cursor of another list or other filters is refused, and so is one that was damaged or made up. The check needs no
+    key: a cursor is only a position and grants nothing, since each list is filtered for who asks.
     """
     refused = InvalidRequest("The cursor is not one that this list gave out.")
     if len(cursor) > _LONGEST or _PLAUSIBLE.match(cursor) is None:

@@ -55,6 +55,11 @@ def _printable(text: str) -> str:
     return text
 
 
+def _no_default(schema: dict[str, Any]) -> None:
+    """Leave the default out of the description: an absent field means unchanged, not this value."""
+    schema.pop("default", None)
+
+
 LabelName = Annotated[str, Field(pattern=f"^{LABEL_NAME}$")]
 LabelValue = Annotated[
     str, Field(max_length=LONGEST_LABEL), AfterValidator(_printable), AfterValidator(_inert)
@@ -66,10 +71,20 @@ VariableValue = Annotated[str, Field(max_length=MAX_VARIABLE_VALUE), AfterValida
 class EnsureBody(Incoming):
     """What a stack should be. A field that is absent stays as it is; on a new stack it has its default."""
 
-    group: Annotated[str, Field(pattern=GROUP_PATTERN, examples=["default"])] = ""
-    resources: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", examples=["small"])] = ""
-    labels: Annotated[dict[LabelName, LabelValue], Field(max_length=MAX_LABELS)] = {}
-    environment: Annotated[dict[VariableName, VariableValue], Field(max_length=MAX_VARIABLES)] = {}
+    group: Annotated[
+        str, Field(pattern=GROUP_PATTERN, examples=["default"], json_schema_extra=_no_default)
+    ] = ""
+    resources: Annotated[
+        str,
+        Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", examples=["small"], json_schema_extra=_no_default),
+    ] = ""
+    labels: Annotated[
+        dict[LabelName, LabelValue], Field(max_length=MAX_LABELS, json_schema_extra=_no_default)
+    ] = {}
+    environment: Annotated[
+        dict[VariableName, VariableValue],
+        Field(max_length=MAX_VARIABLES, json_schema_extra=_no_default),
+    ] = {}
 
     def to_domain(self, allowed_environment: Collection[str]) -> EnsureRequest:
         """Convert, refusing names of variables that the operator has not allowed."""
