@@ -50,13 +50,14 @@ def translated(operation: str) -> Iterator[None]:
     """
     try:
         yield
-    except PoolExhausted as error:
-        raise UpstreamUnavailable("database", operation, "all connections are in use") from error
+    except PoolExhausted:
+        raise UpstreamUnavailable("database", operation, "all connections are in use") from None
     except (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, sqlite3.Error, OSError) as error:
         weather = weather_of(error)
         if weather is not None:
-            raise UpstreamUnavailable("database", operation, weather) from error
-        raise UpstreamRejected("database", operation, type(error).__name__) from error
+            raise UpstreamUnavailable("database", operation, weather) from None
+        # A defect can only be found by its statement. Values are hidden in it, and no secret is ever among them.
+        raise UpstreamRejected("database", operation, _defect_in(error)) from error
 
 
 def weather_of(error: BaseException) -> str | None:
@@ -68,6 +69,13 @@ def weather_of(error: BaseException) -> str | None:
             return words
         seen = getattr(seen, "orig", None) or seen.__cause__
     return None
+
+
+def _defect_in(error: BaseException) -> str:
+    words = str(getattr(error, "orig", ""))
+    if "no such table" in words or "no such column" in words or "Undefined" in words:
+        return "the schema is not the one this version needs"
+    return type(error).__name__
 
 
 def _words_for(error: BaseException) -> str | None:
