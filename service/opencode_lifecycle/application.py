@@ -1,6 +1,4 @@
-"""
-The composition root: settings, then adapters, then the control plane, then the HTTP server. Reads from top to bottom.
-"""
+"""The composition root: settings, then adapters, then the control plane, then the HTTP server."""
 
 import asyncio
 import signal
@@ -24,9 +22,9 @@ from opencode_lifecycle.adapters.vault.password_store import VaultPasswordStore
 from opencode_lifecycle.api.server import Runner, build_app
 from opencode_lifecycle.lifecycle.access import new_token
 from opencode_lifecycle.lifecycle.control_plane import ControlPlane, Neighbours, Parameters
-from opencode_lifecycle.lifecycle.planning import Limits
 from opencode_lifecycle.lifecycle.rate_limits import RateClass, RatePolicy
 from opencode_lifecycle.lifecycle.releases import ReleaseContent
+from opencode_lifecycle.lifecycle.steps import Limits
 from opencode_lifecycle.lifecycle.wanted import Site
 from opencode_lifecycle.model.clock import utc_now
 from opencode_lifecycle.model.identifiers import UserId
@@ -163,6 +161,7 @@ async def _neighbours(settings: Settings, stack: AsyncExitStack) -> Neighbours:
         mount=settings.vault_kv_mount,
         ca_file=settings.vault_ca_file,
     )
+    stack.callback(vault.close)
     renewal = asyncio.create_task(vault.keep_token_alive(), name="vault token renewal")
     stack.callback(renewal.cancel)
     consul = ConsulServiceCatalog(

@@ -268,7 +268,7 @@ async def test_a_driver_that_cannot_start_the_task_is_named(world: World):
 async def test_a_runtime_that_is_not_healthy_in_time_fails_and_is_stopped(tmp_path):
     from datetime import timedelta  # noqa: PLC0415
 
-    from opencode_lifecycle.lifecycle.planning import Limits  # noqa: PLC0415
+    from opencode_lifecycle.lifecycle.steps import Limits  # noqa: PLC0415
 
     world = World(
         tmp_path,

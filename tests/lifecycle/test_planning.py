@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opencode_lifecycle.lifecycle.planning import (
+from opencode_lifecycle.lifecycle.planning import plan
+from opencode_lifecycle.lifecycle.steps import (
     DestroySecret,
     DestroyWorkspace,
     FinishDeletion,
@@ -20,7 +21,6 @@ from opencode_lifecycle.lifecycle.planning import (
     Step,
     StopJob,
     Work,
-    plan,
 )
 from opencode_lifecycle.model.facets import Facets
 from opencode_lifecycle.model.identifiers import AllocationId, ReleaseId, UserId, VolumeId, job_id_of

@@ -18,13 +18,14 @@ from opencode_lifecycle.lifecycle.access import Access
 from opencode_lifecycle.lifecycle.background import keep_going
 from opencode_lifecycle.lifecycle.backoff import Backoff
 from opencode_lifecycle.lifecycle.dispatcher import Dispatcher
+from opencode_lifecycle.lifecycle.effects import Effects
 from opencode_lifecycle.lifecycle.fleet import Fleet, Known
-from opencode_lifecycle.lifecycle.planning import Limits
 from opencode_lifecycle.lifecycle.proving import Proving, SteadyProbes
 from opencode_lifecycle.lifecycle.provisioning import Provisioning
 from opencode_lifecycle.lifecycle.readiness import Readiness
 from opencode_lifecycle.lifecycle.reconciler import Reconciler
 from opencode_lifecycle.lifecycle.releases import ReleaseContent, Releases, release_of_settings
+from opencode_lifecycle.lifecycle.steps import Limits
 from opencode_lifecycle.lifecycle.wanted import Site
 from opencode_lifecycle.lifecycle.watching import ChangeFeed, NomadWatch, StoreWatch
 from opencode_lifecycle.model.clock import Clock, utc_now
@@ -101,24 +102,30 @@ class ControlPlane:
         now, p = parameters.clock, parameters
         self.releases = Releases(neighbours.store)
         self.fleet = Fleet(now=now, max_age=p.observation_max_age)
-        self._reconciler = Reconciler(
+        reconciler = Reconciler(
             stacks=neighbours.store,
             releases=self.releases,
-            orchestrator=neighbours.orchestrator,
-            workspaces=neighbours.workspaces,
-            live_files=neighbours.live_files,
-            passwords=neighbours.passwords,
-            catalog=neighbours.catalog,
+            effects=Effects(
+                orchestrator=neighbours.orchestrator,
+                workspaces=neighbours.workspaces,
+                live_files=neighbours.live_files,
+                passwords=neighbours.passwords,
+                catalog=neighbours.catalog,
+                fleet=self.fleet,
+                site=p.site,
+                limits=p.limits,
+                now=now,
+                upstream_timeout=p.upstream_timeout,
+            ),
             fleet=self.fleet,
-            site=p.site,
+            installation=p.site.installation,
             limits=p.limits,
             now=now,
-            upstream_timeout=p.upstream_timeout,
             random=p.random,
         )
         self.dispatcher = Dispatcher(
             stacks=neighbours.store,
-            reconciler=self._reconciler,
+            reconciler=reconciler,
             releases=self.releases,
             fleet=self.fleet,
             site=p.site,

@@ -11,9 +11,10 @@ from datetime import timedelta
 import structlog
 
 from opencode_lifecycle.lifecycle.fleet import Fleet, Known
-from opencode_lifecycle.lifecycle.planning import Limits, Rest, Work, plan
+from opencode_lifecycle.lifecycle.planning import plan
 from opencode_lifecycle.lifecycle.reconciler import Reconciler
 from opencode_lifecycle.lifecycle.releases import Releases
+from opencode_lifecycle.lifecycle.steps import Limits, Rest, Work
 from opencode_lifecycle.lifecycle.wanted import Site, wanted_facets
 from opencode_lifecycle.model.clock import Clock
 from opencode_lifecycle.model.errors import UpstreamError

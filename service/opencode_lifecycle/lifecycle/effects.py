@@ -1,0 +1,230 @@
+"""
+What each step does to the world, and what is learnt from the answer. Every effect is named after the stack and safe to
+repeat.
+"""
+
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import assert_never
+
+import structlog
+
+from opencode_lifecycle.lifecycle.fleet import Fleet
+from opencode_lifecycle.lifecycle.steps import (
+    CheckServiceGone,
+    ClearLiveFiles,
+    DestroySecret,
+    DestroyWorkspace,
+    FinishDeletion,
+    Limits,
+    Look,
+    MakeSecret,
+    MakeWorkspace,
+    Move,
+    Part,
+    PublishLiveFiles,
+    PurgeJob,
+    RegisterJob,
+    Rest,
+    RotateSecret,
+    Step,
+    StopJob,
+    Work,
+)
+from opencode_lifecycle.lifecycle.wanted import Site, job_variables, wanted_facets
+from opencode_lifecycle.model.clock import Clock
+from opencode_lifecycle.model.deadline import Deadline
+from opencode_lifecycle.model.errors import IndexConflict
+from opencode_lifecycle.model.facets import Facets
+from opencode_lifecycle.model.identifiers import VolumeId
+from opencode_lifecycle.model.release import Release
+from opencode_lifecycle.model.stack import Stack, Status, Workspace
+from opencode_lifecycle.model.states import Health, Phase
+from opencode_lifecycle.ports.orchestrator import LiveFiles, Orchestrator, Workspaces
+from opencode_lifecycle.ports.secrets import PasswordStore
+from opencode_lifecycle.ports.service_catalog import ServiceCatalog
+from opencode_lifecycle.ports.stores import Claimed
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Pass:
+    """One claimed stack on its way. `saved` is its status as the database has it."""
+
+    claimed: Claimed
+    work: Work
+    release: Release
+    saved: Status
+    receipt: dict[str, object]
+
+
+class NotYet(Exception):
+    """Something takes its time; *message* says what. Not a failure."""
+
+
+class Effects:
+    """Raises `UpstreamError`, `DeadlineExceeded` or `NotYet`; whatever was done by then is found again."""
+
+    def __init__(
+        self,
+        *,
+        orchestrator: Orchestrator,
+        workspaces: Workspaces,
+        live_files: LiveFiles,
+        passwords: PasswordStore,
+        catalog: ServiceCatalog,
+        fleet: Fleet,
+        site: Site,
+        limits: Limits,
+        now: Clock,
+        upstream_timeout: timedelta,
+    ) -> None:
+        self._orchestrator = orchestrator
+        self._workspaces = workspaces
+        self._live_files = live_files
+        self._passwords = passwords
+        self._catalog = catalog
+        self._fleet = fleet
+        self._site = site
+        self._limits = limits
+        self._now = now
+        self._upstream_timeout = upstream_timeout.total_seconds()
+
+    def wanted(self, stack: Stack, release: Release) -> Facets:
+        """Return what the stack should be registered with, as far as its secret is known."""
+        return wanted_facets(stack, release, self._site, secret_version=stack.status.secret_version or 0)
+
+    async def apply(self, current: Pass, step: Step) -> None:
+        """Take one step with an effect and learn from its answer."""
+        stack = current.work.stack
+        deadline = Deadline.after(self._upstream_timeout, f"{type(step).__name__} for {stack.job_id}")
+        log.debug("step", step=type(step).__name__, job_id=stack.job_id, phase=stack.status.phase)
+        match step:
+            case Look():
+                await self._look(current, deadline)
+            case MakeSecret():
+                version = await self._passwords.ensure(stack.job_id, deadline)
+                self._learn(current, Part.SECRET, secret_version=version)
+            case RotateSecret(expected=expected):
+                await self._rotate(current, expected, deadline)
+            case MakeWorkspace():
+                found = await self._workspaces.ensure(stack.job_id, deadline)
+                workspace = Workspace(
+                    volume_id=VolumeId(found.volume_id), node_id=found.node_id, path=found.path
+                )
+                self._learn(current, Part.WORKSPACE, workspace=workspace)
+            case PublishLiveFiles():
+                await self._publish_live_files(current, deadline)
+            case RegisterJob(expected_index=expected_index, facets=facets):
+                await self._register(current, expected_index, facets, deadline)
+            case StopJob() | PurgeJob():
+                purge = isinstance(step, PurgeJob)
+                index = await self._orchestrator.deregister(stack.job_id, purge=purge, deadline=deadline)
+                self._fleet.wrote(stack.job_id, index)
+                current.receipt["job"] = "purged" if purge else "stopped"
+                await self._look(current, deadline)
+            case DestroySecret():
+                await self._passwords.destroy(stack.job_id, deadline)
+                self._learn(current, Part.SECRET, receipt=("secret", "destroyed"), secret_version=None)
+            case ClearLiveFiles():
+                await self._live_files.clear(stack.job_id, deadline)
+                self._learn(current, Part.LIVE_FILES, receipt=("variables", "deleted"))
+            case DestroyWorkspace():
+                await self._destroy_workspace(current, deadline)
+            case CheckServiceGone():
+                await self._check_service_gone(current, deadline)
+            case Move() | Rest() | FinishDeletion():
+                raise AssertionError(step)
+            case unreachable:
+                assert_never(unreachable)
+
+    def _learn(
+        self, current: Pass, part: Part, *, receipt: tuple[str, str] | None = None, **facts: object
+    ) -> None:
+        work = current.work
+        status = replace(work.stack.status, **facts)  # type: ignore[arg-type]  # names and types are checked by use
+        stack = replace(work.stack, status=status)
+        current.work = replace(
+            work, stack=stack, done=work.done | {part}, wanted=self.wanted(stack, current.release)
+        )
+        if receipt is not None:
+            current.receipt[receipt[0]] = receipt[1]
+
+    async def _look(self, current: Pass, deadline: Deadline) -> None:
+        stack = current.work.stack
+        seen = await self._orchestrator.observe(stack.job_id, deadline)
+        self._fleet.see(stack.job_id, seen)
+        current.work = replace(current.work, observation=seen)
+
+    async def _rotate(self, current: Pass, expected: int, deadline: Deadline) -> None:
+        """Write the new password. That it is written is saved before a job may be pinned to it."""
+        stack = current.work.stack
+        version = await self._passwords.rotate(stack.job_id, expected=expected, deadline=deadline)
+        self._learn(current, Part.SECRET, secret_version=version, rotation_done=stack.intent.rotation)
+
+    async def _publish_live_files(self, current: Pass, deadline: Deadline) -> None:
+        release = current.release
+        instructions = await self._live_files.publish(release.instructions, deadline)
+        managed = await self._live_files.publish(release.managed_config, deadline)
+        await self._live_files.point(
+            current.work.stack.job_id, instructions=instructions, managed=managed, deadline=deadline
+        )
+        self._learn(current, Part.LIVE_FILES)
+
+    async def _register(self, current: Pass, expected_index: int, facets: Facets, deadline: Deadline) -> None:
+        """
+        Register, and look for ourselves when it turns out that somebody else wrote before us.
+
+        1. We register; Nomad commits; the reply is lost.
+        2. The next try finds the job at another index: a conflict.
+        3. The look shows a job with our revision, which the plan adopts. No second version is made.
+        """
+        stack = current.work.stack
+        variables = job_variables(stack, current.release, self._site, facets)
+        job = await self._orchestrator.render(current.release.template, variables, deadline)
+        try:
+            index = await self._orchestrator.register(job, expected_index=expected_index, deadline=deadline)
+        except IndexConflict:
+            await self._look(current, deadline)
+            return
+        self._fleet.wrote(stack.job_id, index)
+        now = self._now()
+        phase = Phase.STARTING if stack.status.phase is Phase.PENDING else stack.status.phase
+        status = replace(
+            stack.status,
+            phase=phase,
+            phase_since=now if phase is not stack.status.phase else stack.status.phase_since,
+            reason=None,
+            message="registered; waiting for an allocation" if phase is Phase.STARTING else "",
+            health=Health.STARTING if phase is Phase.STARTING else stack.status.health,
+            facets=facets,
+            release=current.release.id,
+            job_modify_index=index,
+        )
+        current.work = replace(
+            current.work,
+            stack=replace(stack, status=status),
+            observation=self._fleet.observation(stack.job_id),
+            proof=None if phase is Phase.STARTING else current.work.proof,
+            done=current.work.done | {Part.JOB},
+        )
+
+    async def _destroy_workspace(self, current: Pass, deadline: Deadline) -> None:
+        stack = current.work.stack
+        workspace = stack.status.workspace
+        volume_id = workspace.volume_id if workspace is not None else None
+        if volume_id is None:
+            found = await self._workspaces.find(stack.job_id, deadline)
+            volume_id = VolumeId(found.volume_id) if found is not None else None
+        if volume_id is not None:
+            await self._workspaces.destroy(volume_id, deadline)
+        self._learn(current, Part.WORKSPACE, receipt=("workspace", "deleted"), workspace=None)
+
+    async def _check_service_gone(self, current: Pass, deadline: Deadline) -> None:
+        stack = current.work.stack
+        left = await self._catalog.instances(stack.job_id, deadline)
+        if left and self._now() - stack.status.phase_since < self._limits.stop:
+            raise NotYet("waiting for Consul to forget the service")
+        outcome = f"{len(left)} instances still listed by Consul" if left else "deregistered"
+        self._learn(current, Part.SERVICE, receipt=("service", outcome))
