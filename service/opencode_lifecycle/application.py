@@ -153,7 +153,6 @@ async def _neighbours(settings: Settings, stack: AsyncExitStack) -> Neighbours:
     )
     stack.push_async_callback(nomad.close)
     calls = BlockingCalls(threads=settings.threads, name="vault")
-    stack.callback(calls.close)
     vault = VaultPasswordStore(
         calls=calls,
         address=settings.vault_address,
@@ -162,6 +161,8 @@ async def _neighbours(settings: Settings, stack: AsyncExitStack) -> Neighbours:
         ca_file=settings.vault_ca_file,
     )
     stack.callback(vault.close)
+    # Closed before the connections that its threads use.
+    stack.callback(calls.close)
     renewal = asyncio.create_task(vault.keep_token_alive(), name="vault token renewal")
     stack.callback(renewal.cancel)
     consul = ConsulServiceCatalog(
