@@ -35,8 +35,33 @@ def bootstrap(layout: Layout, record: Record, secrets: Mapping[str, str]) -> Non
         _ensure_token(client, record, layout.folder("nomad") / "operator.token", "operator")
 
 
+def is_registered(record: Record, secrets: Mapping[str, str]) -> bool:
+    """Tell whether the client has registered since the agent started. Before that it starts and restores nothing."""
+    me = loopback.ask(record.ports["nomad_http"], "/v1/agent/self", {_TOKEN: secrets["nomad_management"]})
+    return me is not None and me["stats"]["client"]["heartbeat_ttl"] != "0s"
+
+
+def hasten_registration(record: Record, secrets: Mapping[str, str]) -> None:
+    """
+    Make the client of a starting agent try again to register.
+
+    Its first try comes before the server beside it can vouch for anybody, and the next one 15 to 30 s later, unless
+    another call of the client to its server succeeds meanwhile. Resolving a token is one, and the agent is configured to
+    forget tokens after a second.
+    """
+    loopback.exchange(
+        "GET", record.ports["nomad_http"], "/v1/client/stats", {_TOKEN: secrets["nomad_management"]}
+    )
+
+
 def node_is_ready(record: Record, secrets: Mapping[str, str]) -> bool:
-    """Tell whether this machine takes allocations; a new one needs some seconds."""
+    """
+    Tell whether this machine takes allocations.
+
+    The server alone cannot know: after a restart it remembers the node as ready until its heartbeat is missed.
+    """
+    if not is_registered(record, secrets):
+        return False
     nodes = loopback.ask(record.ports["nomad_http"], "/v1/nodes", {_TOKEN: secrets["nomad_management"]})
     return bool(nodes) and any(
         node["Status"] == "ready" and node["SchedulingEligibility"] == "eligible" for node in nodes

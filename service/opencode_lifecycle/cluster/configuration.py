@@ -82,7 +82,8 @@ def nomad(layout: Layout, record: Record, secrets: Mapping[str, str]) -> dict[st
         "bind_addr": _LOOPBACK,
         "ports": ports,
         "advertise": {name: f"{_LOOPBACK}:{port}" for name, port in ports.items()},
-        "acl": {"enabled": True},
+        # Short, so that asking with a known token makes the client call its server; see `hasten_registration`.
+        "acl": {"enabled": True, "token_ttl": "1s"},
         "server": _nomad_server(),
         "client": _nomad_client(layout, record),
         "plugin": [{"raw_exec": [{"config": [{"enabled": True}]}]}],

@@ -5,6 +5,7 @@ import json
 import time
 from datetime import timedelta
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from opencode_lifecycle.cluster import loopback
 from opencode_lifecycle.cluster.errors import ClusterError
@@ -16,6 +17,7 @@ USER: Final = "demo"
 _PATIENCE: Final = timedelta(minutes=5)
 _WAIT_SECONDS: Final = 60
 _READY: Final = 200
+_UNAUTHORIZED: Final = 401
 _REFUSED: Final = range(400, 500)
 _LATER: Final = frozenset({409, 429})
 _PAUSE_SECONDS: Final = 1.0
@@ -34,7 +36,7 @@ async def ensure(layout: Layout, record: Record, progress: Progress) -> dict[str
             loopback.exchange, "PUT", record.ports["service"], path, headers, _WAIT_SECONDS + 10
         )
         status, body = (answer[0], _read(answer[1])) if answer is not None else (0, {})
-        if status == _READY:
+        if status == _READY and await asyncio.to_thread(_is_guarded, body):
             return body
         said = _say(status, body)
         if status in _REFUSED and status not in _LATER:
@@ -43,6 +45,16 @@ async def ensure(layout: Layout, record: Record, progress: Progress) -> dict[str
     raise ClusterError(
         f"Everything runs, but the user {USER} has no OpenCode: {said}. See {layout.log('service')}"
     )
+
+
+def _is_guarded(stack: dict[str, Any]) -> bool:
+    """Tell whether the stack's server is there and asks for a password."""
+    runtime = stack.get("runtime") or {}
+    address = urlsplit((runtime.get("addresses") or {}).get("internal") or "")
+    if address.port is None:
+        return False
+    answer = loopback.exchange("GET", address.port, "/global/health")
+    return answer is not None and answer[0] == _UNAUTHORIZED
 
 
 def _read(body: bytes) -> dict[str, Any]:

@@ -124,7 +124,7 @@ class Supervisor:
             self._layout.configuration("nomad"),
             configuration.nomad(self._layout, self._record, self._secrets),
         )
-        self._keep("nomad")
+        self._keep("nomad", on_start=self._hasten_registration)
         await self._until("Nomad has a leader", self._nomad_has_a_leader)
         await self._in_thread(
             "Nomad: policies and tokens", bootstrap_nomad.bootstrap, self._layout, self._record, self._secrets
@@ -188,6 +188,11 @@ class Supervisor:
                 if await asyncio.to_thread(bootstrap_vault.unseal, self._layout, self._record):
                     return
             await asyncio.sleep(0.1)
+
+    async def _hasten_registration(self) -> None:
+        while not await asyncio.to_thread(bootstrap_nomad.is_registered, self._record, self._secrets):
+            await asyncio.to_thread(bootstrap_nomad.hasten_registration, self._record, self._secrets)
+            await asyncio.sleep(0.25)
 
     async def _keep_house(self) -> None:
         """Rotate logs and renew tokens, for ever."""
