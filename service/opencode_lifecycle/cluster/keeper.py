@@ -45,6 +45,7 @@ class Keeper:
         self._on_start = on_start
         self._on_change = on_change
         self.state = ServerState()
+        self._child: subprocess.Popen[bytes] | None = None
 
     async def run(self) -> None:
         failures = 0
@@ -52,6 +53,7 @@ class Keeper:
             await self._until_released()
             began = time.monotonic()
             child = await asyncio.to_thread(self._spawn)
+            self._child = child
             self._move("running", process_of=child)
             reason = await self._until_ended(child)
             self.state.last_exit = reason
@@ -62,6 +64,11 @@ class Keeper:
             self.state.restarts += 1
             self._move("restarting")
             await asyncio.sleep(min(_FIRST_PAUSE * 2 ** (failures - 1), _LONGEST_PAUSE))
+
+    def reap(self) -> None:
+        """Take note of the end of a process that somebody else ended after `run` was cancelled."""
+        if self._child is not None:
+            self._child.wait()
 
     def rotate_log(self) -> None:
         """Set a log aside that has grown too long. The server goes on writing to the same, now empty file."""

@@ -77,6 +77,8 @@ class Supervisor:
         self._state.phase = state_file.STOPPING
         self._save()
         await asyncio.to_thread(shutdown.stop, self._layout, self._record)
+        for keeper in self._keepers.values():
+            await asyncio.to_thread(keeper.reap)
         self._state.phase = state_file.FAILED if failure is not None else "stopped"
         self._state.servers = {}
         self._state.supervisor = None
