@@ -1,3 +1,3 @@
 """What every test may use."""
 
-pytest_plugins = ["cluster_fixture"]
+pytest_plugins = ["cluster_fixture", "golden_files"]
