@@ -24,6 +24,7 @@ from database_examples import (
     take,
     with_operation,
 )
+from opencode_lifecycle.adapters.database.database import Database
 from opencode_lifecycle.model.errors import PreconditionFailed, UpstreamRejected
 from opencode_lifecycle.model.identifiers import UserId
 from opencode_lifecycle.model.operation import OperationState
@@ -75,6 +76,18 @@ async def test_a_thousand_concurrent_decisions_make_one_row_and_one_operation(da
         inserted[0].id
     }
     assert len((await database.find_events(user_id=ADA, after=None, limit=10)).items) == 1
+
+
+async def test_two_replicas_that_decide_about_one_absent_user_make_one_row(database, database_url):
+    other = Database(url=database_url)
+    await other.open()
+
+    answers = await asyncio.gather(
+        *([database, other][number % 2].decide(ADA, inserting(a_stack())) for number in range(200))
+    )
+    await other.close()
+
+    assert sum(decision.stack is not None for _, decision in answers) == 1
 
 
 async def test_concurrent_decisions_each_see_the_one_before(database):
@@ -169,6 +182,23 @@ async def test_a_decision_that_cannot_be_written_spoils_no_other(database):
     assert await database.get(UserId("carol")) is None
     assert await database.get(BOB) is not None
     assert await database.get(UserId("dan")) is not None
+
+
+async def test_work_that_fails_half_way_through_is_undone_and_spoils_no_other(database):
+    def broken(situation):
+        return Decision(stack=a_stack("carol"), operation=replace(an_operation("carol"), kind=None))
+
+    answers = await asyncio.gather(
+        database.decide(ADA, inserting(a_stack(ADA))),
+        database.decide(UserId("carol"), broken),
+        database.decide(BOB, inserting(a_stack(BOB))),
+        return_exceptions=True,
+    )
+
+    assert isinstance(answers[1], AttributeError)
+    assert await database.get(UserId("carol")) is None
+    assert await database.get(ADA) is not None
+    assert await database.get(BOB) is not None
 
 
 async def test_the_answer_of_a_decision_has_the_change_it_became(database):

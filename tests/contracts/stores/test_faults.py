@@ -398,6 +398,29 @@ async def test_a_writer_that_is_frozen_in_its_turn_does_not_stop_the_others(migr
 
 
 @pytest.mark.postgresql
+async def test_a_change_gets_no_number_before_the_one_before_it_is_committed(migrated_postgresql):
+    url = migrated_postgresql.new_database(template="migrated")
+    name = url.split("@/")[1].split("?")[0]
+    waits = (
+        f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{name}' AND wait_event_type = 'Lock' "
+        "AND query LIKE '%sequences%'"
+    )
+    earlier, database = await opened(url), await opened(url)
+    async with earlier._writing._engine.begin() as connection:
+        await connection.exec_driver_sql("SELECT * FROM sequences FOR UPDATE")
+        later = asyncio.create_task(put(database))
+        async with asyncio.timeout(10):
+            while await asyncio.to_thread(migrated_postgresql.execute, waits) == "0":
+                await database.wait_for_change(0.01)
+        await connection.exec_driver_sql("UPDATE sequences SET changes = 41")
+
+    assert (await later).change_seq == 42
+    assert await earlier.latest_change() == 42
+    await earlier.close()
+    await database.close()
+
+
+@pytest.mark.postgresql
 async def test_a_turn_that_is_not_given_up_makes_the_database_unavailable_and_not_the_service_hang(
     migrated_postgresql, monkeypatch
 ):

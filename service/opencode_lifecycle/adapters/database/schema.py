@@ -149,7 +149,11 @@ def _begin(connection: Connection) -> None:
 
 @contextmanager
 def _alone(url: URL) -> Iterator[None]:
-    """Keep other processes from changing the schema of a SQLite file; PostgreSQL has a lock of its own for it."""
+    """
+    Wait until no other process changes the schema of this SQLite file. PostgreSQL has a lock of its own for it.
+
+    The write lock alone would do, but whoever waits for that gives up after the busy timeout.
+    """
     if not is_sqlite(url):
         yield
         return
