@@ -140,6 +140,8 @@ def _meaning(operation: str, error: Exception, status: int | None) -> LifecycleE
     cause = error.nomad_resp if isinstance(error, BaseNomadException) else error
     if isinstance(cause, AnswerTooLarge):
         return UpstreamNonsense(SYSTEM, operation, "the answer is too large")
+    if isinstance(cause, requests.Timeout | urllib3.exceptions.TimeoutError):
+        return UpstreamUnavailable(SYSTEM, operation, "no answer in time")
     if isinstance(cause, requests.exceptions.SSLError):
         return UpstreamUnavailable(SYSTEM, operation, "its certificate is not accepted")
     if isinstance(cause, requests.Response):

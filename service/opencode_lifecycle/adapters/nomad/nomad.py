@@ -137,6 +137,8 @@ class Nomad:
         failure: str | None = None
         if answer.found:
             job = job_seen(operation, answer.body)
+            if job.job_id != job_id:
+                raise UpstreamNonsense(SYSTEM, operation, "it answered with another job")
             self._versions.learn_job(job)
             if not job.stopped and not any(_is_wanted(each) for each in allocations):
                 failure = await self._placement_failure(job_id, deadline)

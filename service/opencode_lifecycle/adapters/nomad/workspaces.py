@@ -67,7 +67,7 @@ class NomadWorkspaces:
         ids = [
             text(operation, stub, "ID")
             for stub in (mapping(operation, each) for each in stubs)
-            if stub.get("Name") == job_id
+            if text(operation, stub, "Name") == job_id
         ]
         for volume_id in sorted(ids):
             answer = await self._connection.get(
