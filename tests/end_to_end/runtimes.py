@@ -1,0 +1,47 @@
+"""A runtime as a person's client sees it: what its server can be told to do."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from opencode_session import client_of
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    url: str
+    password: str = field(repr=False)
+
+    async def get(self, route: str, **query: str) -> Any:
+        async with client_of(self.url, self.password) as server, server.get(route, params=query) as response:
+            return await response.json()
+
+    async def directory(self) -> str:
+        return (await self.get("/path"))["directory"]
+
+    async def run(self, command: str) -> str:
+        """Have its shell run *command* in the project's directory, in a session of its own; return the session."""
+        directory = {"directory": await self.directory()}
+        async with client_of(self.url, self.password) as server:
+            async with server.post("/session", params=directory, json={}) as response:
+                session = (await response.json())["id"]
+            body = {"agent": "build", "command": command}
+            async with server.post(f"/session/{session}/shell", params=directory, json=body) as response:
+                await response.read()
+        return session
+
+    async def read(self, file: str) -> str | None:
+        """Return the text of *file* in the project's directory, None when there is none."""
+        found = await self.get("/file", path=".", directory=await self.directory())
+        if file not in [each["name"] for each in found]:
+            return None
+        content = await self.get("/file/content", path=file, directory=await self.directory())
+        return content["content"].strip()
+
+    async def sessions(self) -> Sequence[str]:
+        return [each["id"] for each in await self.get("/session", directory=await self.directory())]
+
+    async def said(self, session: str) -> str:
+        """Return everything in the session's messages, as text."""
+        messages = await self.get(f"/session/{session}/message", directory=await self.directory())
+        return str(messages)

@@ -1,0 +1,60 @@
+"""
+Stands in for the OpenCode program where a test needs one that misbehaves, or many at once: it starts in no time.
+
+Run by its wrapper as: stub_opencode.py MANNER VERSION serve --hostname HOST --port PORT
+"""
+
+import base64
+import json
+import os
+import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+MANNERS = ("sound", "unhealthy", "open")
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    manner = "sound"
+    version = ""
+    password = ""
+
+    def do_GET(self) -> None:
+        given = self.headers.get("Authorization", "")
+        right = "Basic " + base64.b64encode(f"opencode:{self.password}".encode()).decode()
+        if given != right and self.manner != "open":
+            self._answer(401, {})
+        elif self.path.startswith("/global/health"):
+            healthy = self.manner != "unhealthy"
+            self._answer(200 if healthy else 500, {"healthy": healthy, "version": self.version})
+        else:
+            self._answer(200, {})
+
+    def _answer(self, status: int, value: dict) -> None:
+        body = json.dumps(value).encode()
+        self.send_response(status)
+        if status == 401:
+            self.send_header("WWW-Authenticate", 'Basic realm="stub"')
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Keep quiet."""
+
+
+def main(arguments: list[str]) -> None:
+    Handler.manner, Handler.version = arguments[0], arguments[1]
+    assert Handler.manner in MANNERS
+    Handler.password = os.environ["OPENCODE_SERVER_PASSWORD"]
+    host, port = arguments[arguments.index("--hostname") + 1], arguments[arguments.index("--port") + 1]
+    server = ThreadingHTTPServer((host, int(port)), Handler)
+    server.daemon_threads = True
+    sys.stdout.write(f"stub listening on http://{host}:{port}\n")
+    sys.stdout.flush()
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
