@@ -54,6 +54,7 @@ class World:
     readiness: MemoryReadiness = field(default_factory=MemoryReadiness)
     clocks: Clocks = field(default_factory=Clocks)
     max_body_bytes: int = 65536
+    shutdown_seconds: float = 1.0
 
     async def __aenter__(self) -> Self:
         self.idempotency = MemoryIdempotency(self.clocks.now)
@@ -73,7 +74,7 @@ class World:
             now=self.clocks.now,
             monotonic_clock=self.clocks.monotonic,
         )
-        self.runner = Runner(app, shutdown_seconds=1.0)
+        self.runner = Runner(app, shutdown_seconds=self.shutdown_seconds)
         await self.runner.setup()
         site = web.TCPSite(self.runner, "127.0.0.1", 0)
         await site.start()

@@ -171,7 +171,7 @@ class Runner(web.AppRunner):
     __slots__ = ()
 
     def __init__(self, app: web.Application, *, shutdown_seconds: float = 10.0) -> None:
-        super().__init__(app, handler_cancellation=False, shutdown_timeout=shutdown_seconds)
+        super().__init__(app, shutdown_timeout=shutdown_seconds)
 
     async def _make_server(self) -> Server:
         """
