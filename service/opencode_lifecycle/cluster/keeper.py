@@ -52,8 +52,8 @@ class Keeper:
         while True:
             await self._until_released()
             began = time.monotonic()
-            child = await asyncio.to_thread(self._spawn)
-            self._child = child
+            # Not in a thread: a cancellation while it starts would leave a process that nobody knows.
+            child = self._child = self._spawn()
             self._move("running", process_of=child)
             reason = await self._until_ended(child)
             self.state.last_exit = reason
