@@ -49,8 +49,8 @@ class NomadWatch:
 
 
 class ChangeFeed(Protocol):
-    async def wait_for_change(self, timeout: float) -> None:
-        """Return soon after a stack was written by anyone, or after *timeout* seconds."""
+    async def wait_for_change(self, timeout: float, *, after: int | None = None) -> None:
+        """Return soon once there is a change later than *after* by anyone, or after *timeout* seconds."""
         ...
 
 
@@ -75,5 +75,5 @@ class StoreWatch:
 
     async def follow_once(self) -> None:
         """Wait for a change, or a period, and take in what there is."""
-        await self._feed.wait_for_change(self._interval)
+        await self._feed.wait_for_change(self._interval, after=self._fleet.seq)
         await self.catch_up()
