@@ -26,7 +26,7 @@ _GENERATION: Final = re.compile(r'"([1-9][0-9]{0,17})"\Z', re.ASCII)
 _ENTITY_TAGS: Final = re.compile(r'(?:\*|(?:W/)?"[\x21\x23-\x7e]*"(?:\s*,\s*(?:W/)?"[\x21\x23-\x7e]*")*)\Z')
 _OPERATION: Final = re.compile(r"/(op_[0-9A-Z]{26})\Z", re.ASCII)
 
-log = structlog.stdlib.get_logger("opencode_lifecycle.api")
+log = structlog.get_logger("opencode_lifecycle.api")
 
 
 def entity_tag(generation: int) -> str:

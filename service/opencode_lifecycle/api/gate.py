@@ -5,6 +5,7 @@ This is the one place that renders errors, counts requests and writes the access
 does nothing twice and little once.
 """
 
+import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
@@ -81,7 +82,10 @@ class Gate:
             for name, limiter in limiters.items()
         }
         self._clock = clock
-        self._log = structlog.stdlib.get_logger("opencode_lifecycle.api").bind()
+        self._log: structlog.typing.FilteringBoundLogger = structlog.get_logger(
+            "opencode_lifecycle.api"
+        ).bind()
+        self._logs_quiet_calls = self._log.is_enabled_for(logging.DEBUG)
 
     def guard(self, route: Route | None, handler: Handler) -> Handler:
         """Return *handler* behind the gate, on the terms of *route*; None is for what no row of the table matches."""
@@ -139,7 +143,10 @@ class Gate:
     def _record(self, request: web.Request, call: Call, status: int, seconds: float) -> None:
         template = call.route.path if call.route is not None else UNMATCHED
         self._metrics.observe(template, request.method, status, seconds)
-        write = self._log.debug if call.is_quiet and status < HTTPStatus.BAD_REQUEST else self._log.info
+        is_quiet = call.is_quiet and status < HTTPStatus.BAD_REQUEST
+        if is_quiet and not self._logs_quiet_calls:
+            return
+        write = self._log.debug if is_quiet else self._log.info
         write(
             "request answered",
             request_id=call.id,

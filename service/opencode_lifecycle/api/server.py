@@ -41,7 +41,7 @@ LINGERING_SECONDS: Final = 2.0
 MAX_LINE_BYTES: Final = 8190
 MAX_HEADERS: Final = 64
 
-log = structlog.stdlib.get_logger("opencode_lifecycle.api")
+log = structlog.get_logger("opencode_lifecycle.api")
 
 
 def build_app(

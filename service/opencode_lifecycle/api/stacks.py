@@ -1,11 +1,11 @@
 """Calls on stacks."""
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final
 
 from aiohttp import hdrs, web
-from multidict import CIMultiDict
 
 from opencode_lifecycle.api import cursors
 from opencode_lifecycle.api import parameters as query
@@ -31,6 +31,15 @@ UNCHANGED: Final = EnsureRequest()
 _REMEMBERED_VIEWS: Final = 4096
 
 
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """The bytes of *view*, and the headers that go with them."""
+
+    view: StackView
+    body: bytes
+    headers: tuple[tuple[str, str], ...]
+
+
 class Presenter:
     """
     Renders stacks, remembering the bytes of the latest ones by the identity of their view.
@@ -39,22 +48,23 @@ class Presenter:
     """
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[StackView, bytes, str]] = {}
+        self._known: dict[str, Rendered] = {}
 
     def present(
         self, view: StackView, *, status: int = HTTPStatus.OK, location: str | None = None
     ) -> web.Response:
         known = self._known.get(view.stack.user_id)
-        if known is None or known[0] is not view:
+        if known is None or known.view is not view:
             known = self._remember(view)
-        headers = CIMultiDict(((hdrs.CONTENT_TYPE, JSON), (hdrs.ETAG, known[2])))
+        response = web.Response(status=status, body=known.body, headers=known.headers)
         if location is not None:
-            headers[hdrs.LOCATION] = location
-        return web.Response(status=status, body=known[1], headers=headers)
+            response.headers[hdrs.LOCATION] = location
+        return response
 
-    def _remember(self, view: StackView) -> tuple[StackView, bytes, str]:
-        rendered = StackShape.from_domain(view).json_bytes()
-        known = (view, rendered, entity_tag(view.stack.intent.generation))
+    def _remember(self, view: StackView) -> Rendered:
+        tag = entity_tag(view.stack.intent.generation)
+        headers = ((hdrs.CONTENT_TYPE, JSON), (hdrs.ETAG, tag))
+        known = Rendered(view, StackShape.from_domain(view).json_bytes(), headers)
         self._known.pop(view.stack.user_id, None)
         if len(self._known) >= _REMEMBERED_VIEWS:
             del self._known[next(iter(self._known))]
@@ -83,8 +93,7 @@ class StackHandlers:
         else is done once per Idempotency-Key.
         """
         user_id, expected = stack_of(request), if_match(request)
-        body = await self._bodies.read(request, EnsureBody)
-        wanted = body.to_domain(self._allowed_environment) if body.model_fields_set else UNCHANGED
+        wanted = await self._wanted(request) if request.body_exists else UNCHANGED
         view = self._provisioning.hot(user_id, wanted)
         if view is None:
             return await self._idempotency.once(
@@ -97,6 +106,10 @@ class StackHandlers:
             raise PreconditionFailed
         request[CALL].is_quiet = True
         return self._presenter.present(view)
+
+    async def _wanted(self, request: web.Request) -> EnsureRequest:
+        body = await self._bodies.read(request, EnsureBody)
+        return body.to_domain(self._allowed_environment)
 
     async def _ensure(
         self, request: web.Request, wanted: EnsureRequest, expected: int | None

@@ -13,7 +13,7 @@ from opencode_lifecycle.model.errors import Unauthenticated
 
 _LOOK_SECONDS: Final = 1.0
 
-log = structlog.stdlib.get_logger("opencode_lifecycle.api")
+log = structlog.get_logger("opencode_lifecycle.api")
 
 
 class Streams:
