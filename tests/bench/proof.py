@@ -1,0 +1,42 @@
+"""What both arms of the start must show: a neutral look at an OpenCode server, every 50 ms."""
+
+import asyncio
+import json
+import time
+
+import aiohttp
+
+PAUSE = 0.05
+PATIENCE = 120.0
+
+
+async def until_proven(url: str, password: str, directory: str) -> dict[str, float]:
+    """
+    Look until the server refuses strangers, is healthy, and answers for *directory*.
+
+    Return the moments, on the monotonic clock, of the first answer and of the last.
+    """
+    credentials = aiohttp.BasicAuth("opencode", password)
+    moments: dict[str, float] = {}
+    async with asyncio.timeout(PATIENCE), aiohttp.ClientSession(url) as session:
+        while True:
+            try:
+                async with session.get("/global/health") as answer:
+                    moments.setdefault("listens", time.perf_counter())
+                    refused = answer.status == 401
+                if refused and await _is_healthy(session, credentials, directory):
+                    moments["proven"] = time.perf_counter()
+                    return moments
+            except aiohttp.ClientError:
+                pass
+            await asyncio.sleep(PAUSE)
+
+
+async def _is_healthy(
+    session: aiohttp.ClientSession, credentials: aiohttp.BasicAuth, directory: str
+) -> bool:
+    async with session.get("/global/health", auth=credentials) as answer:
+        if answer.status != 200 or json.loads(await answer.read()).get("healthy") is not True:
+            return False
+    async with session.get("/config", auth=credentials, params={"directory": directory}) as answer:
+        return answer.status == 200 and answer.content_type == "application/json"
