@@ -136,7 +136,8 @@ def _nomad_client(layout: Layout, record: Record) -> dict[str, Any]:
         "gc_max_allocs": 10_000,
         "gc_disk_usage_threshold": 99,
         "gc_inode_usage_threshold": 99,
-        "options": {"fingerprint.denylist": _CLOUDS},
+        # Without Docker: two Nomads on one Docker take each other's containers for leftovers and remove them.
+        "options": {"fingerprint.denylist": _CLOUDS, "driver.allowlist": "raw_exec,mock_driver"},
         # With a bounded number of attempts a template goes deaf, or its task is killed, after an outage of minutes.
         "template": {"nomad_retry": {"attempts": 0}, "vault_retry": {"attempts": 0}},
         **(_ROOM if record.roomy else {}),
