@@ -14,13 +14,13 @@ real one. Allocations run and stop by themselves unless a test takes that into i
 
 import asyncio
 import itertools
-import re
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
 from fakes.faults import Faults
+from fakes.nomad_jobs import KeptJob, render
 from fakes.nomad_storage import FakeLiveFiles, FakeWorkspaces
 from opencode_lifecycle.model.clock import Clock, utc_now
 from opencode_lifecycle.model.deadline import Deadline
@@ -47,26 +47,6 @@ from opencode_lifecycle.ports.orchestrator import (
     Variables,
 )
 
-META_OF_VARIABLE = {
-    "image": "image",
-    "opencode_version": "opencode_version",
-    "template_digest": "template",
-    "environment_digest": "environment",
-    "resources_digest": "resources",
-    "secret_version": "secret_version",
-    "revision": "revision",
-    "user_id": "user",
-    "installation": "installation",
-}
-"""Which variable of the job templates ends up under which key of the job's meta."""
-
-
-@dataclass(slots=True)
-class _Job:
-    seen: JobSeen
-    specification: Mapping[str, Any]
-    submissions: list[Mapping[str, Any]] = field(default_factory=list)
-
 
 class FakeNomad:
     """The Orchestrator port. `workspaces` and `live_files` are the other two, of the same cluster."""
@@ -78,7 +58,7 @@ class FakeNomad:
         self.autostop = autostop
         self.faults = Faults()
         self.index = 10
-        self.jobs: dict[JobId, _Job] = {}
+        self.jobs: dict[JobId, KeptJob] = {}
         self.allocations: dict[JobId, list[AllocationSeen]] = {}
         self.logs: dict[tuple[AllocationId, str], list[bytes]] = {}
         self.on_run: Callable[[JobId, AllocationSeen], None] | None = None
@@ -196,17 +176,7 @@ class FakeNomad:
                 "nomad", "render", f"the template declares no variable {', '.join(unknown)}"
             )
         async with self.faults.call("render", deadline):
-            job_id = str(variables.get("job_id", ""))
-            if re.fullmatch(r"[a-z0-9-]{1,63}", job_id) is None:
-                raise UpstreamRejected("nomad", "render", "Invalid value for variable job_id")
-            meta = {key: str(variables[name]) for name, key in META_OF_VARIABLE.items() if name in variables}
-            specification = {
-                "ID": job_id,
-                "Meta": {**meta, "managed_by": "opencode-lifecycle"},
-                "Variables": dict(variables),
-                "Template": template,
-            }
-            return RenderedJob(job_id=JobId(job_id), specification=specification)
+            return render(template, variables)
 
     async def register(self, job: RenderedJob, *, expected_index: int, deadline: Deadline) -> int:
         async with self.faults.call("register", deadline):
@@ -296,7 +266,7 @@ class FakeNomad:
         )
 
     def _put_job(
-        self, job_id: JobId, known: _Job | None, meta: Mapping[str, str], specification: Mapping[str, Any]
+        self, job_id: JobId, known: KeptJob | None, meta: Mapping[str, str], specification: Mapping[str, Any]
     ) -> None:
         index = self._next_index()
         seen = JobSeen(
@@ -307,7 +277,7 @@ class FakeNomad:
             meta=dict(meta),
         )
         submissions = [*known.submissions, specification] if known else [specification]
-        self.jobs[job_id] = _Job(seen=seen, specification=specification, submissions=submissions)
+        self.jobs[job_id] = KeptJob(seen=seen, specification=specification, submissions=submissions)
         self._tell(JobChanged(index=index, job_id=job_id, job=seen))
 
     def _schedule(self, job_id: JobId, *, autorun: bool | None = None) -> None:
@@ -354,7 +324,7 @@ class FakeNomad:
         )
         return before != after or self.jobs[job_id].seen.meta != after["Meta"]
 
-    def _missing_volume(self, job: _Job) -> str | None:
+    def _missing_volume(self, job: KeptJob) -> str | None:
         needs = TemplateNeeds.of(str(job.specification.get("Template", "")))
         if not needs.workspace or job.seen.job_id in self.workspaces.volumes:
             return None

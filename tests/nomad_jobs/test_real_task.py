@@ -81,18 +81,20 @@ class Site:
         return found[0]
 
     async def get(
-        self, allocation: AllocationSeen, path: str, password: str | None = None
+        self, allocation: AllocationSeen, path: str, password: str | None = None, *, seconds: float = 15
     ) -> tuple[int, Any]:
         assert allocation.address is not None
         headers = {"Authorization": aiohttp.encode_basic_auth("opencode", password)} if password else {}
-        limit = aiohttp.ClientTimeout(total=15)
+        limit = aiohttp.ClientTimeout(total=seconds)
         async with self.http.get(f"{allocation.address.url}{path}", headers=headers, timeout=limit) as answer:
             return answer.status, await answer.json() if answer.status == 200 else None
 
     async def answers(self, allocation: AllocationSeen) -> None:
+        """Wait for the server. One that has just begun to listen never answers its first request."""
+
         async def is_so() -> bool:
             try:
-                return (await self.get(allocation, "/global/health"))[0] == 401
+                return (await self.get(allocation, "/global/health", seconds=1))[0] == 401
             except (aiohttp.ClientError, TimeoutError):
                 return False
 
