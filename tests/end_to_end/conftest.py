@@ -10,7 +10,7 @@ import pytest
 
 from cluster_fixture import RealCluster
 from end_to_end.servers import Servers
-from end_to_end.service_process import ServiceProcess, apart, stub_opencode
+from end_to_end.service_process import ServiceProcess, StubProgram, apart
 from fakes.model_server import ModelServer, model_server
 from real_opencode import opencode_program
 
@@ -33,8 +33,9 @@ def new_service(
 
     def start(*, manner: str = "sound", version: str = "1.18.34", **settings: Any) -> ServiceProcess:
         directory = tmp_path_factory.mktemp("service")
-        settings.setdefault("opencode_path", stub_opencode(directory, manner, version))
-        service = ServiceProcess(cluster=cluster, directory=directory, settings=settings)
+        program = StubProgram(directory / "opencode")
+        program.behave(manner, version)
+        service = ServiceProcess(cluster=cluster, directory=directory, program=program, settings=settings)
         services.append(service)
         service.prepare()
         service.start()

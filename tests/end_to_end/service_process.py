@@ -45,14 +45,23 @@ class Answer:
     raw: bytes
 
 
-def stub_opencode(directory: Path, manner: str, version: str = STUB_VERSION) -> Path:
-    """Write a program that behaves in *manner*, see `stub_opencode.py`, and return its path."""
-    stub = Path(__file__).with_name("stub_opencode.py")
-    program = directory / f"opencode-{manner}-{version}"
-    words = [sys.executable, "-I", "-S", str(stub), manner, version]
-    program.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
-    program.chmod(0o755)
-    return program
+@dataclass(frozen=True, slots=True)
+class StubProgram:
+    """Stands in for the OpenCode program. How it behaves may change from one start of it to the next."""
+
+    path: Path
+
+    def behave(self, manner: str, version: str = STUB_VERSION) -> None:
+        """Be in *manner*, see `stub_opencode.py`, from the next start on."""
+        stub = Path(__file__).with_name("stub_opencode.py")
+        words = [sys.executable, "-I", "-S", str(stub), manner, version]
+        new = self.path.with_suffix(".new")
+        new.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
+        new.chmod(0o755)
+        new.replace(self.path)
+
+    def vanish(self) -> None:
+        self.path.unlink()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -65,6 +74,7 @@ class ServiceProcess:
 
     cluster: RealCluster
     directory: Path
+    program: StubProgram
     settings: Mapping[str, Any]
     installation: str = field(default_factory=lambda: f"t{uuid4().hex[:8]}")
     port: int = 0
@@ -96,6 +106,15 @@ class ServiceProcess:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
+        self._write_settings()
+        apart(self._issue_tokens())
+
+    def change(self, **settings: Any) -> None:
+        """Set these settings anew; they count from the next start on."""
+        self.settings = {**self.settings, **settings}
+        self._write_settings()
+
+    def _write_settings(self) -> None:
         values = {
             "installation": self.installation,
             "listen_port": self.port,
@@ -107,11 +126,11 @@ class ServiceProcess:
             "consul_address": self.cluster.consul_address,
             "consul_token_file": str(self.cluster.consul_token_file),
             "driver": "raw_exec",
+            "opencode_path": str(self.program.path),
             "rates": ROOMY_RATES,
             **self.settings,
         }
         self.settings_file.write_text("".join(f"{name} = {_toml(value)}\n" for name, value in values.items()))
-        apart(self._issue_tokens())
 
     async def _issue_tokens(self) -> None:
         settings = load(self.settings_file, {})

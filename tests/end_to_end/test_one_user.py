@@ -15,7 +15,7 @@ from end_to_end.service_process import ServiceProcess, apart
 from fakes.model_server import ModelServer
 from opencode_session import ask
 
-pytestmark = [pytest.mark.servers, pytest.mark.opencode]
+pytestmark = [pytest.mark.servers, pytest.mark.opencode, pytest.mark.timeout(300, func_only=True)]
 
 FACETS = {
     "image", "opencode_version", "template", "environment", "resources", "secret_version", "revision",
