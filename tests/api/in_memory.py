@@ -138,7 +138,7 @@ class MemoryProvisioning:
 
     def _view(self, user_id: str) -> StackView:
         if user_id not in self.views:
-            raise StackNotFound(f"There is no stack for the user {user_id}.")
+            raise StackNotFound(f"There is no stack for the user {user_id}.", user_id=user_id)
         return self.views[user_id]
 
     def hot(self, user_id: UserId, request: EnsureRequest) -> StackView | None:

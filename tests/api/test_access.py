@@ -123,6 +123,14 @@ async def test_another_users_stack_looks_exactly_like_an_absent_one(open_world):
     assert theirs.code == "stack-not-found"
 
 
+async def test_a_role_is_refused_before_anything_else_of_the_request_is_looked_at(open_world):
+    answer = await open_world.call(
+        "PUT", "/v1/stacks/%00?wait=1h", by="auditor", data=b"{", headers={"If-Match": "x"}
+    )
+
+    assert (answer.status, answer.code) == (403, "forbidden")
+
+
 async def test_a_user_sees_only_its_own_operations_and_events(open_world):
     accepted = await open_world.call("POST", "/v1/stacks/ada/stop")
     await open_world.call("POST", "/v1/stacks/bob/stop")

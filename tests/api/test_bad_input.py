@@ -6,7 +6,7 @@ import time
 import zlib
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from api.world import SECRETS, World
@@ -72,8 +72,8 @@ def pointers(answer) -> list[str]:
 async def test_b1_a_user_id_of_other_characters_or_length_is_refused(world, method, spelled):
     status, answer = await world.raw_call(f"{method} /v1/stacks/{spelled}")
 
-    assert status in {400, 403}
-    assert b'"code":"invalid-' in answer or status == 403
+    assert status == 400
+    assert b'"code":"invalid-' in answer
     assert world.provisioning.calls == []
     assert b"X-Evil" not in answer
 
@@ -104,6 +104,7 @@ async def test_b1_an_id_is_decoded_exactly_once_and_compared_exactly(world):
     assert list(world.provisioning.views) == ["ada@example.com"]
 
 
+@settings(deadline=None)
 @given(st.from_regex(USER_ID_PATTERN.removesuffix("$") + r"\Z"))
 def test_b1_every_valid_id_survives_percent_encoding_of_all_its_bytes(user_id):
     escaped = "".join(f"%{byte:02X}" for byte in user_id.encode())
@@ -112,6 +113,7 @@ def test_b1_every_valid_id_survives_percent_encoding_of_all_its_bytes(user_id):
     assert user_id_of(f"/v1/stacks/{user_id}") == user_id
 
 
+@settings(deadline=None)
 @given(st.text(min_size=1).filter(lambda text: "/" not in text))
 def test_b1_whatever_stands_in_the_path_is_a_valid_id_or_is_refused(text):
     try:
@@ -124,6 +126,7 @@ def test_b1_whatever_stands_in_the_path_is_a_valid_id_or_is_refused(text):
     assert "/" not in user_id
 
 
+@settings(deadline=None)
 @given(st.text(min_size=1, max_size=20), st.text(min_size=1, max_size=20))
 def test_b1_two_ids_never_share_a_job(one, other):
     assert (job_id_of("main", one) == job_id_of("main", other)) == (one == other)
@@ -237,7 +240,7 @@ async def test_b6_a_body_that_two_parsers_could_read_differently_is_refused(worl
     assert world.provisioning.calls == []
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_b6_any_bytes_are_json_or_refused_as_malformed(raw):
     try:
@@ -248,6 +251,7 @@ def test_b6_any_bytes_are_json_or_refused_as_malformed(raw):
     json.dumps(value, allow_nan=False).encode()
 
 
+@settings(deadline=None)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers(-(10**40), 10**40) | st.text(),

@@ -40,7 +40,7 @@ async def test_a_problem_is_rfc_9457_and_names_the_request(world, logged):
         "type": "/docs#problem-stack-not-found",
         "title": "Stack not found",
         "status": 404,
-        "detail": "There is no stack for the user nobody.",
+        "detail": "There is no stack for this user.",
         "instance": f"urn:uuid:{request_id}",
         "code": "stack-not-found",
     }

@@ -1,7 +1,7 @@
 """Token buckets."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opencode_lifecycle.lifecycle.rate_limits import DEFAULT_POLICIES, RateClass, RateLimiter, RatePolicy
@@ -55,6 +55,7 @@ def test_waiting_as_long_as_told_is_always_enough():
     assert limiter.take("ada", float(told)).retry_after == 0
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 0.4), max_size=200), st.integers(1, 30), st.floats(0.5, 50))
 def test_no_span_of_time_ever_gets_more_than_burst_and_refill(gaps, burst, per_second):
     limiter = RateLimiter(RatePolicy(per_second=per_second, burst=burst))

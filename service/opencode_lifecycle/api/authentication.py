@@ -39,13 +39,12 @@ def rate_key(principal: Principal) -> str:
     return principal.role + ":" + (principal.name if principal.subject is None else principal.subject)
 
 
-def authorize(principal: Principal, route: Route, user_id: UserId | None) -> None:
-    """
-    Refuse what the role does not allow.
-
-    Another's stack looks to a `user` as if it were not there.
-    """
+def check_role(principal: Principal, route: Route) -> None:
     if principal.role not in route.roles:
         raise Forbidden
-    if principal.role is Role.USER and user_id is not None and user_id != principal.subject:
+
+
+def check_owner(principal: Principal, user_id: UserId) -> None:
+    """Refuse a `user` another's stack, as if it were not there."""
+    if principal.role is Role.USER and user_id != principal.subject:
         raise StackNotFound

@@ -1,5 +1,5 @@
 """
-What every request passes, in this order: the path, the token, the rate, the role, the query, and then the handler.
+What every request passes, in this order: the token, the rate, the role, the path, the query, and then the handler.
 
 This is the one place that renders errors, counts requests and writes the access log. It runs for every hot ensure, so it
 does nothing twice and little once.
@@ -18,7 +18,7 @@ from aiohttp import hdrs, web
 from multidict import istr
 
 from opencode_lifecycle.api import problems
-from opencode_lifecycle.api.authentication import authenticate, authorize, rate_key
+from opencode_lifecycle.api.authentication import authenticate, check_owner, check_role, rate_key
 from opencode_lifecycle.api.calls import CALL, Call, new_call_id
 from opencode_lifecycle.api.metrics import UNMATCHED, RequestMetrics
 from opencode_lifecycle.api.parameters import read_query
@@ -117,11 +117,12 @@ class Gate:
         verdict = call.verdict = self._limiters[rate].take(rate_key(principal), self._clock())
         if verdict.retry_after:
             raise RateLimited(retry_after=verdict.retry_after)
+        check_role(principal, route)
         if "#" in request.raw_path:
             raise InvalidRequest("A request target has no fragment.")
         if route.names_stack:
             call.user_id = user_id_of(request.rel_url.raw_path)
-        authorize(principal, route, call.user_id)
+            check_owner(principal, call.user_id)
         if (expectation := request.headers.get(hdrs.EXPECT)) and expectation.lower() != "100-continue":
             raise web.HTTPExpectationFailed
         if query := request.rel_url.raw_query_string:

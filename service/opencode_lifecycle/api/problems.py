@@ -106,15 +106,19 @@ def render(error: Exception, request_id: str) -> web.Response:
         status=answer.status,
         title=answer.title,
         code=error.code,
-        detail=_detail(error),
+        detail=_detail(error, answer),
         request_id=request_id,
         headers=headers,
         faults=error.faults if isinstance(error, errors.InvalidBody) else None,
-        facts=_facts(error),
+        facts=_facts(error, answer),
     )
 
 
-def _detail(error: LifecycleError) -> str:
+def _detail(error: LifecycleError, answer: Answer) -> str:
+    if (
+        answer.status == HTTPStatus.NOT_FOUND
+    ):  # word for word the same for what is not there and what is another's
+        return error.default_message
     if isinstance(
         error, UpstreamError
     ):  # what it said is for the log: it may speak of names and places inside
@@ -124,7 +128,9 @@ def _detail(error: LifecycleError) -> str:
     return error.message
 
 
-def _facts(error: LifecycleError) -> Mapping[str, Any] | None:
+def _facts(error: LifecycleError, answer: Answer) -> Mapping[str, Any] | None:
+    if answer.status == HTTPStatus.NOT_FOUND:
+        return None
     if isinstance(error, UpstreamError):
         return {"system": error.system}
     return error.facts if isinstance(error, Refusal) and error.facts else None

@@ -13,11 +13,11 @@ from pydantic_core import PydanticCustomError
 from opencode_lifecycle.api.parameters import LABEL_NAME, LONGEST_LABEL
 from opencode_lifecycle.model.errors import BodyFault, InvalidBody
 from opencode_lifecycle.model.identifiers import GROUP_PATTERN, USER_ID_PATTERN, UserId
-from opencode_lifecycle.model.operation import Event, Operation, OperationKind, OperationState
+from opencode_lifecycle.model.operation import OperationKind, OperationState
 from opencode_lifecycle.model.principal import Role, ServiceToken
 from opencode_lifecycle.model.stack import Runtime
 from opencode_lifecycle.model.states import Desired, Health, MigrationState, Phase, Reason
-from opencode_lifecycle.model.view import AddressView, Credentials, EnsureRequest, Page, StackView
+from opencode_lifecycle.model.view import Credentials, EnsureRequest, Page, StackView
 
 MAX_LABELS: Final = 16
 MAX_VARIABLES: Final = 64
@@ -38,6 +38,16 @@ class Outgoing(BaseModel):
 
     def json_bytes(self) -> bytes:
         return self.model_dump_json().encode()
+
+
+class Mirror(Outgoing):
+    """A shape whose every field is an attribute of the domain object that it shows. What is no field is not shown."""
+
+    model_config = ConfigDict(frozen=True, from_attributes=True)
+
+    @classmethod
+    def from_domain(cls, source: object) -> Self:
+        return cls.model_validate(source)
 
 
 def _inert(text: str) -> str:
@@ -125,7 +135,7 @@ class TokenBody(Incoming):
         return UserId(self.subject) if self.subject is not None else None
 
 
-class StalenessShape(Outgoing):
+class StalenessShape(Mirror):
     facet: str
     have: str
     want: str
@@ -217,16 +227,7 @@ class StackShape(Outgoing):
             release=status.release,
             wanted_release=intent.wanted_release,
             runtime=RuntimeShape.from_domain(runtime, intent.labels, view.public_url) if runtime else None,
-            staleness=[
-                StalenessShape(
-                    facet=reason.facet,
-                    have=reason.have,
-                    want=reason.want,
-                    severity=reason.severity,
-                    restart=reason.restart,
-                )
-                for reason in view.staleness
-            ],
+            staleness=[StalenessShape.from_domain(reason) for reason in view.staleness],
             observed_at=view.observed_at,
             last_operation=intent.last_operation,
             created_at=stack.created_at,
@@ -234,7 +235,7 @@ class StackShape(Outgoing):
         )
 
 
-class AddressShape(Outgoing):
+class AddressShape(Mirror):
     url: str
     host: str
     port: int
@@ -242,18 +243,6 @@ class AddressShape(Outgoing):
     allocation_id: str
     generation: int
     proven_at: datetime
-
-    @classmethod
-    def from_domain(cls, address: AddressView) -> Self:
-        return cls(
-            url=address.url,
-            host=address.host,
-            port=address.port,
-            audience="public" if address.audience == "public" else "internal",
-            allocation_id=address.allocation_id,
-            generation=address.generation,
-            proven_at=address.proven_at,
-        )
 
 
 class CredentialsShape(Outgoing):
@@ -287,12 +276,12 @@ def credentials_from_domain(credentials: Credentials) -> CredentialsShape | Wrap
     )
 
 
-class PhaseShape(Outgoing):
+class PhaseShape(Mirror):
     phase: Phase
     at: datetime
 
 
-class OperationShape(Outgoing):
+class OperationShape(Mirror):
     id: str
     kind: OperationKind
     user_id: str
@@ -304,23 +293,8 @@ class OperationShape(Outgoing):
     created_at: datetime
     finished_at: datetime | None
 
-    @classmethod
-    def from_domain(cls, operation: Operation) -> Self:
-        return cls(
-            id=operation.id,
-            kind=operation.kind,
-            user_id=operation.user_id,
-            state=operation.state,
-            phases=[PhaseShape(phase=entered.phase, at=entered.at) for entered in operation.phases],
-            reason=operation.reason,
-            message=operation.message,
-            receipt=operation.receipt,
-            created_at=operation.created_at,
-            finished_at=operation.finished_at,
-        )
 
-
-class EventShape(Outgoing):
+class EventShape(Mirror):
     id: str
     user_id: str
     kind: str
@@ -329,20 +303,8 @@ class EventShape(Outgoing):
     generation: int
     data: Mapping[str, Any]
 
-    @classmethod
-    def from_domain(cls, event: Event) -> Self:
-        return cls(
-            id=event.id,
-            user_id=event.user_id,
-            kind=event.kind,
-            actor=event.actor,
-            at=event.at,
-            generation=event.generation,
-            data=event.data,
-        )
 
-
-class TokenShape(Outgoing):
+class TokenShape(Mirror):
     id: str
     name: str
     role: Role
@@ -350,18 +312,6 @@ class TokenShape(Outgoing):
     created_at: datetime
     created_by: str
     revoked_at: datetime | None
-
-    @classmethod
-    def from_domain(cls, token: ServiceToken) -> Self:
-        return cls(
-            id=token.id,
-            name=token.name,
-            role=token.role,
-            subject=token.subject,
-            created_at=token.created_at,
-            created_by=token.created_by,
-            revoked_at=token.revoked_at,
-        )
 
 
 class IssuedTokenShape(TokenShape):

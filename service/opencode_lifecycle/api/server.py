@@ -81,18 +81,18 @@ def build_app(
         DocumentationHandlers(describe(ROUTES, version=version("opencode-lifecycle"))),
     )
     app = web.Application(client_max_size=max_body_bytes)
+    app.on_shutdown.append(streams.stop)
+    _register(app, gate, groups)
+    return app
+
+
+def _register(app: web.Application, gate: Gate, groups: Collection[object]) -> None:
+    """Give every row of the table its handler behind the gate, and what no row matches its refusal."""
     for route in ROUTES:
         handler = gate.guard(route, _handler(groups, route.handler))
         for method in methods_of(route):
             app.router.add_route(method, route.path, handler, expect_handler=expect_nothing_yet)
     app.router.add_route("*", "/{anything:.*}", gate.guard(None, refuse), expect_handler=expect_nothing_yet)
-
-    async def stop_streams(app: web.Application) -> None:
-        del app
-        streams.stop()
-
-    app.on_shutdown.append(stop_streams)
-    return app
 
 
 def methods_of(route: Route) -> tuple[str, ...]:

@@ -28,7 +28,9 @@ class Streams:
         self._access = access
         self._stopping = False
 
-    def stop(self) -> None:
+    async def stop(self, app: web.Application) -> None:
+        """End all streams, whole; hooked into the shutdown of *app*."""
+        del app
         self._stopping = True
 
     async def send(
