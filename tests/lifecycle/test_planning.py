@@ -198,13 +198,13 @@ def after_moves(work: Work) -> tuple[Work, Step]:
 
 
 @given(works)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_every_situation_has_a_next_step_and_moves_come_to_an_end(work):
     after_moves(work)
 
 
 @given(works)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_what_cannot_be_seen_is_looked_at_and_never_acted_on(work):
     step = step_of(replace(work, observation=None))
 
@@ -212,7 +212,7 @@ def test_what_cannot_be_seen_is_looked_at_and_never_acted_on(work):
 
 
 @given(works)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_a_job_that_is_not_provably_ours_is_never_stopped_purged_or_replaced(work):
     seen = work.observation
     if seen is None or not isinstance(seen.job, JobSeen) or seen.job.belongs_to("main"):
@@ -224,7 +224,7 @@ def test_a_job_that_is_not_provably_ours_is_never_stopped_purged_or_replaced(wor
 
 
 @given(works)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_no_job_is_registered_while_an_allocation_may_still_hold_the_workspace(work):
     _, step = after_moves(work)
 
@@ -235,7 +235,7 @@ def test_no_job_is_registered_while_an_allocation_may_still_hold_the_workspace(w
 
 
 @given(works)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_a_job_is_purged_only_when_nothing_of_it_runs(work):
     _, step = after_moves(work)
 
@@ -245,7 +245,7 @@ def test_a_job_is_purged_only_when_nothing_of_it_runs(work):
 
 
 @given(works)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_nothing_is_destroyed_of_a_stack_that_shall_run_or_rest(work):
     if work.stack.intent.desired is Desired.DELETED:
         return
@@ -256,7 +256,7 @@ def test_nothing_is_destroyed_of_a_stack_that_shall_run_or_rest(work):
 
 
 @given(works)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_planning_at_rest_again_gives_the_same_rest(work):
     resting, step = after_moves(work)
     if not isinstance(step, Rest):
@@ -269,7 +269,7 @@ def test_planning_at_rest_again_gives_the_same_rest(work):
 
 
 @given(works)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_a_stack_is_only_called_running_with_a_proof_of_the_allocation_it_names(work):
     if work.stack.status.phase is Phase.RUNNING:
         return
@@ -284,7 +284,7 @@ def test_a_stack_is_only_called_running_with_a_proof_of_the_allocation_it_names(
 
 
 @given(works)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_stop_and_delete_have_a_way_forward_from_every_phase(work):
     if work.stack.intent.desired is Desired.RUNNING or work.observation is None:
         return

@@ -1,0 +1,211 @@
+"""What memory says is known, and when it says that it does not know."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from opencode_lifecycle.lifecycle.fleet import Fleet
+from opencode_lifecycle.model.identifiers import AllocationId, JobId, ReleaseId, UserId, job_id_of
+from opencode_lifecycle.model.observation import ABSENT, AllocationSeen, ClientStatus, JobSeen, Observation
+from opencode_lifecycle.model.stack import Intent, Stack, Status
+from opencode_lifecycle.model.states import Desired
+from opencode_lifecycle.ports.orchestrator import AllocationChanged, JobChanged, Listing
+from opencode_lifecycle.ports.prober import Liveness
+from opencode_lifecycle.ports.stores import StackChange
+
+USER = UserId("ada")
+JOB = job_id_of("main", USER)
+
+
+class Time:
+    def __init__(self) -> None:
+        self.now = datetime(2026, 1, 1, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def passes(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+
+@pytest.fixture
+def time():
+    return Time()
+
+
+@pytest.fixture
+def fleet(time):
+    made = Fleet(now=time, max_age=timedelta(seconds=30))
+    made.put(a_stack())
+    return made
+
+
+def a_stack(seq: int = 1) -> Stack:
+    moment = datetime(2026, 1, 1, tzinfo=UTC)
+    return Stack(
+        user_id=USER,
+        job_id=JOB,
+        namespace="opencode",
+        region="global",
+        intent=Intent(
+            generation=1,
+            desired=Desired.RUNNING,
+            group="default",
+            resources="small",
+            labels={},
+            environment={},
+            wanted_release=ReleaseId("rel_1"),
+        ),
+        status=Status(phase_since=moment),
+        created_at=moment,
+        updated_at=moment,
+        change_seq=seq,
+    )
+
+
+def a_job(index: int = 10, **changes) -> JobSeen:
+    return JobSeen(
+        **{"job_id": JOB, "version": 0, "modify_index": index, "stopped": False, "meta": {}, **changes}
+    )
+
+
+def an_allocation(
+    index: int, status: ClientStatus = ClientStatus.RUNNING, name: str = "a1"
+) -> AllocationSeen:
+    return AllocationSeen(
+        id=AllocationId(name),
+        job_version=0,
+        modify_index=index,
+        create_index=int(name[1:]),
+        desired_status="run",
+        client_status=status,
+        node_id="n",
+        node_name="n",
+    )
+
+
+def listing(time: Time, index: int, **stacks: Observation) -> Listing:
+    return Listing(
+        index=index, observed_at=time(), stacks={JobId(key): value for key, value in stacks.items()}
+    )
+
+
+def seen(time: Time, index: int, *allocations: AllocationSeen) -> Observation:
+    return Observation(job=a_job(), allocations=allocations, index=index, observed_at=time())
+
+
+def test_before_the_first_listing_nothing_is_known(fleet):
+    assert fleet.observation(JOB) is None
+
+
+def test_a_job_that_a_whole_listing_does_not_name_is_absent(fleet, time):
+    fleet.apply_listing(listing(time, 20))
+
+    observation = fleet.observation(JOB)
+    assert observation is not None
+    assert observation.job is ABSENT
+
+
+def test_what_was_seen_too_long_ago_is_unknown(fleet, time):
+    fleet.apply_listing(listing(time, 20))
+    time.passes(31)
+
+    assert fleet.observation(JOB) is None
+
+
+def test_a_later_listing_keeps_an_unchanged_observation_young(fleet, time):
+    observation = seen(time, 15)
+    fleet.apply_listing(listing(time, 20, **{JOB: observation}))
+    time.passes(25)
+    fleet.apply_listing(listing(time, 21, **{JOB: observation}))
+    time.passes(25)
+
+    assert fleet.observation(JOB) is not None
+
+
+def test_nothing_seen_before_our_own_last_write_decides_anything(fleet, time):
+    fleet.apply_listing(listing(time, 20, **{JOB: seen(time, 20)}))
+    fleet.wrote(JOB, 25)
+
+    assert fleet.observation(JOB) is None
+    fleet.apply(JobChanged(index=25, job_id=JOB, job=a_job(25)))
+    assert fleet.observation(JOB) is not None
+
+
+def test_a_listing_read_before_an_event_does_not_undo_it(fleet, time):
+    fleet.apply_listing(listing(time, 20, **{JOB: seen(time, 20, an_allocation(18))}))
+    fleet.apply(AllocationChanged(index=30, job_id=JOB, allocation=an_allocation(30, ClientStatus.FAILED)))
+    fleet.apply_listing(listing(time, 25, **{JOB: seen(time, 25, an_allocation(18))}))
+
+    assert fleet.observation(JOB).allocations[0].client_status is ClientStatus.FAILED
+
+
+def test_an_event_that_comes_late_or_twice_changes_nothing(fleet, time):
+    fleet.apply_listing(listing(time, 40, **{JOB: seen(time, 40, an_allocation(38, ClientStatus.COMPLETE))}))
+    fleet.apply(AllocationChanged(index=35, job_id=JOB, allocation=an_allocation(35)))
+
+    assert fleet.observation(JOB).allocations[0].client_status is ClientStatus.COMPLETE
+
+
+def test_allocations_stand_newest_first_whatever_the_order_of_their_events(fleet, time):
+    fleet.apply_listing(listing(time, 10, **{JOB: seen(time, 10)}))
+    fleet.apply(AllocationChanged(index=12, job_id=JOB, allocation=an_allocation(12, name="a2")))
+    fleet.apply(
+        AllocationChanged(index=13, job_id=JOB, allocation=an_allocation(13, ClientStatus.COMPLETE, "a1"))
+    )
+
+    assert [each.id for each in fleet.observation(JOB).allocations] == ["a2", "a1"]
+
+
+def test_a_nomad_set_back_in_time_makes_everything_seen_and_written_before_void(fleet, time):
+    fleet.apply_listing(listing(time, 100, **{JOB: seen(time, 100)}))
+    fleet.wrote(JOB, 100)
+
+    fleet.apply_listing(listing(time, 50))
+
+    assert fleet.observation(JOB).job is ABSENT
+
+
+def test_an_older_row_does_not_replace_a_newer_one(fleet):
+    fleet.put(a_stack(seq=5))
+    fleet.put(a_stack(seq=3))
+
+    assert fleet.get(USER).stack.change_seq == 5
+
+
+def test_a_removal_that_is_older_than_the_row_removes_nothing(fleet):
+    fleet.put(a_stack(seq=9))
+    fleet.apply_changes([StackChange(seq=4, user_id=USER, stack=None)])
+
+    assert fleet.get(USER) is not None
+    fleet.apply_changes([StackChange(seq=10, user_id=USER, stack=None)])
+    assert fleet.get(USER) is None
+
+
+def test_a_probe_that_tells_nothing_new_is_no_news(fleet):
+    told = []
+    fleet.on_change = told.append
+    fleet.probed(USER, Liveness.ALIVE)
+    fleet.probed(USER, Liveness.ALIVE)
+    fleet.probed(USER, Liveness.SILENT)
+    fleet.probed(USER, Liveness.ALIVE)
+
+    assert len(told) == 3
+    assert fleet.get(USER).silent_probes == 0
+
+
+def test_a_listing_that_changes_nothing_is_no_news(fleet, time):
+    observation = seen(time, 15)
+    fleet.apply_listing(listing(time, 20, **{JOB: observation}))
+    told = []
+    fleet.on_change = told.append
+    fleet.apply_listing(listing(time, 21, **{JOB: observation}))
+
+    assert told == []
+
+
+def test_what_has_no_row_is_a_stranger(fleet, time):
+    stranger = JobId("oc-somebody-else")
+    fleet.apply_listing(listing(time, 20, **{JOB: seen(time, 20), stranger: seen(time, 20)}))
+
+    assert set(fleet.strangers()) == {stranger}
