@@ -34,6 +34,8 @@ QUICK_LOOKS = 400
 """After these, about as long as a slow start takes, nobody waits for the last tenth of a second any more."""
 SLOW_PAUSE = 0.5
 LAST_PAUSE = 1.0
+FIRST_PATIENCE = 0.1
+"""Seconds for the first look at a runtime that accepted the connection."""
 LOOKS_PER_SECOND = 200
 """All proving together; with many at once each is looked at less often."""
 
@@ -126,25 +128,34 @@ class Proving:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _prove(self, stack: Stack, candidate: Candidate) -> None:
+        await self._until_it_listens(candidate)
         pause = FIRST_PAUSE
-        listening = False
-        looks = 0
         while True:
-            if not listening:
-                looks += 1
-                pause = FIRST_PAUSE if looks <= QUICK_LOOKS else SLOW_PAUSE
-                listening = await self._listens(candidate)
-            if listening:
-                proof = await self._look(stack, candidate)
-                self._tell(candidate, proof)
-                if _is_final(proof, candidate):
-                    return
-                pause = min(pause * 1.3, LAST_PAUSE)
-            await asyncio.sleep(max(pause, len(self._tasks) / LOOKS_PER_SECOND))
+            proof = await self._look(stack, candidate)
+            self._tell(candidate, proof)
+            if _is_final(proof, candidate):
+                return
+            pause = min(pause * 1.3, LAST_PAUSE)
+            await self._pause(pause)
 
-    async def _listens(self, candidate: Candidate) -> bool:
-        deadline = Deadline.after(self._upstream_timeout, "look whether the runtime listens")
-        return await self._prober.liveness(candidate.address, deadline) is not Liveness.SILENT
+    async def _until_it_listens(self, candidate: Candidate) -> None:
+        """
+        Return when the runtime has answered anything at all.
+
+        OpenCode accepts connections some tenths of a second before it can serve them, and never answers what it was
+        asked meanwhile. So the first looks give up soon; each that was in vain has more time, for a machine under load.
+        """
+        patience = FIRST_PATIENCE
+        while True:
+            deadline = Deadline.after(patience, "look whether the runtime listens")
+            if await self._prober.liveness(candidate.address, deadline) is not Liveness.SILENT:
+                return
+            if deadline.left() <= 0:
+                patience = min(patience * 1.5, self._upstream_timeout)
+            await self._pause(FIRST_PAUSE)
+
+    async def _pause(self, seconds: float) -> None:
+        await asyncio.sleep(max(seconds, len(self._tasks) / LOOKS_PER_SECOND))
 
     async def _look(self, stack: Stack, candidate: Candidate) -> Proof:
         deadline = Deadline.after(self._upstream_timeout, f"prove {stack.job_id}")
