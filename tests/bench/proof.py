@@ -8,6 +8,8 @@ import aiohttp
 
 PAUSE = 0.05
 PATIENCE = 120.0
+FIRST_PATIENCE = 0.1
+"""Seconds for one look; more after each that was in vain. What OpenCode is asked as soon as it listens it never answers."""
 
 
 async def until_proven(url: str, password: str, directory: str) -> dict[str, float]:
@@ -18,15 +20,19 @@ async def until_proven(url: str, password: str, directory: str) -> dict[str, flo
     """
     credentials = aiohttp.BasicAuth("opencode", password)
     moments: dict[str, float] = {}
+    patience = FIRST_PATIENCE
     async with asyncio.timeout(PATIENCE), aiohttp.ClientSession(url) as session:
         while True:
+            limit = aiohttp.ClientTimeout(total=patience)
             try:
-                async with session.get("/global/health") as answer:
+                async with session.get("/global/health", timeout=limit) as answer:
                     moments.setdefault("listens", time.perf_counter())
                     refused = answer.status == 401
                 if refused and await _is_healthy(session, credentials, directory):
                     moments["proven"] = time.perf_counter()
                     return moments
+            except TimeoutError:
+                patience *= 1.5
             except aiohttp.ClientError:
                 pass
             await asyncio.sleep(PAUSE)

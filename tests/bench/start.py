@@ -111,7 +111,8 @@ class _Bench:
     async def bare(self) -> float:
         """Return seconds from starting the program to its proof."""
         home = self._directory / f"home{next(self._numbers)}"
-        (home / "project").mkdir(parents=True)
+        for name in ("project", "home", "config", "data", "state", "cache", "tmp"):
+            (home / name).mkdir(parents=True)
         password = secrets.token_urlsafe(32)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -142,6 +143,7 @@ def _environment(home: Path, password: str) -> Mapping[str, str]:
     return {
         "PATH": os.environ["PATH"],
         "HOME": str(home / "home"),
+        "TMPDIR": str(home / "tmp"),
         "XDG_CONFIG_HOME": str(home / "config"),
         "XDG_DATA_HOME": str(home / "data"),
         "XDG_STATE_HOME": str(home / "state"),
