@@ -242,3 +242,10 @@ async def test_the_running_server_uses_our_kind_of_connection():
 
     assert b"application/problem+json" in answer
     assert b"not HTTP" not in answer
+
+
+async def test_no_answer_names_the_software_that_it_is_made_with(world):
+    for path, by in (("/livez", None), ("/v1/stacks", "backend"), ("/v1/stacks", None), ("/nothing", None)):
+        answer = await world.call("GET", path, by=by)
+
+        assert answer.headers["Server"] == "opencode-lifecycle"

@@ -136,6 +136,7 @@ class Gate:
     def _add_headers(self, call: Call, response: web.StreamResponse) -> None:
         headers = response.headers
         headers[REQUEST_ID] = call.id
+        headers[hdrs.SERVER] = "opencode-lifecycle"
         if call.verdict is not None and call.route is not None and (rate := call.route.rate) is not None:
             remaining, reset_seconds, _ = call.verdict
             headers[RATE_LIMIT_POLICY] = self._policies[rate]
