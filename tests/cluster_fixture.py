@@ -117,16 +117,16 @@ class RealCluster:
 
     async def kill(self, server: str) -> None:
         """Kill the server outright. Its supervisor starts it again."""
-        os.kill(self.process(server).pid, signal.SIGKILL)
+        await self._signal(server, signal.SIGKILL)
 
     async def stop(self, server: str) -> None:
         """Stop the server; it stays down until `start`."""
-        self.layout.held(server).touch()
+        await asyncio.to_thread(self.layout.held(server).touch)
         await self._until(f"{server} is down", lambda: self._state_of(server) == "held", 30)
 
     async def start(self, server: str) -> None:
         """Start the server again after `stop` and wait until it is ready."""
-        self.layout.held(server).unlink(missing_ok=True)
+        await asyncio.to_thread(self.layout.held(server).unlink, missing_ok=True)
         await self.until_ready(server)
 
     async def restart(self, server: str) -> None:
@@ -135,10 +135,14 @@ class RealCluster:
 
     async def pause(self, server: str) -> None:
         """Freeze the server: its ports stay open and nothing answers."""
-        os.kill(self.process(server).pid, signal.SIGSTOP)
+        await self._signal(server, signal.SIGSTOP)
 
     async def resume(self, server: str) -> None:
-        os.kill(self.process(server).pid, signal.SIGCONT)
+        await self._signal(server, signal.SIGCONT)
+
+    async def _signal(self, server: str, number: signal.Signals) -> None:
+        process = await asyncio.to_thread(self.process, server)
+        os.kill(process.pid, number)
 
     def _state_of(self, server: str) -> str:
         return state_file.load(self.layout).servers[server].state
