@@ -4,7 +4,7 @@ PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help up down destroy check format test lock
+.PHONY: help up down destroy check format test bench lock
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ format: $(STAMP) ## put the style right
 
 test: $(STAMP) ## everything that must always pass
 	@$(PYTHON) -m pytest
+
+bench: $(STAMP) ## speed, beside the least that does the same
+	@PYTHONPATH=tests $(PYTHON) -m bench $(FIGURES)
 
 lock: $(STAMP) ## resolve the dependencies anew
 	@$(VENV)/bin/uv pip compile --quiet --generate-hashes --no-annotate --no-header --universal --python-version 3.11 -o requirements.lock pyproject.toml

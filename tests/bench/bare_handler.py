@@ -7,9 +7,7 @@ from pathlib import Path
 from aiohttp import web
 
 
-async def main() -> None:
-    body = Path(sys.argv[1]).read_bytes()
-
+async def main(body: bytes) -> None:
     async def answer(request: web.Request) -> web.Response:
         return web.Response(body=body, content_type="application/json")
 
@@ -24,4 +22,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    asyncio.run(main(Path(sys.argv[1]).read_bytes()))

@@ -19,8 +19,8 @@ from bench.service import INSTALLATION, Service, service, settings_of
 from bench.show import say
 from cluster_fixture import RealCluster
 from opencode_lifecycle.model.identifiers import UserId, job_id_of
-from real_opencode import VERSION
 from opencode_lifecycle.settings import Rate, Rates, ResourceClassSettings, Settings
+from real_opencode import VERSION
 
 USERS = 300
 IN_FLIGHT = 32

@@ -5,7 +5,15 @@ from collections import Counter
 from typing import Any
 
 _LOOPS = frozenset(
-    {"dispatcher", "nomad listing", "nomad events", "steady probes", "retention", "database changes", "tokens"}
+    {
+        "dispatcher",
+        "nomad listing",
+        "nomad events",
+        "steady probes",
+        "retention",
+        "database changes",
+        "tokens",
+    }
 )
 _WORKERS = ("reconcile ", "prove ", "probe ")
 
@@ -17,6 +25,10 @@ class Counting:
         self._port = port
         self._name = name
         self._calls = calls
+
+    @staticmethod
+    def new() -> Counter[tuple[str, str]]:
+        return Counter()
 
     def __getattr__(self, attribute: str) -> Any:
         value = getattr(self._port, attribute)

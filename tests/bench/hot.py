@@ -62,9 +62,7 @@ class _Arm:
         wrk = shutil.which("wrk")
         if wrk is None:
             command = [sys.executable, "-m", "bench.load", self._address, PATH, self._token]
-            answer = json.loads(
-                await output_of([*pinned, *command, str(SECONDS), str(CONNECTIONS)])
-            )
+            answer = json.loads(await output_of([*pinned, *command, str(SECONDS), str(CONNECTIONS)]))
             return int(answer["rate"] * SECONDS), float(SECONDS), int(answer["others"])
         command = [wrk, "-t1", f"-c{CONNECTIONS}", f"-d{SECONDS}s", "-s", str(self._script)]
         said = await output_of([*pinned, *command, f"{self._address}{PATH}"])
@@ -77,6 +75,8 @@ async def measure(directory: Path) -> list[Figure]:
     """Measure the rate, and count what reaches database and neighbours meanwhile."""
     say("hot ensure: the whole application against a bare handler")
     server_core, load_core = cores()
+    for name in ("quiet", "logging"):
+        (directory / name).mkdir()
     async with AsyncExitStack() as stack:
         ours, arm = await _our_server(stack, directory / "quiet", "info", server_core, load_core)
         _, logging_arm = await _our_server(stack, directory / "logging", "debug", server_core, load_core)
@@ -100,7 +100,6 @@ async def measure(directory: Path) -> list[Figure]:
 async def _our_server(
     stack: AsyncExitStack, directory: Path, log_level: str, core: int, load_core: int
 ) -> tuple[Program, _Arm]:
-    directory.mkdir()
     server = await stack.enter_async_context(
         program("bench.hot_server", str(directory), log_level, errors=directory / "access.log", core=core)
     )
@@ -152,7 +151,9 @@ async def _count(server: Program, arm: _Arm) -> dict[str, Any]:
 
 
 def _difference(before: dict[str, int], after: dict[str, int]) -> dict[str, int]:
-    return {name: times - before.get(name, 0) for name, times in after.items() if times != before.get(name, 0)}
+    return {
+        name: times - before.get(name, 0) for name, times in after.items() if times != before.get(name, 0)
+    }
 
 
 def _counted(counted: dict[str, Any]) -> Figure:

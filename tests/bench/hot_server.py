@@ -7,7 +7,6 @@ It says its address, the token and the body of an ensure. For each line that it 
 import asyncio
 import json
 import sys
-from collections import Counter
 from pathlib import Path
 
 from bench.counting import Counting
@@ -43,7 +42,7 @@ async def main(directory: Path, log_level: str) -> None:
     world = World(directory)
     database = Database(url=settings.database_url, exclusive=True)
     await database.open()
-    calls: Counter[tuple[str, str]] = Counter()
+    calls = Counting.new()
     neighbours = Neighbours(
         store=Counting(database, "store", calls),
         orchestrator=Counting(world.nomad, "nomad", calls),

@@ -46,9 +46,7 @@ class _Metered:
         while True:
             begun = time.thread_time()
             try:
-                waits_for = (
-                    self._coroutine.send(value) if error is None else self._coroutine.throw(error)
-                )
+                waits_for = self._coroutine.send(value) if error is None else self._coroutine.throw(error)
             except StopIteration as stop:
                 return stop.value
             finally:

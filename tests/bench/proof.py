@@ -38,9 +38,7 @@ async def until_proven(url: str, password: str, directory: str) -> dict[str, flo
             await asyncio.sleep(PAUSE)
 
 
-async def _is_healthy(
-    session: aiohttp.ClientSession, credentials: aiohttp.BasicAuth, directory: str
-) -> bool:
+async def _is_healthy(session: aiohttp.ClientSession, credentials: aiohttp.BasicAuth, directory: str) -> bool:
     async with session.get("/global/health", auth=credentials) as answer:
         if answer.status != 200 or json.loads(await answer.read()).get("healthy") is not True:
             return False

@@ -24,7 +24,7 @@ async def alternate(
         before = machine.fdatasync_ms(disk)[0] if disk else 0.0
         a1, b1, b2, a2 = await ours(), await bare(), await bare(), await ours()
         after = machine.fdatasync_ms(disk)[0] if disk else 0.0
-        block = Block(ours=(a1, a2), bare=(b1, b2), noise=_noise((a1, a2), (b1, b2), before, after))
+        block = Block(ours=(a1, a2), bare=(b1, b2), noise=noise_in((a1, a2), (b1, b2), before, after))
         done.append(block)
         say(
             f"  block {len(done)}: ours {a1:.4g} {a2:.4g}, bare {b1:.4g} {b2:.4g} {unit}, "
@@ -33,7 +33,8 @@ async def alternate(
     return quiet(done, blocks)
 
 
-def _noise(ours: Sequence[float], bare: Sequence[float], before: float, after: float) -> str:
+def noise_in(ours: Sequence[float], bare: Sequence[float], before: float, after: float) -> str:
+    """Say what makes a block noisy, or nothing. *before* and *after* are the disk's median flushes, 0 without one."""
     for name, values in (("ours", ours), ("bare", bare)):
         if max(values) > min(values) * 4 / 3:
             return f"{name} differ by more than a third"

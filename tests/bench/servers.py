@@ -20,6 +20,7 @@ NAMESPACE = "opencode"
 SERVERS = ("nomad", "vault", "consul")
 _PATIENCE = 120.0
 _AT_ONCE = 32
+_LIVE = frozenset({"pending", "running"})
 _LONGEST_EVENT = 16 * 1024 * 1024
 
 
@@ -85,7 +86,7 @@ class Operator:
 
         await asyncio.gather(*(purge(job_id) for job_id in await self.job_ids()))
         async with asyncio.timeout(_PATIENCE):
-            while [each for each in await self.allocations() if each["ClientStatus"] in {"pending", "running"}]:
+            while any(each["ClientStatus"] in _LIVE for each in await self.allocations()):  # noqa: ASYNC110 - over HTTP
                 await asyncio.sleep(0.1)
             while await self.allocations():
                 await self.nomad("PUT", "system/gc")

@@ -16,9 +16,8 @@ from opencode_lifecycle import application, telemetry
 from opencode_lifecycle.settings import Settings
 
 
-async def main(settings: Settings) -> None:
+async def main(settings: Settings, report: Path | None) -> None:
     telemetry.configure_logging(form=settings.log_format, level=settings.log_level)
-    report = os.environ.get("BENCH_METER")
     meter = Meter() if report else None
     if meter is not None:
         meter.install()
@@ -28,8 +27,11 @@ async def main(settings: Settings) -> None:
         print(address, flush=True)  # noqa: T201 - how the bench learns of it
         await stopping.wait()
         if meter is not None and report is not None:
-            Path(report).write_text(json.dumps(meter.report()))
+            report.write_text(json.dumps(meter.report()))
 
 
 if __name__ == "__main__":
-    asyncio.run(main(Settings.model_validate_json(Path(sys.argv[1]).read_text())))
+    where = os.environ.get("BENCH_METER")
+    asyncio.run(
+        main(Settings.model_validate_json(Path(sys.argv[1]).read_text()), Path(where) if where else None)
+    )

@@ -13,7 +13,6 @@ from contextlib import AsyncExitStack
 from datetime import datetime
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import aiohttp
 
@@ -30,7 +29,7 @@ from opencode_lifecycle.model.identifiers import UserId, job_id_of
 from opencode_lifecycle.settings import Rate, Rates
 from real_opencode import VERSION
 
-BLOCKS, SPARE = 1, 0
+BLOCKS, SPARE = 4, 1
 BAR = 1.25
 
 
