@@ -248,7 +248,7 @@ async def test_a_job_of_another_owner_is_seen_as_such(server, nomad, meta):
 
 
 async def test_another_job_than_the_asked_one_is_nonsense(server, nomad):
-    job = {"ID": "oc-mallory", "Version": 0, "JobModifyIndex": 5, "Stop": False, "Meta": {}}
+    job = {"ID": "oc-mallory", "Version": 0, "JobModifyIndex": 5, "Stop": True, "Meta": {}}
     server.script = lambda request: reply(
         200, [] if "/allocations" in request.path else job, X_Nomad_Index="7"
     )
