@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from fakes.faults import Faults
+from opencode_lifecycle.model.errors import RuntimeNotReady
 from opencode_lifecycle.model.operation import OperationState
 from opencode_lifecycle.model.states import Phase
 from world import ADA, BACKEND, World
@@ -166,3 +167,19 @@ async def test_a_service_that_starts_without_nomad_keeps_what_it_is_asked_and_ca
         world.nomad.come_up()
         await world.phase(Phase.RUNNING, "grace")
         assert (await world.ensure()).ready
+
+
+async def test_a_runtime_proven_in_an_earlier_life_must_answer_before_it_is_called_ready_again(tmp_path):
+    world = World(tmp_path)
+    async with world.running():
+        await world.ensure()
+        address = world.stack().status.runtime.address
+    world.prober.withdraw(address)
+
+    async with world.running():
+        answer = await world.ensure(wait=None)
+
+        assert answer.view.stack.status.phase is Phase.RUNNING
+        assert not answer.ready
+        with pytest.raises(RuntimeNotReady):
+            await world.plane.provisioning.address(ADA, "internal")

@@ -165,6 +165,7 @@ class ControlPlane:
             releases=self.releases,
             orchestrator=neighbours.orchestrator,
             passwords=neighbours.passwords,
+            prober=neighbours.prober,
             fleet=self.fleet,
             dispatcher=self.dispatcher,
             site=p.site,

@@ -13,9 +13,9 @@ from typing import assert_never
 
 from opencode_lifecycle.lifecycle.background import Pulse
 from opencode_lifecycle.model.clock import Clock
-from opencode_lifecycle.model.identifiers import JobId, UserId
+from opencode_lifecycle.model.identifiers import AllocationId, JobId, UserId
 from opencode_lifecycle.model.observation import ABSENT, AllocationSeen, JobSeen, Observation
-from opencode_lifecycle.model.proof import Proof
+from opencode_lifecycle.model.proof import Proof, ProofResult
 from opencode_lifecycle.model.stack import Stack
 from opencode_lifecycle.model.view import StackView
 from opencode_lifecycle.ports.orchestrator import (
@@ -38,6 +38,9 @@ class Known:
     proof: Proof | None = None
     liveness: Liveness | None = None
     silent_probes: int = 0
+    answered: AllocationId | None = None
+    """The allocation that answered us as it must, in this life of the process. What an earlier life proved may be gone:
+    a Nomad that was away itself still calls a dead allocation running."""
     view: StackView | None = None
     waiters: list[asyncio.Event] = field(default_factory=list)
 
@@ -192,6 +195,8 @@ class Fleet:
         known = self._by_user.get(user_id)
         if known is not None:
             known.proof = proof
+            if proof.result is ProofResult.PROVEN:
+                known.answered = proof.allocation_id
             self._changed(known)
 
     def probed(self, user_id: UserId, liveness: Liveness) -> None:
@@ -202,6 +207,9 @@ class Fleet:
         silent = 0 if liveness is Liveness.ALIVE else known.silent_probes + 1
         news = silent != known.silent_probes or liveness is not known.liveness
         known.silent_probes, known.liveness = silent, liveness
+        runtime = known.stack.status.runtime
+        if liveness is Liveness.ALIVE and runtime is not None:
+            known.answered = runtime.allocation_id
         if news:
             self._changed(known)
 

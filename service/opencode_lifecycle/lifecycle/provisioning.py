@@ -41,6 +41,7 @@ from opencode_lifecycle.model.view import (
     StackView,
 )
 from opencode_lifecycle.ports.orchestrator import Orchestrator
+from opencode_lifecycle.ports.prober import RuntimeProber
 from opencode_lifecycle.ports.secrets import PasswordStore
 from opencode_lifecycle.ports.stores import (
     Decision,
@@ -68,6 +69,7 @@ class Provisioning:
         releases: Releases,
         orchestrator: Orchestrator,
         passwords: PasswordStore,
+        prober: RuntimeProber,
         fleet: Fleet,
         dispatcher: Dispatcher,
         site: Site,
@@ -84,6 +86,7 @@ class Provisioning:
         self._releases = releases
         self._orchestrator = orchestrator
         self._passwords = passwords
+        self._prober = prober
         self._fleet = fleet
         self._dispatcher = dispatcher
         self._site = site
@@ -122,7 +125,7 @@ class Provisioning:
         many seconds have passed.
         """
         self._check_resources(request)
-        await self._look_if_unseen(user_id, request)
+        await self._look_if_unseen(user_id)
         if if_match is None and (view := self.hot(user_id, request)) is not None:
             return EnsureAnswer(view=view, ready=True, operation=view.stack.intent.last_operation)
         operation = await self._decide_once(user_id, request, by=by, if_match=if_match)
@@ -153,24 +156,20 @@ class Provisioning:
         _, decision = await asyncio.shield(task)
         return decision.operation.id if decision.operation is not None else None
 
-    async def _look_if_unseen(self, user_id: UserId, wish: EnsureRequest) -> None:
-        """See for ourselves when a stack that should run was seen too long ago to say so."""
+    async def _look_if_unseen(self, user_id: UserId) -> None:
+        """See for ourselves when a stack that should run was seen too long ago, or never by this process."""
         known = self._fleet.get(user_id)
-        if (
-            known is None
-            or known.stack.status.phase is not Phase.RUNNING
-            or not _asks_nothing_new(known.stack, wish)
-        ):
+        if known is None or known.stack.status.phase is not Phase.RUNNING:
             return
-        if self._fleet.observation(known.stack.job_id) is not None:
-            return
-        deadline = Deadline.after(min(2.0, self._upstream_timeout), f"look at {known.stack.job_id}")
-        try:
-            self._fleet.see(
-                known.stack.job_id, await self._orchestrator.observe(known.stack.job_id, deadline)
-            )
-        except (UpstreamError, DeadlineExceeded):
-            return
+        stack, runtime = known.stack, known.stack.status.runtime
+        deadline = Deadline.after(min(2.0, self._upstream_timeout), f"look at {stack.job_id}")
+        if self._fleet.observation(stack.job_id) is None:
+            try:
+                self._fleet.see(stack.job_id, await self._orchestrator.observe(stack.job_id, deadline))
+            except (UpstreamError, DeadlineExceeded):
+                return
+        if runtime is not None and runtime.address is not None and known.answered != runtime.allocation_id:
+            self._fleet.probed(user_id, await self._prober.liveness(runtime.address, deadline))
 
     async def _wait(self, user_id: UserId, seconds: float) -> None:
         deadline = Deadline.after(seconds, "wait for the runtime")
@@ -192,6 +191,7 @@ class Provisioning:
             and stack.is_settled
             and runtime is not None
             and runtime.address is not None
+            and known.answered == runtime.allocation_id
             and stack.status.health in {Health.HEALTHY, Health.DEGRADED}
             and self._fleet.observation(stack.job_id) is not None
         )
@@ -360,8 +360,12 @@ class Provisioning:
         return self._fleet.put(stack)
 
     async def _ready_runtime(self, user_id: UserId) -> tuple[Stack, Runtime]:
-        stack = (await self._known(user_id)).stack
-        runtime = stack.status.runtime
+        await self._look_if_unseen(user_id)
+        known = await self._known(user_id)
+        stack, runtime = known.stack, known.stack.status.runtime
+        if runtime is not None and known.answered != runtime.allocation_id:
+            message = "The runtime does not answer at the moment."
+            raise RuntimeNotReady(message, retry_after=RETRY_AFTER_SECONDS, user_id=user_id)
         if stack.status.phase is not Phase.RUNNING or runtime is None or runtime.address is None:
             phase = f"The stack is {stack.status.phase}"
             why = f": {stack.status.message}" if stack.status.message else "."
