@@ -174,13 +174,13 @@ variable "secret_path" {
   }
 }
 
-variable "workspace_volume" {
+variable "workspace_node" {
   type        = string
-  description = "Name of the dynamic host volume; the job_id when empty."
+  description = "Id of the node that has the workspace volume; any node when empty."
   default     = ""
   validation {
-    condition     = regex_replace(var.workspace_volume, "^[A-Za-z0-9-]{0,128}$", "") == ""
-    error_message = "The workspace_volume is made of letters, digits and hyphens."
+    condition     = regex_replace(var.workspace_node, "^[0-9a-f-]*$", "") == ""
+    error_message = "The workspace_node is a node's id."
   }
 }
 
@@ -244,7 +244,6 @@ variable "labels" {
 
 locals {
   secret_path      = var.secret_path == "" ? "kv/data/opencode/${var.job_id}" : var.secret_path
-  workspace_volume = var.workspace_volume == "" ? var.job_id : var.workspace_volume
   pointer          = "nomad/jobs/${var.job_id}/opencode/server"
 }
 
@@ -287,6 +286,15 @@ job "opencode" {
   group "opencode" {
     count = 1
 
+    # Where the workspace lies, there and nowhere else can it run.
+    dynamic "constraint" {
+      for_each = var.workspace_node == "" ? [] : [var.workspace_node]
+      content {
+        attribute = "${node.unique.id}"
+        value     = constraint.value
+      }
+    }
+
     # The workspace is bound to its node: a network split must not end the session that goes on there.
     disconnect {
       lost_after = "24h"
@@ -319,7 +327,7 @@ job "opencode" {
     # Claimed by one allocation at a time: two servers on one workspace destroy each other's sessions.
     volume "workspace" {
       type            = "host"
-      source          = local.workspace_volume
+      source          = var.job_id
       access_mode     = "single-node-single-writer"
       attachment_mode = "file-system"
     }

@@ -175,13 +175,13 @@ variable "secret_path" {
   }
 }
 
-variable "workspace_volume" {
+variable "workspace_node" {
   type        = string
-  description = "Name of the dynamic host volume; the job_id when empty."
+  description = "Id of the node that has the workspace volume; any node when empty."
   default     = ""
   validation {
-    condition     = regex_replace(var.workspace_volume, "^[A-Za-z0-9-]{0,128}$", "") == ""
-    error_message = "The workspace_volume is made of letters, digits and hyphens."
+    condition     = regex_replace(var.workspace_node, "^[0-9a-f-]*$", "") == ""
+    error_message = "The workspace_node is a node's id."
   }
 }
 
@@ -243,7 +243,6 @@ variable "labels" {
 
 locals {
   secret_path      = var.secret_path == "" ? "kv/data/opencode/${var.job_id}" : var.secret_path
-  workspace_volume = var.workspace_volume == "" ? var.job_id : var.workspace_volume
   pointer          = "nomad/jobs/${var.job_id}/opencode/server"
 }
 
@@ -286,6 +285,15 @@ job "opencode" {
   group "opencode" {
     count = 1
 
+    # Where the workspace lies, there and nowhere else can it run.
+    dynamic "constraint" {
+      for_each = var.workspace_node == "" ? [] : [var.workspace_node]
+      content {
+        attribute = "${node.unique.id}"
+        value     = constraint.value
+      }
+    }
+
     # The workspace is bound to its node: a network split must not end the session that goes on there.
     disconnect {
       lost_after = "24h"
@@ -311,13 +319,9 @@ job "opencode" {
       port "http" {}
     }
 
-    # Claimed by one allocation at a time: two servers on one workspace destroy each other's sessions.
-    volume "workspace" {
-      type            = "host"
-      source          = local.workspace_volume
-      access_mode     = "single-node-single-writer"
-      attachment_mode = "file-system"
-    }
+    # The volume is not claimed here: nothing could be mounted, and a claim makes a new volume's first start wait for its
+    # node to tell the scheduler of it. That one server at a time uses it is kept by the entrypoint's lock.
+
 
     task "server" {
       driver       = "raw_exec"

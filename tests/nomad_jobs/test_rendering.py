@@ -78,10 +78,20 @@ async def test_nomad_accepts_the_job_and_plans_it(nomad, cluster, driver):
     path = f"/v1/job/{job.job_id}/plan"
     answer = await nomad._connection.put("plan", path, body, deadline=soon())
 
-    assert set(answer.body["FailedTGAllocs"]) == {
-        "opencode"
-    }  # its volume is on no node, and no docker either
+    # The test cluster has no docker, and the volume that the docker job claims is on no node of it.
+    unplaced = {"raw-exec": None, "docker": {"opencode"}}[driver]
+    assert (set(answer.body["FailedTGAllocs"]) if answer.body["FailedTGAllocs"] else None) == unplaced
     assert "Error" not in answer.body
+
+
+@pytest.mark.parametrize("driver", TEMPLATES)
+async def test_the_job_runs_on_the_node_of_its_workspace_and_no_other(nomad, driver):
+    job = await rendered(nomad, driver, workspace_node="3c241eb1-0000-4000-8000-000000000000")
+
+    constraints = job["TaskGroups"][0]["Constraints"]
+    assert [(each["LTarget"], each["Operand"], each["RTarget"]) for each in constraints] == [
+        ("${node.unique.id}", "=", "3c241eb1-0000-4000-8000-000000000000")
+    ]
 
 
 @pytest.mark.parametrize("driver", TEMPLATES)
@@ -115,7 +125,7 @@ async def test_a_value_is_taken_as_it_is(nomad, driver, name):
         "environment",
         "secret_environment",
         "secret_path",
-        "workspace_volume",
+        "workspace_node",
         "workspace_path",
         "bundles_path",
         "entrypoint",

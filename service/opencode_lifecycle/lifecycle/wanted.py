@@ -102,7 +102,7 @@ def job_variables(stack: Stack, release: Release, site: Site, facets: Facets) ->
         "secret_environment": list(site.secret_environment),
         "vault_role": site.vault_role,
         "secret_path": f"{site.vault_kv_mount}/data/opencode/{stack.job_id}",
-        "workspace_volume": str(stack.job_id),
+        "workspace_node": workspace.node_id if workspace is not None else "",
         "workspace_path": workspace.path if workspace is not None else "",
         "bundles_path": BUNDLES_PATH,
         "entrypoint": list(site.entrypoint),
