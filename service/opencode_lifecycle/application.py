@@ -90,6 +90,7 @@ async def serving(settings: Settings, neighbours: Neighbours) -> AsyncIterator[s
         runner = Runner(app, shutdown_seconds=settings.shutdown_grace.total_seconds())
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
+        stack.callback(plane.provisioning.stop_waiting)
         site = web.TCPSite(runner, settings.listen_host, settings.listen_port, backlog=1024)
         await site.start()
         host, port = runner.addresses[0][:2]

@@ -24,10 +24,9 @@ from opencode_lifecycle.api.schemas import (
 from opencode_lifecycle.api.use_cases import Provisioning
 from opencode_lifecycle.model.errors import InvalidRequest, InvalidUserId, PreconditionFailed
 from opencode_lifecycle.model.identifiers import UserId, parse_user_id
-from opencode_lifecycle.model.view import EnsureRequest, StackView
+from opencode_lifecycle.model.view import UNCHANGED, EnsureRequest, StackView
 from opencode_lifecycle.ports.stores import IdempotentAnswer, StackQuery
 
-UNCHANGED: Final = EnsureRequest()
 _REMEMBERED_VIEWS: Final = 4096
 
 

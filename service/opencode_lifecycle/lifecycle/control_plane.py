@@ -175,6 +175,7 @@ class ControlPlane:
             default_resources=p.default_resources,
             public_url_template=p.public_url_template,
             upstream_timeout=p.upstream_timeout,
+            observation_max_age=p.observation_max_age,
         )
         self.readiness = Readiness(
             pings={

@@ -42,6 +42,8 @@ class Known:
     """The allocation that answered us as it must, in this life of the process. What an earlier life proved may be gone:
     a Nomad that was away itself still calls a dead allocation running."""
     view: StackView | None = None
+    ready_until: float = 0.0
+    """Until when, on the monotonic clock, `view` may be given to a hot ensure without a further look at anything."""
     waiters: list[asyncio.Event] = field(default_factory=list)
 
 
@@ -231,6 +233,11 @@ class Fleet:
             if event in known.waiters:
                 known.waiters.remove(event)
 
+    def wake_all(self) -> None:
+        """Let everyone who waits for a change go on."""
+        for known in self:
+            self._wake(known)
+
     def _changed_job(self, job_id: JobId) -> None:
         user_id = self._user_of.get(job_id)
         known = self._by_user.get(user_id) if user_id is not None else None
@@ -239,6 +246,7 @@ class Fleet:
 
     def _changed(self, known: Known) -> None:
         known.view = None
+        known.ready_until = 0.0
         self._wake(known)
         if self.on_change is not None:
             self.on_change(known)

@@ -128,7 +128,9 @@ class Proving:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _prove(self, stack: Stack, candidate: Candidate) -> None:
+        log.debug("proving", step="proving begins", job_id=stack.job_id)
         await self._until_it_listens(candidate)
+        log.debug("proving", step="it answers", job_id=stack.job_id)
         pause = FIRST_PAUSE
         while True:
             proof = await self._look(stack, candidate)

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
+from time import monotonic
 
 from opencode_lifecycle.lifecycle.decisions import Decide, Request, delete, ensure, recreate, start, stop
 from opencode_lifecycle.lifecycle.dispatcher import Dispatcher
@@ -33,6 +34,7 @@ from opencode_lifecycle.model.stack import Runtime, Stack
 from opencode_lifecycle.model.staleness import Staleness
 from opencode_lifecycle.model.states import Desired, Health, Phase, Reason
 from opencode_lifecycle.model.view import (
+    UNCHANGED,
     AddressView,
     Credentials,
     EnsureAnswer,
@@ -53,6 +55,8 @@ from opencode_lifecycle.ports.stores import (
 )
 
 OPENCODE_USERNAME = "opencode"
+HOT_SECONDS = 1.0
+"""How long a ready stack is given out again without working out that it is ready."""
 RETRY_AFTER_SECONDS = 2
 """What a caller is told to wait for a runtime that is starting: about half of a start."""
 
@@ -79,6 +83,7 @@ class Provisioning:
         default_resources: str,
         public_url_template: str | None,
         upstream_timeout: timedelta,
+        observation_max_age: timedelta,
     ) -> None:
         self._stacks = stacks
         self._operations = operations
@@ -96,6 +101,8 @@ class Provisioning:
         self._default_resources = default_resources
         self._public_url_template = public_url_template
         self._upstream_timeout = upstream_timeout.total_seconds()
+        self._max_age = observation_max_age.total_seconds()
+        self._ending = False
         self._ensuring: dict[
             tuple[UserId, str, str, int | None], asyncio.Task[tuple[Situation, Decision]]
         ] = {}
@@ -105,9 +112,18 @@ class Provisioning:
     def hot(self, user_id: UserId, request: EnsureRequest) -> StackView | None:
         """Return the stack when an ensure of it changes nothing and its runtime is proven, all from memory."""
         known = self._fleet.get(user_id)
-        if known is None or not self._is_ready(known) or not _asks_nothing_new(known.stack, request):
+        if known is None or not _asks_nothing_new(known.stack, request):
             return None
-        return self._view(known)
+        if known.view is not None and monotonic() < known.ready_until:
+            return known.view
+        if not self._is_ready(known):
+            return None
+        view = self._view(known)
+        # For a moment nothing needs to be worked out again: whatever happens to the stack ends it at once, and time
+        # alone cannot make what was seen older than it may be.
+        age = (self._now() - view.observed_at).total_seconds() if view.observed_at is not None else 0.0
+        known.ready_until = monotonic() + min(HOT_SECONDS, self._max_age - age)
+        return view
 
     async def ensure(
         self,
@@ -171,9 +187,14 @@ class Provisioning:
         if runtime is not None and runtime.address is not None and known.answered != runtime.allocation_id:
             self._fleet.probed(user_id, await self._prober.liveness(runtime.address, deadline))
 
+    def stop_waiting(self) -> None:
+        """Answer every waiting ensure with what is known now: the process ends, and what was accepted goes on after it."""
+        self._ending = True
+        self._fleet.wake_all()
+
     async def _wait(self, user_id: UserId, seconds: float) -> None:
         deadline = Deadline.after(seconds, "wait for the runtime")
-        while (left := deadline.left()) > 0:
+        while (left := deadline.left()) > 0 and not self._ending:
             known = self._fleet.get(user_id)
             if known is None or self._is_ready(known):
                 return
@@ -404,6 +425,8 @@ class Provisioning:
 
 
 def _asks_nothing_new(stack: Stack, request: EnsureRequest) -> bool:
+    if request is UNCHANGED:
+        return True
     intent = stack.intent
     return (
         (request.group is None or request.group == intent.group)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from opencode_lifecycle.model.identifiers import AllocationId, OperationId
 from opencode_lifecycle.model.password import Password, WrappedPassword
@@ -39,6 +39,10 @@ class EnsureRequest:
     resources: str | None = None
     labels: Mapping[str, str] | None = None
     environment: Mapping[str, str] | None = None
+
+
+UNCHANGED: Final = EnsureRequest()
+"""An ensure that asks for nothing but a running stack: most of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
