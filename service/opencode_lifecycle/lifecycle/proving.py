@@ -153,7 +153,7 @@ class Proving:
             if await self._prober.liveness(candidate.address, deadline) is not Liveness.SILENT:
                 return
             if deadline.left() <= 0:
-                patience = min(patience * 1.5, self._upstream_timeout)
+                patience = min(patience * 1.2, self._upstream_timeout)
             await self._pause(FIRST_PAUSE)
 
     async def _pause(self, seconds: float) -> None:
