@@ -32,7 +32,7 @@ async def until_proven(url: str, password: str, directory: str) -> dict[str, flo
                     moments["proven"] = time.perf_counter()
                     return moments
             except TimeoutError:
-                patience *= 1.5
+                patience *= 1.2
             except aiohttp.ClientError:
                 pass
             await asyncio.sleep(PAUSE)
