@@ -367,8 +367,10 @@ class MemoryIdempotency:
             raise IdempotencyInFlight
         return known[2]
 
-    async def finish(self, *, principal: str, route: str, key: str, answer: IdempotentAnswer) -> None:
-        request_hash, lapses_at, _ = self.kept[principal, route, key]
+    async def finish(
+        self, *, principal: str, route: str, key: str, answer: IdempotentAnswer, lapses_at: datetime
+    ) -> None:
+        request_hash, _, _ = self.kept[principal, route, key]
         self.kept[principal, route, key] = (request_hash, lapses_at, answer)
 
     async def abandon(self, *, principal: str, route: str, key: str) -> None:

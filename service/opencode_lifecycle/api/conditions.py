@@ -18,6 +18,8 @@ from opencode_lifecycle.model.identifiers import OperationId
 from opencode_lifecycle.ports.stores import IdempotencyStore, IdempotentAnswer
 
 KEPT: Final = timedelta(hours=24)
+IN_FLIGHT: Final = timedelta(minutes=2)
+"""Longer than any request takes. A key whose process died while handling it is free again after that."""
 IDEMPOTENCY_KEY: Final = istr("Idempotency-Key")
 REPLAYED: Final = "Idempotent-Replayed"
 
@@ -92,7 +94,7 @@ class Idempotency:
             key=key,
             request_hash=await _hash(request),
             now=now,
-            lapses_at=now + KEPT,
+            lapses_at=now + IN_FLIGHT,
         )
         if earlier is not None:
             response = await replay(earlier)
@@ -104,7 +106,9 @@ class Idempotency:
             await self._store.abandon(principal=principal, route=route, key=key)
             raise
         try:
-            await self._store.finish(principal=principal, route=route, key=key, answer=_kept(response))
+            await self._store.finish(
+                principal=principal, route=route, key=key, answer=_kept(response), lapses_at=now + KEPT
+            )
         except LifecycleError as error:  # it was done, and whoever asked must hear so
             log.warning("idempotency key not kept", code=error.code, detail=error.message)
         return response

@@ -228,13 +228,17 @@ class IdempotencyStore(Protocol):
         self, *, principal: str, route: str, key: str, request_hash: str, now: datetime, lapses_at: datetime
     ) -> IdempotentAnswer | None:
         """
-        Reserve the key, or return the answer that was given to it.
+        Reserve the key until *lapses_at*, or return the answer that was given to it.
 
         Raises `IdempotencyMismatch` for another request hash, `IdempotencyInFlight` while the first is being handled.
         """
         ...
 
-    async def finish(self, *, principal: str, route: str, key: str, answer: IdempotentAnswer) -> None: ...
+    async def finish(
+        self, *, principal: str, route: str, key: str, answer: IdempotentAnswer, lapses_at: datetime
+    ) -> None:
+        """Keep the answer of a reserved key until *lapses_at*."""
+        ...
 
     async def abandon(self, *, principal: str, route: str, key: str) -> None:
         """Free a reserved key whose request failed, so that it may be tried again."""

@@ -28,10 +28,8 @@ def a_token(name: str = "tok_1") -> ServiceToken:
     )
 
 
-async def begin(database, *, now=NOW, request_hash="h", **key):
-    return await database.begin(
-        **{**KEY, **key}, request_hash=request_hash, now=now, lapses_at=now + timedelta(hours=24)
-    )
+async def begin(database, *, now=NOW, request_hash="h", kept=timedelta(hours=24), **key):
+    return await database.begin(**{**KEY, **key}, request_hash=request_hash, now=now, lapses_at=now + kept)
 
 
 async def test_a_token_comes_back_as_it_was_stored(database):
@@ -133,7 +131,7 @@ async def test_the_first_request_with_a_key_is_handled(database):
 
 async def test_a_repeated_request_gets_the_answer_of_the_first(database):
     await begin(database)
-    await database.finish(**KEY, answer=ANSWER)
+    await database.finish(**KEY, answer=ANSWER, lapses_at=NOW + timedelta(hours=24))
 
     assert await begin(database) == ANSWER
 
@@ -141,7 +139,7 @@ async def test_a_repeated_request_gets_the_answer_of_the_first(database):
 async def test_an_answer_may_have_no_location(database):
     bare = IdempotentAnswer(status=200, location=None, operation_id=None)
     await begin(database)
-    await database.finish(**KEY, answer=bare)
+    await database.finish(**KEY, answer=bare, lapses_at=NOW + timedelta(hours=24))
 
     assert await begin(database) == bare
 
@@ -164,7 +162,7 @@ async def test_of_many_at_once_one_is_handled(database):
 async def test_a_key_used_for_another_request_is_a_mismatch(database, answered):
     await begin(database)
     if answered:
-        await database.finish(**KEY, answer=ANSWER)
+        await database.finish(**KEY, answer=ANSWER, lapses_at=NOW + timedelta(hours=24))
 
     with pytest.raises(IdempotencyMismatch):
         await begin(database, request_hash="other")
@@ -179,7 +177,7 @@ async def test_keys_are_apart_by_principal_route_and_case(database, other):
 
 async def test_a_lapsed_key_may_be_used_for_anything(database):
     await begin(database)
-    await database.finish(**KEY, answer=ANSWER)
+    await database.finish(**KEY, answer=ANSWER, lapses_at=NOW + timedelta(hours=24))
     day_after = NOW + timedelta(hours=24)
 
     assert await begin(database, now=day_after, request_hash="other") is None
@@ -196,7 +194,7 @@ async def test_an_abandoned_key_may_be_tried_again(database):
 
 async def test_an_answer_that_was_given_is_not_abandoned(database):
     await begin(database)
-    await database.finish(**KEY, answer=ANSWER)
+    await database.finish(**KEY, answer=ANSWER, lapses_at=NOW + timedelta(hours=24))
 
     await database.abandon(**KEY)
 
@@ -212,3 +210,16 @@ async def test_only_lapsed_keys_are_pruned(database):
     assert await begin(database, now=LATER, key="old") is None
     with pytest.raises(IdempotencyInFlight):
         await begin(database, now=LATER)
+
+
+async def test_a_key_whose_request_died_is_free_once_its_reservation_has_lapsed(database):
+    await begin(database)
+
+    assert await begin(database, now=NOW + timedelta(hours=24)) is None
+
+
+async def test_an_answer_is_kept_longer_than_its_reservation(database):
+    await begin(database, kept=timedelta(minutes=2))
+    await database.finish(**KEY, answer=ANSWER, lapses_at=NOW + timedelta(hours=24))
+
+    assert await begin(database, now=NOW + timedelta(hours=23)) == ANSWER

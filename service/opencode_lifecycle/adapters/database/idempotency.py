@@ -51,12 +51,15 @@ class IdempotencyRows(Store):
 
         return await self._write("reserve an idempotency key", reserve)
 
-    async def finish(self, *, principal: str, route: str, key: str, answer: IdempotentAnswer) -> None:
+    async def finish(
+        self, *, principal: str, route: str, key: str, answer: IdempotentAnswer, lapses_at: datetime
+    ) -> None:
         values = {
             **_this(principal, route, key),
             "status": answer.status,
             "location": answer.location,
             "operation_id": answer.operation_id,
+            "lapses_at": lapses_at,
         }
         await self._write("keep an idempotent answer", lambda transaction: transaction.write(_UPDATE, values))
 
