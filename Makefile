@@ -4,7 +4,7 @@ PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help up down destroy check format test bench lock
+.PHONY: help up down destroy check format test test-fast test-servers bench lock
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -34,8 +34,17 @@ format: $(STAMP) ## put the style right
 	@$(VENV)/bin/ruff format --quiet .
 	@$(VENV)/bin/ruff check --quiet --fix .
 
-test: $(STAMP) ## everything that must always pass
-	@$(PYTHON) -m pytest
+test: $(STAMP) ## everything that must always pass; the servers are built meanwhile where they are missing
+	@$(VENV)/bin/opencode-lifecycle cluster fetch --require-mock-driver & fetching=$$!; \
+	$(MAKE) test-fast; fast=$$?; \
+	wait $$fetching || exit 1; \
+	$(MAKE) test-servers && exit $$fast
+
+test-fast: $(STAMP) ## what needs no Nomad, Consul, Vault or OpenCode
+	@$(PYTHON) -m pytest -q -m "not servers and not opencode"
+
+test-servers: $(STAMP) ## what needs them
+	@$(PYTHON) -m pytest -q -m "servers or opencode"
 
 bench: $(STAMP) ## speed, beside the least that does the same
 	@PYTHONPATH=tests $(PYTHON) -m bench $(FIGURES)

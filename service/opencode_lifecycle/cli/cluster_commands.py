@@ -16,7 +16,9 @@ from opencode_lifecycle.cli.output import Screen, duration, state
 from opencode_lifecycle.cluster import demo, shutdown, startup
 from opencode_lifecycle.cluster import record as record_file
 from opencode_lifecycle.cluster import status as cluster_status
+from opencode_lifecycle.cluster.binaries import find_servers
 from opencode_lifecycle.cluster.layout import Layout, write_private
+from opencode_lifecycle.cluster.opencode_package import ensure_opencode
 from opencode_lifecycle.cluster.progress import Shown, Silent
 from opencode_lifecycle.cluster.record import Record
 from opencode_lifecycle.cluster.service_settings import write_settings
@@ -42,6 +44,30 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print JSON and not
 @click.group()
 def cluster() -> None:
     """Run Nomad, Consul, Vault and the service on this machine."""
+
+
+@cluster.command()
+@_json
+@click.option("--opencode-version", default=_OPENCODE_VERSION, show_default=True, metavar="VERSION")
+@click.option("--require-mock-driver", is_flag=True, help="Take only a Nomad that tests can use.")
+def fetch(*, as_json: bool, opencode_version: str, require_mock_driver: bool) -> None:
+    """Find, download or build the servers and OpenCode, and start nothing."""
+    screen = Screen(as_json=as_json)
+
+    async def get_everything() -> dict[str, str]:
+        shown = Silent() if as_json else Shown(screen.notes)
+        with shown as progress:
+            servers = await find_servers(progress=progress, require_mock_driver=require_mock_driver)
+            opencode = await ensure_opencode(opencode_version, progress=progress)
+        return {name: str(path) for name, path in {**servers, "opencode": opencode}.items()}
+
+    with _own_failures("fetch"):
+        programs = asyncio.run(get_everything())
+    if as_json:
+        screen.document(programs)
+    else:
+        for name, path in programs.items():
+            screen.line(f"{name:9} {path}")
 
 
 @cluster.command()
