@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any, Final
@@ -16,10 +17,12 @@ body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding
 h2{margin-top:2.5rem;border-bottom:1px solid #d0d7de}h3{margin:2rem 0 .25rem}
 code,pre{font:14px/1.45 ui-monospace,monospace;background:#f4f6f8;border-radius:4px}
 code{padding:.1em .3em}pre{padding:.75rem;overflow:auto}
+td:first-child{width:11rem}
 table{border-collapse:collapse;width:100%;margin:.5rem 0}td,th{text-align:left;vertical-align:top;padding:.25rem .75rem .25rem 0}
 .method{display:inline-block;min-width:4.5rem;font-weight:600}
 @media(prefers-color-scheme:dark){body{color:#e6edf3;background:#0d1117}code,pre{background:#161b22}h2{border-color:#30363d}a{color:#58a6ff}}
 """
+_CODE: Final = re.compile(r"`([^`]+)`")
 
 
 class DocumentationHandlers:
@@ -64,7 +67,7 @@ def page(description: Mapping[str, Any]) -> str:
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{escape(info['title'])}</title><style>{_STYLE}</style></head><body>"
-        f"<h1>{escape(info['title'])}</h1><p>Version {escape(info['version'])}. {escape(info['description'])} "
+        f"<h1>{escape(info['title'])}</h1><p>Version {escape(info['version'])}. {_prose(info['description'])} "
         'For machines: <a href="/openapi.json">/openapi.json</a>.</p>'
         f"<h2>Calls</h2>{''.join(calls)}<h2>Problems</h2>{_problems(description['x-problem-codes'])}"
         f"<h2>Shapes</h2>{''.join(shapes)}</body></html>"
@@ -74,18 +77,18 @@ def page(description: Mapping[str, Any]) -> str:
 def _call(method: str, path: str, operation: Mapping[str, Any]) -> str:
     rows = [
         f"<tr><td><code>{escape(parameter['name'])}</code></td><td>{escape(parameter['in'])}</td>"
-        f"<td>{escape(parameter.get('description', ''))}</td></tr>"
+        f"<td>{_prose(parameter.get('description', ''))}</td></tr>"
         for parameter in operation["parameters"]
     ]
     takes = operation.get("requestBody", {}).get("content", {}).get(JSON, {}).get("schema")
     answers = [
-        f"<tr><td>{escape(status)}</td><td>{escape(answer.get('description', 'A problem.'))}</td>"
+        f"<tr><td>{escape(status)}</td><td>{_prose(answer.get('description', 'A problem.'))}</td>"
         f"<td>{_shape(answer.get('content', {}).get(JSON, {}).get('schema'))}</td></tr>"
         for status, answer in operation["responses"].items()
     ]
     return (
         f'<h3 id="{escape(operation["operationId"])}"><span class="method">{escape(method.upper())}</span>'
-        f"<code>{escape(path)}</code></h3><p>{escape(operation['summary'])}. {escape(operation['description'])}</p>"
+        f"<code>{escape(path)}</code></h3><p>{_prose(operation['summary'])}. {_prose(operation['description'])}</p>"
         + (f"<p>Body: {_shape(takes)}</p>" if takes else "")
         + (f"<table>{''.join(rows)}</table>" if rows else "")
         + f"<table>{''.join(answers)}</table>"
@@ -108,3 +111,8 @@ def _problems(codes: Sequence[Mapping[str, Any]]) -> str:
         for entry in codes
     ]
     return f"<table>{''.join(rows)}</table>"
+
+
+def _prose(text: str) -> str:
+    """Escape *text* and show what stands between backticks as code."""
+    return _CODE.sub(r"<code>\1</code>", escape(text))
