@@ -1,8 +1,12 @@
-"""Looks for secrets where an error or a log record could carry one."""
+"""Looks for secrets wherever one could come to light: errors, log records, files, processes."""
 
+import base64
+import contextlib
 import logging
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from urllib.parse import quote
 
 from opencode_lifecycle.model.errors import LifecycleError
 
@@ -32,3 +36,33 @@ def carried_by(error: BaseException) -> str:
 def written(records: Iterable[logging.LogRecord]) -> str:
     """Everything in the log records."""
     return "\n".join(f"{record.getMessage()} {vars(record)!r}" for record in records)
+
+
+def forms_of(secret: str) -> list[bytes]:
+    """Return what *secret* looks like as it is, in a URL, and in the basic credentials of our runtimes' user."""
+    credentials = base64.b64encode(f"opencode:{secret}".encode())
+    return list(dict.fromkeys([secret.encode(), quote(secret, safe="").encode(), credentials]))
+
+
+def found_in(secrets: Mapping[str, str], places: Mapping[str, bytes]) -> list[str]:
+    """Name each secret with each place that shows it, in any of its forms. Never quotes the secret."""
+    return [
+        f"{name} in {place}"
+        for name, secret in secrets.items()
+        for place, content in places.items()
+        if any(form in content for form in forms_of(secret))
+    ]
+
+
+def of_processes(kind: str) -> dict[str, bytes]:
+    """Return `cmdline` or `environ`, as *kind* says, of every process that lets us see it, by process id."""
+    seen: dict[str, bytes] = {}
+    for path in Path("/proc").glob(f"[0-9]*/{kind}"):
+        with contextlib.suppress(OSError):  # it ended meanwhile, or is another user's
+            seen[f"{kind} of {path.parent.name}"] = path.read_bytes()
+    return seen
+
+
+def of_files(directory: Path) -> dict[str, bytes]:
+    """Return the content of every file below *directory*, as it stands."""
+    return {str(path): path.read_bytes() for path in directory.rglob("*") if path.is_file()}

@@ -6,8 +6,7 @@ is touched, and all goes on by itself when the server is back.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -15,9 +14,9 @@ import pytest
 
 from cluster_fixture import RealCluster
 from end_to_end.conftest import NewService
+from end_to_end.outages import down, frozen, sealed
 from end_to_end.servers import Servers, status_of
 from end_to_end.service_process import ServiceProcess, until
-from opencode_lifecycle.cluster import bootstrap_vault
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(300, func_only=True)]
 
@@ -29,35 +28,6 @@ def service(new_service: NewService) -> ServiceProcess:
     return new_service(
         resync_interval=1, observation_max_age=MAX_AGE_SECONDS, liveness_interval=1, upstream_timeout=3
     )
-
-
-@asynccontextmanager
-async def frozen(cluster: RealCluster, server: str) -> AsyncIterator[None]:
-    await cluster.pause(server)
-    try:
-        yield
-    finally:
-        await cluster.resume(server)
-        await cluster.until_ready(server)
-
-
-@asynccontextmanager
-async def down(cluster: RealCluster, server: str) -> AsyncIterator[None]:
-    await cluster.stop(server)
-    try:
-        yield
-    finally:
-        await cluster.start(server)
-
-
-@asynccontextmanager
-async def sealed(cluster: RealCluster, server: str) -> AsyncIterator[None]:
-    await Servers(cluster).vault("sys/seal", "PUT")
-    try:
-        yield
-    finally:
-        await asyncio.to_thread(bootstrap_vault.unseal, cluster.layout, cluster.record)
-        await cluster.until_ready(server)
 
 
 OUTAGES = [
