@@ -11,7 +11,7 @@ import pytest
 from end_to_end.conftest import NewService
 from end_to_end.runtimes import Runtime
 from end_to_end.servers import status_of
-from end_to_end.service_process import ServiceProcess, apart
+from end_to_end.service_process import ServiceProcess, apart, until
 from fakes.model_server import ModelServer
 from opencode_session import ask
 
@@ -130,8 +130,11 @@ async def test_a_changed_label_reaches_consul_without_a_restart(service, servers
         "bob", lambda found: found["observed_generation"] == found["generation"]
     )
     assert stack["runtime"]["allocation_id"] == bob["runtime"]["allocation_id"]
-    [instance] = await servers.instances(bob["job_id"])
-    assert instance["Service"]["Meta"]["team"] == "red"
+    await until(
+        lambda: servers.instances(bob["job_id"]),
+        lambda instances: [each["Service"]["Meta"].get("team") for each in instances] == ["red"],
+        20,
+    )
 
 
 async def test_nothing_of_the_job_holds_the_password(service, servers, ada):

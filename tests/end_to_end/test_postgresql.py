@@ -41,7 +41,7 @@ async def test_a_stack_lives_through_a_restart_and_is_deleted_on_postgresql(
 async def test_work_begun_before_a_kill_is_finished_on_postgresql(
     new_service: NewService, servers, postgresql: Postgresql
 ):
-    service = new_service(database_url=postgresql.new_database(), claim_lifetime=5)
+    service = new_service(database_url=postgresql.new_database(), claim_lifetime=9, upstream_timeout=3)
     users = [f"user-{number}" for number in range(4)]
 
     for user in users:

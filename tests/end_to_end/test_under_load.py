@@ -130,7 +130,7 @@ async def test_a_thousand_ensures_at_once_make_one_job_one_password_and_one_row(
 async def test_an_end_in_the_middle_of_many_starts_is_made_good_by_the_next_start(
     new_service: NewService, servers
 ):
-    service = new_service(claim_lifetime=10)
+    service = new_service()
     users = [f"user-{number}" for number in range(RUNTIMES)]
     await service.ensure("stays")
 
@@ -166,7 +166,7 @@ async def test_an_ensure_that_waits_is_answered_when_the_service_is_told_to_end(
 async def test_killed_again_and_again_it_registers_every_job_once(
     new_service: NewService, servers, mock_template
 ):
-    service = new_service(job_template=mock_template, start_deadline=600, claim_lifetime=10)
+    service = new_service(job_template=mock_template, start_deadline=600)
     users = [f"user-{number}" for number in range(JOBS)]
     asked: dict[str, int] = {}
 
@@ -197,7 +197,7 @@ async def test_killed_again_and_again_it_registers_every_job_once(
 async def test_killed_in_the_middle_of_many_deletions_it_finishes_them(
     new_service: NewService, servers, mock_template
 ):
-    service = new_service(job_template=mock_template, start_deadline=600, claim_lifetime=10)
+    service = new_service(job_template=mock_template, start_deadline=600)
     users = [f"user-{number}" for number in range(JOBS)]
     await ask_all(service, "PUT", users)
     await until(lambda: servers.jobs(service.installation), lambda jobs: len(jobs) == JOBS, 120)
@@ -215,7 +215,7 @@ async def test_killed_in_the_middle_of_many_deletions_it_finishes_them(
 
 async def test_what_was_accepted_last_before_the_kill_is_what_comes_about(new_service: NewService, servers):
     """Each stack is told two things in a row; the service dies before it has done either."""
-    service = new_service(claim_lifetime=10)
+    service = new_service()
     for user in (
         "stopped-then-started",
         "started-then-stopped",
