@@ -3,8 +3,9 @@
 import base64
 import contextlib
 import logging
+import threading
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from urllib.parse import quote
 
@@ -63,6 +64,30 @@ def of_processes(kind: str) -> dict[str, bytes]:
     return seen
 
 
-def of_files(directory: Path) -> dict[str, bytes]:
-    """Return the content of every file below *directory*, as it stands."""
-    return {str(path): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+@contextlib.contextmanager
+def command_lines_meanwhile() -> Iterator[set[bytes]]:
+    """Yield what fills, until the end, with every command line that a process of the machine shows, as `ps` would."""
+    seen: set[bytes] = set()
+    end = threading.Event()
+
+    def look() -> None:
+        while not end.wait(0.05):
+            seen.update(of_processes("cmdline").values())
+
+    thread = threading.Thread(target=look, name="process list")
+    thread.start()
+    try:
+        yield seen
+    finally:
+        end.set()
+        thread.join()
+
+
+def of_files(directory: Path, *, but: Callable[[Path], bool] = lambda _: False) -> dict[str, bytes]:
+    """Return the content of every file below *directory*, as it stands, except of those that are *but*."""
+    contents: dict[str, bytes] = {}
+    for path in directory.rglob("*"):
+        if path.is_file() and not but(path):
+            with contextlib.suppress(FileNotFoundError):  # it went meanwhile, as files of a server at work do
+                contents[str(path)] = path.read_bytes()
+    return contents

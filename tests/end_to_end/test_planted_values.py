@@ -8,6 +8,7 @@ import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +17,7 @@ from end_to_end.conftest import NewService
 from end_to_end.outages import sealed
 from end_to_end.servers import Servers
 from end_to_end.service_process import ServiceProcess, apart, path_of
-from leaks import found_in, of_files, of_processes
+from leaks import command_lines_meanwhile, found_in, of_files, of_processes
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(180, func_only=True)]
 
@@ -33,6 +34,10 @@ class Story:
     service: ServiceProcess
     allocation_id: str
     secrets: Mapping[str, str] = field(repr=False)
+    printed: Mapping[str, bytes]
+    """What our commands wrote to both of their outputs."""
+    command_lines: set[bytes] = field(repr=False)
+    """Those of all processes from before the service started to the end of the story."""
 
     @property
     def passwords(self) -> Mapping[str, str]:
@@ -42,11 +47,14 @@ class Story:
 
 @pytest.fixture(scope="module")
 def story(new_service: NewService, servers: Servers, cluster: RealCluster) -> Story:
-    service = new_service(log_level="debug", secret_environment=["MODEL_KEY"], observation_max_age=60)
-    return apart(tell(service, servers, cluster))
+    with command_lines_meanwhile() as command_lines:
+        service = new_service(log_level="debug", secret_environment=["MODEL_KEY"], observation_max_age=60)
+        return apart(tell(service, servers, cluster, command_lines))
 
 
-async def tell(service: ServiceProcess, servers: Servers, cluster: RealCluster) -> Story:
+async def tell(
+    service: ServiceProcess, servers: Servers, cluster: RealCluster, command_lines: set[bytes]
+) -> Story:
     """Ensure on a planted secret, ask, be refused in every way, rotate, fail, crash, and run again."""
     planted = {"data": {"password": PASSWORD, "env": {"MODEL_KEY": MODEL_KEY}}}
     await servers.vault(f"kv/data/opencode/{service.job_id(USER)}", "POST", planted)
@@ -70,23 +78,41 @@ async def tell(service: ServiceProcess, servers: Servers, cluster: RealCluster) 
     stack = await service.ensure(USER)
     rotated = await service.password(USER)
     assert rotated != PASSWORD
-    return Story(
-        service,
-        stack["runtime"]["allocation_id"],
-        {
-            "the planted password": PASSWORD,
-            "the rotated password": rotated,
-            "the model key": MODEL_KEY,
-            "the wrapping token": wrapped.body["wrapping_token"],
-            "the service's token for Nomad": cluster.nomad_token_file.read_text().strip(),
-            "the service's token for Vault": cluster.vault_token_file.read_text().strip(),
-            "the service's token for Consul": cluster.consul_token_file.read_text().strip(),
-            "Nomad's management token": cluster.nomad_token,
-            "Vault's root token": cluster.vault_token,
-            "Consul's management token": cluster.consul_token,
-            **{f"the API token of {name}": secret for name, secret in service.tokens.items()},
-        },
-    )
+    secrets = {
+        "the planted password": PASSWORD,
+        "the rotated password": rotated,
+        "the model key": MODEL_KEY,
+        "the wrapping token": wrapped.body["wrapping_token"],
+        **tokens_of(cluster),
+        **{f"the API token of {name}": secret for name, secret in service.tokens.items()},
+    }
+    printed = await asyncio.to_thread(run_commands, service)
+    return Story(service, stack["runtime"]["allocation_id"], secrets, printed, command_lines)
+
+
+def tokens_of(cluster: RealCluster) -> Mapping[str, str]:
+    """Return every token there is for the servers: the service's own, and those that may do all."""
+    return {
+        "the service's token for Nomad": cluster.nomad_token_file.read_text().strip(),
+        "the service's token for Vault": cluster.vault_token_file.read_text().strip(),
+        "the service's token for Consul": cluster.consul_token_file.read_text().strip(),
+        "Nomad's management token": cluster.nomad_token,
+        "Vault's root token": cluster.vault_token,
+        "Consul's management token": cluster.consul_token,
+    }
+
+
+def run_commands(service: ServiceProcess) -> Mapping[str, bytes]:
+    """Run our commands that need a token and are not there to show a secret."""
+    done = {
+        command: service.command(*command.split(), role=role)
+        for command, role in (
+            (f"ensure {USER}", "backend"), (f"show {USER}", "operator"), ("list", "operator"),
+            ("token list", "operator"), (f"logs {USER}", "operator"),
+        )
+    }  # fmt: skip
+    assert {each.returncode for each in done.values()} == {0}, [each.stderr for each in done.values()]
+    return {command: (each.stdout + each.stderr).encode() for command, each in done.items()}
 
 
 async def refusals(service: ServiceProcess) -> None:
@@ -161,8 +187,38 @@ async def test_no_log_of_the_servers_holds_a_secret(story: Story, cluster: RealC
     assert found_in(story.secrets, logs) == []
 
 
-async def test_no_command_line_of_any_process_shows_a_secret(story: Story):
-    assert found_in(story.secrets, of_processes("cmdline")) == []
+async def test_no_file_of_the_servers_but_the_tasks_own_holds_a_password(story: Story, cluster: RealCluster):
+    """Nomad's state and the logs of all tasks are among them. The tokens of Nomad and Consul are theirs to keep."""
+    own = cluster.data("nomad") / "alloc" / story.allocation_id / "server" / "secrets"
+    passwords = {name: story.secrets[name] for name in ("the planted password", *story.passwords)}
+
+    def is_of_a_task(path: Path) -> bool:
+        return "alloc" in path.parts and "secrets" in path.parts
+
+    assert len(found_in(story.passwords, of_files(own))) == len(story.passwords)
+    for server in ("nomad", "vault", "consul"):
+        assert found_in(passwords, of_files(cluster.data(server), but=is_of_a_task)) == []
+
+
+async def test_the_audit_log_of_vault_tells_of_the_reads_and_no_secret(story: Story, cluster: RealCluster):
+    log = (cluster.data("vault").parent / "audit.log").read_bytes()
+
+    assert story.service.job_id(USER).encode() in log
+    assert found_in(story.secrets, {"audit.log": log}) == []
+
+
+async def test_no_command_of_ours_prints_a_secret(story: Story):
+    assert USER.encode() in story.printed["list"]
+    assert found_in(story.secrets, story.printed) == []
+
+
+async def test_no_command_line_of_any_process_ever_showed_a_secret(story: Story):
+    shown = b"\n".join(story.command_lines)
+
+    assert str(story.service.settings_file).encode() in shown
+    assert b"stub_opencode.py" in shown
+    assert b"token\0list" in shown
+    assert found_in(story.secrets, {"a command line": shown}) == []
 
 
 async def test_the_environment_of_the_runtime_holds_its_secrets_and_that_of_no_other_process_does(
