@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -22,9 +23,11 @@ from leaks import command_lines_meanwhile, found_in, of_files, of_processes
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(180, func_only=True)]
 
 USER = "ada"
-PASSWORD = "planted-password+of/ada=0123456789"
-MODEL_KEY = "planted-model-key-of-ada-0123456789"
-STRANGER = "planted-token-of-a-stranger-0123456789"
+# Of this run alone: the processes of all runs on a machine are searched.
+RUN = uuid4().hex
+PASSWORD = f"planted-password+of/ada={RUN}"
+MODEL_KEY = f"planted-model-key-of-ada-{RUN}"
+STRANGER = f"planted-token-of-a-stranger-{RUN}"
 
 
 @dataclass(frozen=True, slots=True)
