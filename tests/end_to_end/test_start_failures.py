@@ -1,9 +1,4 @@
-"""
-Each way in which a start fails on the real servers, with its typed reason and the server's own account of it.
-
-A new volume takes Nomad up to ten seconds to report. So that no test waits for that, the stacks that are to fail have run
-once, as `stopped` leaves them.
-"""
+"""Each way in which a start fails on the real servers, with its typed reason and the server's own account of it."""
 
 import asyncio
 from collections.abc import Sequence
@@ -13,42 +8,30 @@ from typing import Any
 import pytest
 
 from end_to_end.conftest import NewService
-from end_to_end.servers import Servers, both
-from end_to_end.service_process import ServiceProcess, apart, until
+from end_to_end.servers import Servers
+from end_to_end.service_process import ServiceProcess, until
 from opencode_lifecycle.shipped import shipped
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(180, func_only=True)]
 
 IMPOSSIBLE_MIB = 1_000_000_000
-USERS = ("capacity", "driver", "unhealthy", "version", "open", "waiting")
 
 
 @pytest.fixture(scope="module")
-def stopped(new_service: NewService) -> ServiceProcess:
-    """Give a service with a stopped stack for each test."""
+def impatient(new_service: NewService) -> ServiceProcess:
+    """Give a service that gives up a start soon."""
     classes = {
         "small": {"cpu": 10, "memory": 32, "memory_max": 64},
         "huge": {"cpu": 10, "memory": IMPOSSIBLE_MIB, "memory_max": IMPOSSIBLE_MIB},
     }
-    service = new_service(
-        start_deadline=120, resource_classes=classes, resync_interval=1, observation_max_age=5
-    )
-
-    async def run_once() -> None:
-        await both(*(service.ensure(user) for user in USERS))
-        await both(*(service.do(user, "stop") for user in USERS))
-
-    apart(run_once())
-    service.change(start_deadline=8)
-    service.restart()
-    return service
+    return new_service(start_deadline=8, resource_classes=classes, resync_interval=1, observation_max_age=5)
 
 
 @pytest.fixture
-def service(stopped: ServiceProcess) -> ServiceProcess:
+def service(impatient: ServiceProcess) -> ServiceProcess:
     """Give the same, with a program that is sound until the test says otherwise."""
-    stopped.program.behave("sound")
-    return stopped
+    impatient.program.behave("sound")
+    return impatient
 
 
 async def failure_of(service: ServiceProcess, user: str, body: object = None) -> dict[str, Any]:
@@ -163,7 +146,7 @@ async def test_a_version_of_the_secret_that_is_gone_fails_with_secret_missing(
         shipped_template.replace('${var.secret_version}" }}', '${var.secret_version + 41}" }}')
     )
     assert template.read_text() != shipped_template
-    service = new_service(start_deadline=25, job_template=template)
+    service = new_service(start_deadline=10, job_template=template)
 
     operation = await failure_of(service, "ada")
 
