@@ -50,7 +50,7 @@ async def seen_again(service: ServiceProcess, user: str) -> dict[str, Any]:
 async def test_an_outage_loses_nothing_and_ends_by_itself(
     service: ServiceProcess, servers: Servers, cluster: RealCluster, outage: Outage, server: str
 ):
-    """One outage costs half a minute, so what must hold during it is looked at together."""
+    """One outage costs ten seconds, so what must hold during it is looked at together."""
     name = f"{outage.__name__}-{server}"
     running = await service.ensure(f"runs-{name}")
     leaving = await service.ensure(f"leaves-{name}")
