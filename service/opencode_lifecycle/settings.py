@@ -6,6 +6,7 @@ wins. Secrets are never settings: a setting names the file that holds one.
 """
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from datetime import timedelta
@@ -231,6 +232,10 @@ def _contradictions(settings: Settings) -> list[str]:
         )
     if settings.resync_interval * 2 > settings.observation_max_age:
         problems.append("resync_interval: must be at most half of observation_max_age")
+    if settings.claim_lifetime < settings.upstream_timeout * 3:
+        problems.append(
+            "claim_lifetime: must be at least three times upstream_timeout, or work is taken away too soon"
+        )
     if settings.driver == "docker" and not settings.image:
         problems.append("image: the docker driver needs one")
     if settings.driver == "raw_exec" and settings.opencode_path is None:
@@ -248,6 +253,10 @@ def _unfit_for_production(settings: Settings) -> list[str]:
         for name in ("nomad_address", "vault_address", "consul_address")
         if not getattr(settings, name).startswith("https://")
     ]
+    if settings.database_url.startswith("sqlite"):
+        problems.append(
+            "database_url: SQLite serves one machine only and is refused in production; use PostgreSQL"
+        )
     if settings.driver == "raw_exec":
         problems.append("driver: raw_exec does not isolate users and is refused in production")
     return problems
@@ -266,5 +275,16 @@ def _secret_file_problems(name: str, path: Path) -> list[str]:
 
 
 def describe(settings: Settings) -> Mapping[str, Any]:
-    """Return the settings as plain values for a start-up log line. None of them is a secret."""
-    return settings.model_dump(mode="json")
+    """Return the settings as plain values for a start-up log line, without the password of the database."""
+    return {
+        **settings.model_dump(mode="json"),
+        "database_url": _shown(settings.database_url),
+    }
+
+
+def _shown(database_url: str) -> str:
+    """Return *database_url* without what may hold a password: that of its user, and its query."""
+    return _PASSWORD.sub(r"\1:••••@", database_url.partition("?")[0])
+
+
+_PASSWORD: Final = re.compile(r"(//[^/@:]*):[^/]*@")

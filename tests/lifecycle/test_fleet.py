@@ -1,5 +1,6 @@
 """What memory says is known, and when it says that it does not know."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from opencode_lifecycle.lifecycle.fleet import Fleet
 from opencode_lifecycle.model.identifiers import AllocationId, JobId, ReleaseId, UserId, job_id_of
 from opencode_lifecycle.model.observation import ABSENT, AllocationSeen, ClientStatus, JobSeen, Observation
-from opencode_lifecycle.model.stack import Intent, Stack, Status
+from opencode_lifecycle.model.stack import Address, Intent, Runtime, Stack, Status
 from opencode_lifecycle.model.states import Desired
 from opencode_lifecycle.ports.orchestrator import AllocationChanged, JobChanged, Listing
 from opencode_lifecycle.ports.prober import Liveness
@@ -182,16 +183,86 @@ def test_a_removal_that_is_older_than_the_row_removes_nothing(fleet):
     assert fleet.get(USER) is None
 
 
+RUN = (AllocationId("a1"), 0)
+
+
+def a_running_stack(seq: int, restarts: int = 0) -> Stack:
+    stack = a_stack(seq)
+    runtime = Runtime(
+        allocation_id=RUN[0],
+        job_version=0,
+        node="n",
+        image="",
+        opencode_version="1.18.34",
+        revision="r",
+        secret_version=1,
+        release=ReleaseId("rel_1"),
+        restarts=restarts,
+        started_at=None,
+        address=Address(host="127.0.0.1", port=1),
+        proven_at=stack.created_at,
+    )
+    return replace(stack, status=replace(stack.status, runtime=runtime))
+
+
 def test_a_probe_that_tells_nothing_new_is_no_news(fleet):
+    fleet.put(a_running_stack(2))
     told = []
     fleet.on_change = told.append
-    fleet.probed(USER, Liveness.ALIVE)
-    fleet.probed(USER, Liveness.ALIVE)
-    fleet.probed(USER, Liveness.SILENT)
-    fleet.probed(USER, Liveness.ALIVE)
+    for liveness in (Liveness.ALIVE, Liveness.ALIVE, Liveness.SILENT, Liveness.ALIVE):
+        fleet.probed(USER, RUN, liveness, steady=True)
 
     assert len(told) == 3
     assert fleet.get(USER).silent_probes == 0
+
+
+def test_a_probe_of_an_earlier_run_of_the_task_says_nothing_of_this_one(fleet):
+    fleet.put(a_running_stack(2, restarts=1))
+    fleet.probed(USER, RUN, Liveness.OPEN, steady=True)
+
+    assert fleet.get(USER).liveness is None
+
+
+def test_silence_towards_requests_does_not_count_against_a_runtime(fleet):
+    fleet.put(a_running_stack(2))
+    for _ in range(5):
+        fleet.probed(USER, RUN, Liveness.SILENT, steady=False)
+
+    assert fleet.get(USER).silent_probes == 0
+    assert not fleet.get(USER).has_answered()
+
+
+def test_what_was_heard_of_one_runtime_is_forgotten_with_it(fleet):
+    fleet.put(a_running_stack(2))
+    fleet.probed(USER, RUN, Liveness.SILENT, steady=True)
+    fleet.put(a_running_stack(3, restarts=1))
+
+    assert fleet.get(USER).silent_probes == 0
+
+
+def test_a_row_that_was_read_before_its_removal_does_not_come_back(fleet):
+    fleet.put(a_stack(seq=5))
+    fleet.remove(USER)
+    fleet.put(a_stack(seq=5))
+
+    assert fleet.get(USER) is None
+    fleet.put(a_stack(seq=6))
+    assert fleet.get(USER) is not None
+
+
+def test_a_job_that_only_an_allocations_event_speaks_of_is_not_taken_for_absent(fleet, time):
+    fleet.apply_listing(listing(time, 10))
+    fleet.apply(AllocationChanged(index=12, job_id=JOB, allocation=an_allocation(12)))
+
+    assert fleet.observation(JOB) is None
+
+
+def test_what_vanished_while_nothing_could_be_seen_is_news_for_every_stack(fleet, time):
+    told = []
+    fleet.on_change = told.append
+    fleet.apply_listing(listing(time, 10))
+
+    assert [known.stack.user_id for known in told] == [USER]
 
 
 def test_a_listing_that_changes_nothing_is_no_news(fleet, time):

@@ -154,6 +154,7 @@ proofs = st.one_of(
         result=st.sampled_from(ProofResult),
         address=st.just(ADDRESS),
         allocation_id=st.sampled_from([AllocationId("a1"), AllocationId("a2")]),
+        restarts=st.integers(0, 1),
         version=st.just("1.18.34"),
         at=st.just(NOW),
     ),

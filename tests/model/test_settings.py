@@ -92,7 +92,7 @@ def test_b23_an_empty_token_file_is_refused(complete, tmp_path):
 def test_b23_plain_http_and_raw_exec_are_refused_in_production(complete):
     problems = _problems(complete(production=True))
 
-    for name in ("nomad_address", "vault_address", "consul_address", "driver"):
+    for name in ("nomad_address", "vault_address", "consul_address", "driver", "database_url"):
         assert name in problems
 
 
@@ -117,3 +117,17 @@ def test_no_problem_repeats_what_a_token_file_holds(complete, tmp_path):
     (tmp_path / "token").chmod(0o644)
 
     assert "planted-secret" not in _problems(complete())
+
+
+def test_b23_a_claim_that_lapses_within_a_slow_call_is_refused(complete):
+    assert "claim_lifetime" in _problems(complete(claim_lifetime=15))
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql://svc:planted-pw@db/x", "postgresql://db/x?password=planted-pw", "postgresql://db/x"]
+)
+def test_what_is_logged_of_the_settings_holds_no_password(complete, url):
+    described = settings.describe(settings.load(complete(database_url=url)))
+
+    assert "planted-pw" not in str(described)
+    assert "db/x" in described["database_url"]

@@ -1,5 +1,6 @@
 """Service tokens: who may call. Secrets are random, shown once, and kept only as their SHA-256."""
 
+import asyncio
 import hashlib
 import secrets
 
@@ -43,15 +44,17 @@ class Access:
         self._tokens = tokens
         self._now = now
         self._principals: dict[str, Principal] = {}
+        self._refreshing = asyncio.Lock()
 
     def authenticate(self, secret: str) -> Principal | None:
         """Return who holds *secret*, or None when nobody does any more."""
         return self._principals.get(_hash(secret))
 
     async def refresh(self) -> None:
-        """Take in which tokens are valid now."""
-        active = await self._tokens.active_tokens()
-        self._principals = {token.secret_hash: token.principal() for token in active}
+        """Take in which tokens are valid now. One at a time: an older answer must not replace a newer one."""
+        async with self._refreshing:
+            active = await self._tokens.active_tokens()
+            self._principals = {token.secret_hash: token.principal() for token in active}
 
     async def issue(
         self, name: str, role: Role, subject: UserId | None, *, by: Principal

@@ -120,6 +120,7 @@ class ControlPlane:
             fleet=self.fleet,
             installation=p.site.installation,
             limits=p.limits,
+            claim_lifetime=p.claim_lifetime,
             now=now,
             random=p.random,
         )
@@ -185,6 +186,7 @@ class ControlPlane:
                 "consul": neighbours.catalog.ping,
             },
             fleet=self.fleet,
+            worker_pulse=self.dispatcher.pulse,
             max_age=p.observation_max_age.total_seconds(),
             timeout=min(3.0, p.upstream_timeout.total_seconds()),
         )
@@ -233,6 +235,7 @@ class ControlPlane:
         for release_id in wanted:
             await self.releases.get(release_id)
         self.fleet.on_change = self._on_change
+        self.fleet.on_removal = self._proving.forget
         try:
             await self._nomad.list_once()
         except (UpstreamError, DeadlineExceeded) as error:
@@ -242,8 +245,12 @@ class ControlPlane:
         log.info("memory is up to date", stacks=len(self.fleet), release=release.id)
 
     def _on_change(self, known: Known) -> None:
-        self._proving.consider(known)
-        self.dispatcher.attend(known)
+        try:
+            self._proving.consider(known)
+            self.dispatcher.attend(known)
+        except Exception:
+            # A defect with one stack must not end the watch that all others depend on.
+            log.exception("cannot judge a stack", job_id=known.stack.job_id)
 
     def _loops(self) -> dict[str, Callable[[], Awaitable[None]]]:
         loops: dict[str, Callable[[], Awaitable[None]]] = {

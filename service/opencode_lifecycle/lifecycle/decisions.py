@@ -67,7 +67,10 @@ def ensure(request: Request, wish: EnsureRequest) -> Decide:
         has_failed = stack.status.phase is Phase.FAILED and stack.is_settled
         if _runs(stack) or (is_at_work(situation.last_operation) and not has_failed):
             return Decision()
-        return _change(request, stack, stack.intent, OperationKind.ENSURE)
+        if stack.intent.pinned:
+            return _change(request, stack, stack.intent, OperationKind.ENSURE)
+        intent = replace(stack.intent, wanted_release=request.current_release)
+        return _change(request, stack, intent, OperationKind.ENSURE)
 
     return decide
 
@@ -98,7 +101,14 @@ def stop(request: Request, *, hold: bool) -> Decide:
         if stack.intent.desired is Desired.DELETED:
             if stack.intent.successor is None:
                 return _noted(request, stack, OperationKind.STOP)
-            return _change(request, stack, replace(stack.intent, successor=None), OperationKind.STOP)
+            # What was to begin anew will not; the deletion goes on and keeps its operation.
+            changed = _change(request, stack, replace(stack.intent, successor=None), OperationKind.STOP)
+            assert changed.operation is not None
+            done = replace(changed.operation, state=OperationState.SUCCEEDED, finished_at=request.now)
+            assert changed.stack is not None
+            intent = replace(changed.stack.intent, last_operation=stack.intent.successor.deletion)
+            stack = replace(changed.stack, intent=intent)
+            return replace(changed, stack=stack, operation=done, supersede=False)
         intent = replace(stack.intent, desired=Desired.STOPPED, held=hold or stack.intent.held)
         if intent == stack.intent and stack.status.phase is Phase.STOPPED and stack.is_settled:
             return _noted(request, stack, OperationKind.STOP)
@@ -116,12 +126,15 @@ def recreate(request: Request, *, rotate: bool = False) -> Decide:
         stack = _existing(request, situation)
         kind = OperationKind.ROTATE_PASSWORD if rotate else OperationKind.RECREATE
         if stack.intent.desired is Desired.DELETED:
+            if rotate:
+                return _noted(request, stack, kind)
             return _succeed(request, EnsureRequest(), stack, situation)
+        if stack.intent.held and not rotate:
+            raise StackHeld(user_id=stack.user_id)
         generation = stack.intent.generation + 1
         intent = replace(
             stack.intent,
             desired=stack.intent.desired if rotate else Desired.RUNNING,
-            held=stack.intent.held if rotate else False,
             fresh_start=generation,
             rotation=generation if rotate else stack.intent.rotation,
             wanted_release=stack.intent.wanted_release if stack.intent.pinned else request.current_release,
@@ -311,6 +324,7 @@ def _succeed(request: Request, wish: EnsureRequest, stack: Stack, situation: Sit
         labels=wished.labels,
         environment=wished.environment,
         operation=decision.operation.id,
+        deletion=was.deletion if was else stack.intent.last_operation,
     )
     intent = replace(decision.stack.intent, successor=successor, wanted_release=request.current_release)
     # The deletion goes on, and its operation ends with a receipt.

@@ -10,6 +10,7 @@ from datetime import timedelta
 
 import structlog
 
+from opencode_lifecycle.lifecycle.background import Pulse
 from opencode_lifecycle.lifecycle.fleet import Fleet, Known
 from opencode_lifecycle.lifecycle.planning import plan
 from opencode_lifecycle.lifecycle.reconciler import Reconciler
@@ -55,6 +56,9 @@ class Dispatcher:
         self._hinted: dict[UserId, None] = {}
         self._urgent: dict[UserId, None] = {}
         self._at_work: set[UserId] = set()
+        self._left_alone: dict[UserId, tuple[object, ...]] = {}
+        """What was known of a stack that could not be taken to rest. Until that changes, it waits until it is due."""
+        self.pulse = Pulse()
         self._wake = asyncio.Event()
 
     @property
@@ -64,14 +68,24 @@ class Dispatcher:
     def hint(self, user_id: UserId) -> None:
         """Have the stack looked at as soon as a worker is free. Those to be deleted or stopped go first."""
         known = self._fleet.get(user_id)
+        self._left_alone.pop(user_id, None)
         urgent = known is not None and known.stack.intent.desired is not Desired.RUNNING
         (self._urgent if urgent else self._hinted)[user_id] = None
         self._wake.set()
 
     def attend(self, known: Known) -> None:
         """Hint at the stack if there is something to do for it now."""
-        if known.stack.user_id not in self._at_work and self._needs_attention(known):
-            self.hint(known.stack.user_id)
+        user_id = known.stack.user_id
+        if user_id in self._at_work or self._left_alone.get(user_id) == self._known_of(known):
+            return
+        if self._needs_attention(known):
+            self.hint(user_id)
+
+    def _known_of(self, known: Known) -> tuple[object, ...]:
+        """Return what a new pass could be led by: all but what the last pass itself wrote."""
+        seen = self._fleet.observation(known.stack.job_id)
+        about = (seen.job, seen.allocations, seen.placement_failure) if seen is not None else None
+        return (known.stack.intent, about, known.proof, known.liveness, known.silent_probes)
 
     def _needs_attention(self, known: Known) -> bool:
         stack = known.stack
@@ -107,13 +121,21 @@ class Dispatcher:
         async with asyncio.TaskGroup() as tasks:
             while True:
                 await self._pause()
-                free = self._workers - len(self._at_work)
-                if free <= 0:
+                try:
+                    claimed = await self._claim(self._workers - len(self._at_work))
+                except UpstreamError as error:
+                    log.warning("cannot claim", error=error.message)
+                    await asyncio.sleep(self._poll)
                     continue
-                for claimed in await self._claim(free):
-                    user_id = claimed.stack.user_id
-                    self._at_work.add(user_id)
-                    tasks.create_task(self._work(claimed), name=f"reconcile {claimed.stack.job_id}")
+                except Exception:
+                    # Whatever it was, the other stacks wait.
+                    log.exception("cannot claim")
+                    await asyncio.sleep(self._poll)
+                    continue
+                self.pulse.beat()
+                for each in claimed:
+                    self._at_work.add(each.stack.user_id)
+                    tasks.create_task(self._work(each), name=f"reconcile {each.stack.job_id}")
 
     async def _pause(self) -> None:
         try:
@@ -124,35 +146,43 @@ class Dispatcher:
         self._wake.clear()
 
     async def _claim(self, free: int) -> list[Claimed]:
-        hinted: list[UserId] = []
-        for hints in (self._urgent, self._hinted):
-            for user_id in list(hints):
-                if len(hinted) == free:
-                    break
-                if user_id in self._at_work:
-                    # Whoever is at it looks again when done.
-                    del hints[user_id]
-                    continue
-                del hints[user_id]
-                hinted.append(user_id)
+        if free <= 0:
+            return []
+        hinted = self._take_hints(free)
         now = self._now()
         try:
             claimed = await self._stacks.claim(
                 limit=free, now=now, lapses_at=now + self._claim_lifetime, hinted=hinted
             )
-        except UpstreamError as error:
-            log.warning("cannot claim", error=str(error), kind=type(error).__name__)
+        except BaseException:
             self._hinted.update(dict.fromkeys(hinted))
-            await asyncio.sleep(self._poll)
-            return []
+            raise
         if self._urgent or self._hinted:
             self._wake.set()
-        return list(claimed)
+        ours = [each for each in claimed if each.stack.user_id not in self._at_work]
+        for each in claimed:
+            if each not in ours:
+                # Its worker was frozen for so long that the claim lapsed. It will find that out; two at once must not be.
+                await self._stacks.release_claim(each, next_attempt_at=now + self._claim_lifetime)
+        return ours
+
+    def _take_hints(self, free: int) -> list[UserId]:
+        hinted: list[UserId] = []
+        for hints in (self._urgent, self._hinted):
+            for user_id in list(hints):
+                if len(hinted) == free:
+                    return hinted
+                del hints[user_id]
+                if user_id not in self._at_work:
+                    # Else whoever is at it looks again when done.
+                    hinted.append(user_id)
+        return hinted
 
     async def _work(self, claimed: Claimed) -> None:
         user_id = claimed.stack.user_id
+        rests = False
         try:
-            await self._reconciler.reconcile(claimed)
+            rests = await self._reconciler.reconcile(claimed)
         except asyncio.CancelledError:
             # We are told to stop. What was done is found again; whoever takes over shall not wait for our claim to lapse.
             with suppress(UpstreamError):
@@ -164,6 +194,19 @@ class Dispatcher:
         finally:
             self._at_work.discard(user_id)
             self._wake.set()
+        self._finished(claimed, rests=rests)
+
+    def _finished(self, claimed: Claimed, *, rests: bool) -> None:
+        user_id = claimed.stack.user_id
         known = self._fleet.get(user_id)
-        if known is not None:
+        if known is None:
+            self._left_alone.pop(user_id, None)
+            return
+        if rests or known.stack.intent.generation != claimed.stack.intent.generation:
+            self._left_alone.pop(user_id, None)
+        else:
+            self._left_alone[user_id] = self._known_of(known)
+        try:
             self.attend(known)
+        except Exception:
+            log.exception("cannot judge a stack", job_id=known.stack.job_id)

@@ -63,8 +63,12 @@ class NotYet(Exception):
     """Something takes its time; *message* says what. Not a failure."""
 
 
+class WorkspaceLost(Exception):
+    """The volume that the stack worked on is not there any more, and its data with it."""
+
+
 class Effects:
-    """Raises `UpstreamError`, `DeadlineExceeded` or `NotYet`; whatever was done by then is found again."""
+    """Raises `UpstreamError`, `DeadlineExceeded`, `NotYet` or `WorkspaceLost`; whatever was done by then is found again."""
 
     def __init__(
         self,
@@ -106,14 +110,10 @@ class Effects:
             case MakeSecret():
                 version = await self._passwords.ensure(stack.job_id, deadline)
                 self._learn(current, Part.SECRET, secret_version=version)
-            case RotateSecret(expected=expected):
-                await self._rotate(current, expected, deadline)
+            case RotateSecret(known=known):
+                await self._rotate(current, known, deadline)
             case MakeWorkspace():
-                found = await self._workspaces.ensure(stack.job_id, deadline)
-                workspace = Workspace(
-                    volume_id=VolumeId(found.volume_id), node_id=found.node_id, path=found.path
-                )
-                self._learn(current, Part.WORKSPACE, workspace=workspace)
+                await self._make_workspace(current, deadline)
             case PublishLiveFiles():
                 await self._publish_live_files(current, deadline)
             case RegisterJob(expected_index=expected_index, facets=facets):
@@ -123,6 +123,8 @@ class Effects:
                 index = await self._orchestrator.deregister(stack.job_id, purge=purge, deadline=deadline)
                 self._fleet.wrote(stack.job_id, index)
                 current.receipt["job"] = "purged" if purge else "stopped"
+                status = replace(stack.status, job_modify_index=index or stack.status.job_modify_index)
+                current.work = replace(current.work, stack=replace(stack, status=status))
                 await self._look(current, deadline)
             case DestroySecret():
                 await self._passwords.destroy(stack.job_id, deadline)
@@ -155,13 +157,37 @@ class Effects:
         stack = current.work.stack
         seen = await self._orchestrator.observe(stack.job_id, deadline)
         self._fleet.see(stack.job_id, seen)
-        current.work = replace(current.work, observation=seen)
+        current.work = replace(current.work, observation=seen, done=current.work.done | {Part.LOOK})
 
-    async def _rotate(self, current: Pass, expected: int, deadline: Deadline) -> None:
-        """Write the new password. That it is written is saved before a job may be pinned to it."""
+    async def _rotate(self, current: Pass, known: int, deadline: Deadline) -> None:
+        """
+        Have a password that is newer than version *known*. That it is there is saved before a job may be pinned to it.
+
+        1. We write version 2; the reply is lost, or we die.
+        2. The next try finds 2 where the row says 1: that is the new password, whoever wrote it.
+        3. A secret that is gone altogether is made anew, which is a new password as well.
+        """
         stack = current.work.stack
-        version = await self._passwords.rotate(stack.job_id, expected=expected, deadline=deadline)
+        version = await self._passwords.latest_version(stack.job_id, deadline)
+        if version is None:
+            version = await self._passwords.ensure(stack.job_id, deadline)
+        elif version <= known:
+            version = await self._passwords.rotate(stack.job_id, expected=version, deadline=deadline)
         self._learn(current, Part.SECRET, secret_version=version, rotation_done=stack.intent.rotation)
+
+    async def _make_workspace(self, current: Pass, deadline: Deadline) -> None:
+        """Find the stack's volume or make its first one. One that it had and that is gone is never made up for in silence."""
+        stack = current.work.stack
+        known = stack.status.workspace
+        found = (
+            await self._workspaces.ensure(stack.job_id, deadline)
+            if known is None
+            else await self._workspaces.find(stack.job_id, deadline)
+        )
+        if found is None or (known is not None and found.volume_id != known.volume_id):
+            raise WorkspaceLost
+        workspace = Workspace(volume_id=VolumeId(found.volume_id), node_id=found.node_id, path=found.path)
+        self._learn(current, Part.WORKSPACE, workspace=workspace)
 
     async def _publish_live_files(self, current: Pass, deadline: Deadline) -> None:
         release = current.release

@@ -14,9 +14,9 @@ from typing import assert_never
 from opencode_lifecycle.lifecycle.background import Pulse
 from opencode_lifecycle.model.clock import Clock
 from opencode_lifecycle.model.identifiers import AllocationId, JobId, UserId
-from opencode_lifecycle.model.observation import ABSENT, AllocationSeen, JobSeen, Observation
+from opencode_lifecycle.model.observation import ABSENT, UNKNOWN, AllocationSeen, JobSeen, Observation
 from opencode_lifecycle.model.proof import Proof, ProofResult
-from opencode_lifecycle.model.stack import Stack
+from opencode_lifecycle.model.stack import Stack, Status
 from opencode_lifecycle.model.view import StackView
 from opencode_lifecycle.ports.orchestrator import (
     AllocationChanged,
@@ -38,13 +38,18 @@ class Known:
     proof: Proof | None = None
     liveness: Liveness | None = None
     silent_probes: int = 0
-    answered: AllocationId | None = None
-    """The allocation that answered us as it must, in this life of the process. What an earlier life proved may be gone:
+    answered: tuple[AllocationId, int] | None = None
+    """The allocation, and which run of its task, that answered us as it must, in this life of the process. What an earlier life proved may be gone:
     a Nomad that was away itself still calls a dead allocation running."""
     view: StackView | None = None
     ready_until: float = 0.0
     """Until when, on the monotonic clock, `view` may be given to a hot ensure without a further look at anything."""
     waiters: list[asyncio.Event] = field(default_factory=list)
+
+    def has_answered(self) -> bool:
+        """Whether the runtime that the row names has answered this process as it must."""
+        runtime = self.stack.status.runtime
+        return runtime is not None and self.answered == (runtime.allocation_id, runtime.restarts)
 
 
 class Fleet:
@@ -63,6 +68,8 @@ class Fleet:
         self.listing_pulse = Pulse()
         self.on_change: Callable[[Known], None] | None = None
         """Called with each stack of which something new is known."""
+        self.on_removal: Callable[[UserId], None] | None = None
+        self._removed: dict[UserId, int] = {}
 
     def __len__(self) -> int:
         return len(self._by_user)
@@ -76,24 +83,44 @@ class Fleet:
     # --- rows
 
     def put(self, stack: Stack) -> Known:
-        """Take in a row, unless a later version of it is known already."""
+        """Take in a row, unless it, a later version or its removal since it was read is known already."""
         known = self._by_user.get(stack.user_id)
-        if known is None:
-            known = self._by_user[stack.user_id] = Known(stack=stack)
-            self._user_of[stack.job_id] = stack.user_id
-        elif stack.change_seq < known.stack.change_seq:
+        if known is not None and stack.change_seq <= known.stack.change_seq:
             return known
+        if known is None:
+            known = Known(stack=stack)
+            if stack.change_seq <= self._removed.get(stack.user_id, -1):
+                return known
+            self._by_user[stack.user_id] = known
+            self._user_of[stack.job_id] = stack.user_id
+            written = stack.status.job_modify_index
         else:
+            before = known.stack.status
+            written = stack.status.job_modify_index
+            if written == before.job_modify_index:
+                written = None
+            if _run_of(before) != _run_of(stack.status):
+                # Another server: what was heard of the one before says nothing of it.
+                known.liveness, known.silent_probes = None, 0
             known.stack = stack
+        if written is not None:
+            # Written by us or by another replica; floors are kept in the row, too, since memory may be younger than it.
+            self.wrote(stack.job_id, written)
         self._changed(known)
         return known
 
     def remove(self, user_id: UserId) -> None:
         known = self._by_user.pop(user_id, None)
-        if known is not None:
-            self._user_of.pop(known.stack.job_id, None)
-            self._floor.pop(known.stack.job_id, None)
-            self._wake(known)
+        if known is None:
+            return
+        self._user_of.pop(known.stack.job_id, None)
+        self._floor.pop(known.stack.job_id, None)
+        self._removed[user_id] = known.stack.change_seq
+        if len(self._removed) > _REMEMBERED_REMOVALS:
+            del self._removed[next(iter(self._removed))]
+        if self.on_removal is not None:
+            self.on_removal(user_id)
+        self._wake(known)
 
     def apply_changes(self, changes: Sequence[StackChange]) -> None:
         """Take in what the database says changed, in order."""
@@ -114,16 +141,26 @@ class Fleet:
 
         What was learnt from later events is kept: the listing may have been read before them.
         """
-        if listing.index < self._listed_index:
+        restored = listing.index < self._listed_index
+        if restored:
             # Nomad was restored from an older snapshot. What we knew of it, and wrote to it, is no longer true of it.
             self._seen.clear()
             self._floor.clear()
-        later = {job_id: seen for job_id, seen in self._seen.items() if seen.index > listing.index}
+        was_blind = self._listed_at is None or listing.observed_at - self._listed_at > self._max_age
         before = self._seen
-        self._seen = {**listing.stacks, **later}
+        self._seen = {
+            job_id: _newer_of(before.get(job_id), listing.stacks.get(job_id), listing)
+            for job_id in listing.stacks.keys()
+            | {j for j, seen in before.items() if seen.index > listing.index}
+        }
         self._listed_index = listing.index
         self._listed_at = listing.observed_at
         self.listing_pulse.beat()
+        if restored or was_blind:
+            # What vanished meanwhile is named by no difference.
+            for known in self:
+                self._changed(known)
+            return
         for job_id in before.keys() | self._seen.keys():
             old, new = before.get(job_id), self._seen.get(job_id)
             if old is None or new is None or not _same(old, new):
@@ -135,7 +172,8 @@ class Fleet:
             return
         old = self._seen.get(change.job_id)
         if old is None:
-            old = Observation(job=ABSENT, index=0, observed_at=self._now())
+            # Of a job that only an event of something else speaks of, it is not known whether it is there.
+            old = Observation(job=UNKNOWN, index=0, observed_at=self._now())
         match change:
             case JobChanged(job=job):
                 if change.index < old.index and isinstance(old.job, JobSeen):
@@ -156,8 +194,13 @@ class Fleet:
     def see(self, job_id: JobId, observation: Observation) -> None:
         """Take in what was read directly, which is newer than anything before it."""
         old = self._seen.get(job_id)
-        if old is None or observation.index >= old.index:
-            self._seen[job_id] = observation
+        if old is not None and observation.index < old.index:
+            # Nomad answers for one job with that job's index, which may lie before one of the whole table.
+            if not _same(old, observation):
+                return
+            observation = replace(observation, index=old.index)
+        self._seen[job_id] = observation
+        if old is None or not _same(old, observation):
             self._changed_job(job_id)
 
     def wrote(self, job_id: JobId, index: int) -> None:
@@ -178,7 +221,7 @@ class Fleet:
         elif listed_at is not None and listed_at > seen.observed_at:
             # The listing covered it, even where a later event is what we keep.
             seen = replace(seen, observed_at=listed_at, index=max(seen.index, self._listed_index))
-        if self._now() - seen.observed_at > self._max_age:
+        if seen.job is UNKNOWN or self._now() - seen.observed_at > self._max_age:
             return None
         return seen if seen.index >= self._floor.get(job_id, 0) else None
 
@@ -198,20 +241,28 @@ class Fleet:
         if known is not None:
             known.proof = proof
             if proof.result is ProofResult.PROVEN:
-                known.answered = proof.allocation_id
+                known.answered = (proof.allocation_id, proof.restarts)
             self._changed(known)
 
-    def probed(self, user_id: UserId, liveness: Liveness) -> None:
-        """Take in one steady probe; only a change of the picture is news."""
+    def probed(
+        self, user_id: UserId, run: tuple[AllocationId, int], liveness: Liveness, *, steady: bool
+    ) -> None:
+        """
+        Take in one look at the run of an allocation; only a change of the picture is news.
+
+        Silence counts against a runtime only when it was looked at *steady*: requests that come together may all find it
+        silent for the same moment.
+        """
         known = self._by_user.get(user_id)
-        if known is None:
+        if known is None or _run_of(known.stack.status) != run:
+            return
+        if liveness is Liveness.ALIVE:
+            known.answered = run
+        elif liveness is not Liveness.OPEN and not steady:
             return
         silent = 0 if liveness is Liveness.ALIVE else known.silent_probes + 1
         news = silent != known.silent_probes or liveness is not known.liveness
         known.silent_probes, known.liveness = silent, liveness
-        runtime = known.stack.status.runtime
-        if liveness is Liveness.ALIVE and runtime is not None:
-            known.answered = runtime.allocation_id
         if news:
             self._changed(known)
 
@@ -272,9 +323,50 @@ def _merge(
     return tuple(sorted(merged, key=lambda allocation: allocation.create_index, reverse=True))
 
 
+def _newer_of(event: Observation | None, listed: Observation | None, listing: Listing) -> Observation:
+    """
+    Join what events told with what a listing says of the same job, part by part.
+
+    A listing has the index of its table of jobs, which in an idle cluster lies before that of every allocation. So each
+    allocation is compared by its own index; one that the listing lacks is kept only if it was heard of since the listing
+    began.
+    """
+    if event is None or listed is None or event.index <= listing.index:
+        kept = listed or event
+        assert kept is not None
+        return kept
+    job = listed.job
+    if isinstance(event.job, JobSeen) and isinstance(listed.job, JobSeen):
+        job = event.job if event.job.modify_index > listed.job.modify_index else listed.job
+    known = {allocation.id: allocation for allocation in listed.allocations}
+    for allocation in event.allocations:
+        there = known.get(allocation.id)
+        if there is None and event.observed_at < listing.observed_at:
+            continue
+        if there is None or allocation.modify_index > there.modify_index:
+            known[allocation.id] = allocation
+    allocations = tuple(sorted(known.values(), key=lambda each: each.create_index, reverse=True))
+    return replace(
+        listed,
+        job=job,
+        allocations=allocations,
+        index=max(event.index, listed.index),
+        observed_at=max(event.observed_at, listed.observed_at),
+    )
+
+
 def _same(old: Observation, new: Observation) -> bool:
     return (
         old.job == new.job
         and old.allocations == new.allocations
         and old.placement_failure == new.placement_failure
     )
+
+
+def _run_of(status: Status) -> tuple[AllocationId, int] | None:
+    runtime = status.runtime
+    return (runtime.allocation_id, runtime.restarts) if runtime is not None else None
+
+
+_REMEMBERED_REMOVALS = 4096
+"""Of stacks that were removed, so that a row which was read before is not taken for a new one."""

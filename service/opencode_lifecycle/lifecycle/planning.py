@@ -33,11 +33,12 @@ from opencode_lifecycle.lifecycle.steps import (
 )
 from opencode_lifecycle.lifecycle.wanted import staleness_between
 from opencode_lifecycle.model.facets import Facet, Facets
-from opencode_lifecycle.model.observation import ABSENT, AllocationSeen, JobSeen, Observation, TaskTrouble
+from opencode_lifecycle.model.observation import AllocationSeen, JobSeen, Observation, TaskTrouble
 from opencode_lifecycle.model.proof import Proof, ProofResult
 from opencode_lifecycle.model.stack import Runtime, Stack, Status
 from opencode_lifecycle.model.states import (
     FINAL_REASONS,
+    OUTAGES,
     Desired,
     Health,
     MigrationState,
@@ -78,7 +79,9 @@ def entered(
 def retry_at(stack: Stack, limits: Limits) -> datetime:
     """Return when a failed stack is to be tried again: spread by its name, so that asking twice gives the same answer."""
     attempts = stack.status.attempts
-    seconds = limits.retry.seconds(attempts, Random(f"{stack.job_id} {attempts}"))
+    # A neighbour that was away for long says nothing about how often this stack failed.
+    backoff = limits.outage if stack.status.reason in OUTAGES else limits.retry
+    seconds = backoff.seconds(max(attempts, 1), Random(f"{stack.job_id} {attempts}"))
     return stack.status.phase_since + timedelta(seconds=seconds)
 
 
@@ -94,7 +97,7 @@ def _plan_running(work: Work, seen: Observation, now: datetime, limits: Limits) 
         return _plan_fresh_start(work, seen, now, limits)
     match stack.status.phase:
         case Phase.STOPPING:
-            return _wait_for_end(work, seen, now, limits) or Move(entered(stack, Phase.PENDING, now=now))
+            return _plan_interrupted_stop(work, seen, now, limits)
         case Phase.STOPPED | Phase.DELETING:
             return Move(entered(stack, Phase.PENDING, now=now))
         case Phase.FAILED:
@@ -107,6 +110,13 @@ def _plan_running(work: Work, seen: Observation, now: datetime, limits: Limits) 
             return _plan_kept_running(work, seen, now, limits)
         case unreachable:
             assert_never(unreachable)
+
+
+def _plan_interrupted_stop(work: Work, seen: Observation, now: datetime, limits: Limits) -> Step:
+    """Go on from a stop that is no longer wanted: what was not stopped yet runs on, what was must end first."""
+    if isinstance(seen.job, JobSeen) and not seen.job.stopped:
+        return Move(entered(work.stack, Phase.PENDING, now=now))
+    return _wait_for_end(work, seen, now, limits) or Move(entered(work.stack, Phase.PENDING, now=now))
 
 
 def _foreign(work: Work, job: JobSeen, now: datetime) -> Step:
@@ -165,7 +175,8 @@ def _plan_failed(work: Work, seen: Observation, now: datetime, limits: Limits) -
 
 
 def _rest_failed(work: Work, wait: timedelta | None) -> Rest:
-    return Rest(work.stack.status, wait, succeeded=False)
+    status = replace(work.stack.status, observed_generation=work.stack.intent.generation)
+    return Rest(status, wait, succeeded=False)
 
 
 def _plan_pending(work: Work, seen: Observation, now: datetime, limits: Limits) -> Step:
@@ -186,14 +197,25 @@ def _plan_pending(work: Work, seen: Observation, now: datetime, limits: Limits) 
     facets = _facets_in(job, work)
     if facets is None:
         return Move(failed(stack, Reason.FOREIGN_JOB, f"job {job.job_id} lacks the facets in its meta", now))
-    return Move(entered(stack, Phase.STARTING, now=now, facets=facets, job_modify_index=job.modify_index))
+    is_as_wanted = facets.revision == work.wanted.revision
+    release = stack.intent.wanted_release if is_as_wanted else stack.status.release
+    return Move(
+        entered(
+            stack,
+            Phase.STARTING,
+            now=now,
+            facets=facets,
+            release=release,
+            job_modify_index=job.modify_index,
+        )
+    )
 
 
 def _prepare(work: Work) -> Step | None:
     stack = work.stack
     if work.needs.secret and Part.SECRET not in work.done:
-        if stack.intent.rotation > stack.status.rotation_done and stack.status.secret_version is not None:
-            return RotateSecret(stack.status.secret_version)
+        if stack.intent.rotation > stack.status.rotation_done:
+            return RotateSecret(stack.status.secret_version or 0)
         return MakeSecret()
     if work.needs.workspace and Part.WORKSPACE not in work.done:
         return MakeWorkspace()
@@ -203,8 +225,14 @@ def _prepare(work: Work) -> Step | None:
 
 
 def _facets_in(job: JobSeen, work: Work) -> Facets | None:
-    """Read from the job's meta what it was registered with; what meta does not carry is taken as it was recorded."""
+    """
+    Read from the job's meta what it was registered with.
+
+    What meta does not carry is as it was recorded; the live files are as wanted once they were published in this pass.
+    """
     recorded = work.stack.status.facets or work.wanted
+    if Part.LIVE_FILES in work.done:
+        recorded = replace(recorded, prompt=work.wanted.prompt, config=work.wanted.config)
     try:
         return replace(
             recorded,
@@ -242,7 +270,7 @@ def _plan_starting(work: Work, seen: Observation, now: datetime, limits: Limits)
         )
     allocation = _current_allocation(seen, job)
     proof = work.proof
-    if proof is not None and allocation is not None and proof.allocation_id == allocation.id:
+    if proof is not None and allocation is not None and _is_about(proof, allocation):
         if proof.result is ProofResult.PROVEN:
             return Move(_proven(work, job, allocation, proof, now))
         if proof.result is ProofResult.OPEN:
@@ -250,13 +278,22 @@ def _plan_starting(work: Work, seen: Observation, now: datetime, limits: Limits)
         if proof.result is ProofResult.WRONG_VERSION:
             return Move(failed(stack, Reason.WRONG_VERSION, proof.detail, now))
     reason, message = _why_not_running(seen, allocation, proof)
-    if now - stack.status.phase_since >= limits.start:
+    overdue = now - stack.status.phase_since >= limits.start
+    if overdue and reason not in OUTAGES:
         return Move(
             failed(stack, reason or Reason.NEVER_HEALTHY, message or "it was not healthy in time", now)
         )
+    if overdue:
+        # It may be as healthy as can be: it cannot be proven while a neighbour is away.
+        return Rest(replace(stack.status, reason=reason, message=message), limits.poll)
     left = limits.start - (now - stack.status.phase_since)
     status = replace(stack.status, reason=reason, message=message, health=Health.STARTING)
     return Rest(status, min(left, limits.poll))
+
+
+def _is_about(proof: Proof, allocation: AllocationSeen) -> bool:
+    """Whether *proof* was given by this very run of the allocation's task."""
+    return (proof.allocation_id, proof.restarts) == (allocation.id, allocation.restarts)
 
 
 def _why_not_running(
@@ -272,8 +309,8 @@ def _why_not_running(
                 return Reason.DRIVER_FAILED, allocation.trouble_message
             case unreachable:
                 assert_never(unreachable)
-    if proof is not None and allocation is not None and proof.allocation_id == allocation.id:
-        return None, proof.detail
+    if proof is not None and allocation is not None and _is_about(proof, allocation):
+        return proof.reason, proof.detail
     return None, "waiting for an allocation" if allocation is None else "waiting for its server to answer"
 
 
@@ -322,8 +359,7 @@ def _plan_kept_running(work: Work, seen: Observation, now: datetime, limits: Lim
     if not isinstance(job, JobSeen) or job.stopped:
         message = "its job was stopped or removed outside; it is started again"
         return Move(entered(stack, Phase.PENDING, now=now, reason=Reason.LOST, message=message, runtime=None))
-    allocation = _current_allocation(seen, job)
-    if runtime is None or allocation is None or not _is_same(allocation, runtime):
+    if runtime is None or not any(_is_same(allocation, runtime) for allocation in seen.allocations):
         message = "its allocation ended or restarted; the next one is being proven"
         return Move(
             entered(stack, Phase.STARTING, now=now, reason=Reason.LOST, message=message, runtime=None)
@@ -337,9 +373,12 @@ def _plan_kept_running(work: Work, seen: Observation, now: datetime, limits: Lim
         )
     have = stack.status.facets or work.wanted
     stale = staleness_between(have, work.wanted)
-    if stale and all(item.facet is Facet.LABELS for item in stale):
+    was_refused = stack.status.migration_state is MigrationState.FAILED and stack.is_settled
+    if stale and not was_refused and all(item.facet is Facet.LABELS for item in stale):
         # Labels live in Consul service meta, which Nomad changes in place: same allocation, no restart.
         return RegisterJob(job.modify_index, work.wanted)
+    if was_refused and stale:
+        return Rest(replace(stack.status, health=_health(work, limits)), None)
     status = replace(
         stack.status,
         observed_generation=stack.intent.generation,
@@ -371,25 +410,32 @@ def _health(work: Work, limits: Limits) -> Health:
 
 
 def _wait_for_end(work: Work, seen: Observation, now: datetime, limits: Limits) -> Rest | None:
-    """Rest while an allocation may still run: two servers must never share a workspace."""
+    """
+    Rest while an allocation may still run: two servers must never share a workspace.
+
+    The wait itself has no end, since nothing may be concluded from silence; the request that led to it is told after the
+    deadline that it failed.
+    """
     if not seen.live:
         return None
     status = work.stack.status
-    overdue = now - status.phase_since >= limits.stop
     message = f"waiting for allocation {seen.live[0].id[:8]} on {seen.live[0].node_name} to end"
-    if overdue:
-        message += f", longer than {limits.stop.total_seconds():.0f} s; is its node reachable?"
-    return Rest(replace(status, message=message), limits.poll)
+    if now - status.phase_since < limits.stop:
+        return Rest(replace(status, message=message), limits.poll)
+    message += f", longer than {limits.stop.total_seconds():.0f} s; is its node reachable?"
+    outcome = None if work.stack.intent.desired is Desired.DELETED else False
+    return Rest(replace(status, message=message), limits.poll, succeeded=outcome)
 
 
 def _plan_stopped(work: Work, seen: Observation, now: datetime, limits: Limits) -> Step:
     stack = work.stack
     job = seen.job
-    ours = isinstance(job, JobSeen) and job.belongs_to(work.installation)
-    if isinstance(job, JobSeen) and ours and (not job.stopped or seen.live):
+    is_foreign = isinstance(job, JobSeen) and not job.belongs_to(work.installation)
+    runs = isinstance(job, JobSeen) and not job.stopped
+    if not is_foreign and (runs or seen.live):
         if stack.status.phase is not Phase.STOPPING:
             return Move(entered(stack, Phase.STOPPING, now=now))
-        if not job.stopped:
+        if runs:
             return StopJob()
         waiting = _wait_for_end(work, seen, now, limits)
         if waiting is not None:
@@ -406,6 +452,8 @@ def _plan_stopped(work: Work, seen: Observation, now: datetime, limits: Limits) 
                 fresh_start_done=stack.intent.fresh_start,
             )
         )
+    if work.needs.secret and stack.intent.rotation > stack.status.rotation_done:
+        return RotateSecret(stack.status.secret_version or 0)
     status = replace(stack.status, observed_generation=stack.intent.generation)
     return Rest(status, None, succeeded=True)
 
@@ -418,13 +466,19 @@ def _plan_deleted(work: Work, seen: Observation, now: datetime, limits: Limits) 
     if stack.status.phase is not Phase.DELETING:
         return Move(entered(stack, Phase.DELETING, now=now, runtime=None, health=Health.UNKNOWN))
     job = seen.job
-    if isinstance(job, JobSeen) and job.belongs_to(work.installation):
-        if not job.stopped:
+    if not isinstance(job, JobSeen) and Part.LOOK not in work.done:
+        # What follows cannot be undone, so that the job is gone is never taken from memory.
+        return Look()
+    if not isinstance(job, JobSeen) or job.belongs_to(work.installation):
+        if isinstance(job, JobSeen) and not job.stopped:
             return StopJob()
         # Purged only after its last allocation ended: on Nomad 1.11 a volume whose claimant lost its job panics the
-        # scheduler.
-        return _wait_for_end(work, seen, now, limits) or PurgeJob()
-    assert job is ABSENT or isinstance(job, JobSeen)
+        # scheduler. And nothing is destroyed that an allocation may still use.
+        waiting = _wait_for_end(work, seen, now, limits)
+        if waiting is not None:
+            return waiting
+        if isinstance(job, JobSeen):
+            return PurgeJob()
     if Part.SERVICE not in work.done:
         return CheckServiceGone()
     if Part.SECRET not in work.done:

@@ -7,7 +7,7 @@ without credentials now and then. Both only tell the fleet; what follows is deci
 """
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import structlog
@@ -21,7 +21,7 @@ from opencode_lifecycle.model.observation import ClientStatus, JobSeen
 from opencode_lifecycle.model.password import Password
 from opencode_lifecycle.model.proof import Proof, ProofResult
 from opencode_lifecycle.model.stack import Address, Stack
-from opencode_lifecycle.model.states import Desired, Phase
+from opencode_lifecycle.model.states import UNAVAILABLE, Desired, Phase, Reason
 from opencode_lifecycle.ports.prober import Liveness, RuntimeProber
 from opencode_lifecycle.ports.secrets import PasswordStore
 from opencode_lifecycle.ports.service_catalog import ServiceCatalog
@@ -113,6 +113,12 @@ class Proving:
         self._tasks[user_id] = (candidate, task)
         task.add_done_callback(lambda done: self._done(user_id, done))
 
+    def forget(self, user_id: UserId) -> None:
+        """Give up proving a stack that is no more."""
+        current = self._tasks.pop(user_id, None)
+        if current is not None:
+            current[1].cancel()
+
     def _done(self, user_id: UserId, task: "asyncio.Task[None]") -> None:
         current = self._tasks.get(user_id)
         if current is not None and current[1] is task:
@@ -178,10 +184,11 @@ class Proving:
                 deadline=deadline,
             )
         except SecretMissing:
-            return self._not_ready(
-                candidate, f"version {candidate.secret_version} of its secret is not in Vault"
-            )
-        except (UpstreamError, DeadlineExceeded) as error:
+            detail = f"version {candidate.secret_version} of its secret is not in Vault"
+            return self._not_ready(candidate, detail, Reason.SECRET_MISSING)
+        except UpstreamError as error:
+            return self._not_ready(candidate, error.message, UNAVAILABLE.get(error.system))
+        except DeadlineExceeded as error:
             return self._not_ready(candidate, error.message)
 
     async def _not_in_catalog(self, stack: Stack, candidate: Candidate, deadline: Deadline) -> str | None:
@@ -200,17 +207,19 @@ class Proving:
                 )
         return "Consul does not list its allocation yet"
 
-    def _not_ready(self, candidate: Candidate, detail: str) -> Proof:
+    def _not_ready(self, candidate: Candidate, detail: str, reason: Reason | None = None) -> Proof:
         return Proof(
             result=ProofResult.NOT_READY,
             address=candidate.address,
             allocation_id=candidate.allocation_id,
             detail=detail,
+            reason=reason,
             at=self._now(),
         )
 
-    def _tell(self, candidate: Candidate, proof: Proof) -> None:
+    def _tell(self, candidate: Candidate, looked: Proof) -> None:
         known = self._fleet.get(candidate.user_id)
+        proof = replace(looked, restarts=candidate.restarts)
         if known is None or (known.proof is not None and _same_news(known.proof, proof)):
             return
         self._fleet.prove(candidate.user_id, proof)
@@ -220,11 +229,15 @@ _FINAL = frozenset({ProofResult.PROVEN, ProofResult.OPEN, ProofResult.WRONG_VERS
 
 
 def _is_final(proof: Proof | None, candidate: Candidate) -> bool:
-    return proof is not None and proof.allocation_id == candidate.allocation_id and proof.result in _FINAL
+    return proof is not None and _is_about(proof, candidate) and proof.result in _FINAL
+
+
+def _is_about(proof: Proof, candidate: Candidate) -> bool:
+    return (proof.allocation_id, proof.restarts) == (candidate.allocation_id, candidate.restarts)
 
 
 def _same_news(old: Proof, new: Proof) -> bool:
-    return (old.result, old.allocation_id, old.detail) == (new.result, new.allocation_id, new.detail)
+    return replace(old, at=new.at) == new
 
 
 class SteadyProbes:
@@ -257,10 +270,7 @@ class SteadyProbes:
         liveness = await self._prober.liveness(
             address, Deadline.after(self._patience, f"probe {stack.job_id}")
         )
-        known = self._fleet.get(stack.user_id)
-        now_runtime = known.stack.status.runtime if known is not None else None
-        if now_runtime is not None and now_runtime.allocation_id == runtime.allocation_id:
-            self._fleet.probed(stack.user_id, liveness)
+        self._fleet.probed(stack.user_id, (runtime.allocation_id, runtime.restarts), liveness, steady=True)
 
 
 def _proven_address(stack: Stack) -> Address | None:

@@ -28,6 +28,7 @@ from opencode_lifecycle.model.errors import (
     UpstreamError,
 )
 from opencode_lifecycle.model.identifiers import AllocationId, OperationId, UserId, new_event_id
+from opencode_lifecycle.model.observation import JobSeen, Observation
 from opencode_lifecycle.model.operation import Event, Operation
 from opencode_lifecycle.model.principal import Principal
 from opencode_lifecycle.model.stack import Runtime, Stack
@@ -103,6 +104,7 @@ class Provisioning:
         self._upstream_timeout = upstream_timeout.total_seconds()
         self._max_age = observation_max_age.total_seconds()
         self._ending = False
+        self._looks: dict[UserId, asyncio.Task[None]] = {}
         self._ensuring: dict[
             tuple[UserId, str, str, int | None], asyncio.Task[tuple[Situation, Decision]]
         ] = {}
@@ -173,22 +175,38 @@ class Provisioning:
         return decision.operation.id if decision.operation is not None else None
 
     async def _look_if_unseen(self, user_id: UserId) -> None:
-        """See for ourselves when a stack that should run was seen too long ago, or never by this process."""
+        """
+        See for ourselves when a stack that should run was seen too long ago, or never by this process, to say so.
+
+        All who ask at the same time share one look.
+        """
         known = self._fleet.get(user_id)
         if known is None or known.stack.status.phase is not Phase.RUNNING:
             return
-        stack, runtime = known.stack, known.stack.status.runtime
+        if self._fleet.observation(known.stack.job_id) is not None and known.has_answered():
+            return
+        look = self._looks.get(user_id)
+        if look is None:
+            look = asyncio.create_task(self._look(known.stack), name=f"look at {known.stack.job_id}")
+            self._looks[user_id] = look
+            look.add_done_callback(lambda _: self._looks.pop(user_id, None))
+        await asyncio.shield(look)
+
+    async def _look(self, stack: Stack) -> None:
         deadline = Deadline.after(min(2.0, self._upstream_timeout), f"look at {stack.job_id}")
         if self._fleet.observation(stack.job_id) is None:
             try:
                 self._fleet.see(stack.job_id, await self._orchestrator.observe(stack.job_id, deadline))
             except (UpstreamError, DeadlineExceeded):
                 return
-        if runtime is not None and runtime.address is not None and known.answered != runtime.allocation_id:
-            self._fleet.probed(user_id, await self._prober.liveness(runtime.address, deadline))
+        known, runtime = self._fleet.get(stack.user_id), stack.status.runtime
+        if known is None or runtime is None or runtime.address is None or known.has_answered():
+            return
+        liveness = await self._prober.liveness(runtime.address, deadline)
+        self._fleet.probed(stack.user_id, (runtime.allocation_id, runtime.restarts), liveness, steady=False)
 
     def stop_waiting(self) -> None:
-        """Answer every waiting ensure with what is known now: the process ends, and what was accepted goes on after it."""
+        """Have every request that waits answer now with what there is: the service is about to end."""
         self._ending = True
         self._fleet.wake_all()
 
@@ -212,9 +230,9 @@ class Provisioning:
             and stack.is_settled
             and runtime is not None
             and runtime.address is not None
-            and known.answered == runtime.allocation_id
+            and known.has_answered()
             and stack.status.health in {Health.HEALTHY, Health.DEGRADED}
-            and self._fleet.observation(stack.job_id) is not None
+            and _is_seen_running(self._fleet.observation(stack.job_id), runtime)
         )
 
     def _check_resources(self, request: EnsureRequest) -> None:
@@ -384,7 +402,9 @@ class Provisioning:
         await self._look_if_unseen(user_id)
         known = await self._known(user_id)
         stack, runtime = known.stack, known.stack.status.runtime
-        if runtime is not None and known.answered != runtime.allocation_id:
+        seen = self._fleet.observation(stack.job_id)
+        is_dead = runtime is not None and seen is not None and not _is_seen_running(seen, runtime)
+        if is_dead or (runtime is not None and not known.has_answered()):
             message = "The runtime does not answer at the moment."
             raise RuntimeNotReady(message, retry_after=RETRY_AFTER_SECONDS, user_id=user_id)
         if stack.status.phase is not Phase.RUNNING or runtime is None or runtime.address is None:
@@ -433,4 +453,16 @@ def _asks_nothing_new(stack: Stack, request: EnsureRequest) -> bool:
         and (request.resources is None or request.resources == intent.resources)
         and (request.labels is None or request.labels == intent.labels)
         and (request.environment is None or request.environment == intent.environment)
+    )
+
+
+def _is_seen_running(seen: Observation | None, runtime: Runtime) -> bool:
+    """Whether the very run of the allocation that was proven is what Nomad shows now."""
+    if seen is None or not isinstance(seen.job, JobSeen) or seen.job.stopped:
+        return False
+    return any(
+        allocation.id == runtime.allocation_id
+        and allocation.restarts == runtime.restarts
+        and not allocation.client_status.is_terminal
+        for allocation in seen.allocations
     )

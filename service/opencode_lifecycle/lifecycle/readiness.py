@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from opencode_lifecycle.lifecycle.background import Pulse
 from opencode_lifecycle.lifecycle.fleet import Fleet
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import LifecycleError
@@ -22,8 +23,11 @@ class DependencyReport:
 
 
 class Readiness:
-    def __init__(self, *, pings: Mapping[str, Ping], fleet: Fleet, max_age: float, timeout: float) -> None:
+    def __init__(
+        self, *, pings: Mapping[str, Ping], fleet: Fleet, worker_pulse: Pulse, max_age: float, timeout: float
+    ) -> None:
         self._pings = pings
+        self._worker_pulse = worker_pulse
         self._fleet = fleet
         self._max_age = max_age
         self._timeout = timeout
@@ -31,7 +35,7 @@ class Readiness:
     async def report(self) -> Sequence[DependencyReport]:
         """Ask every dependency at once. Never raises: what fails is in the report."""
         asked = await asyncio.gather(*(self._ask(name, ping) for name, ping in self._pings.items()))
-        return [*asked, self._view()]
+        return [*asked, self._view(), self._workers()]
 
     async def _ask(self, name: str, ping: Ping) -> DependencyReport:
         try:
@@ -47,3 +51,11 @@ class Readiness:
         fresh = age <= self._max_age
         detail = "ok" if fresh else f"the last full listing of Nomad is older than {self._max_age:.0f} s"
         return DependencyReport(name="observation", ok=fresh, detail=detail, age_seconds=round(age, 1))
+
+    def _workers(self) -> DependencyReport:
+        age = self._worker_pulse.age()
+        ok = age is not None and age <= self._max_age
+        detail = "ok" if ok else "no work is being taken up; what was accepted is kept"
+        return DependencyReport(
+            name="workers", ok=ok, detail=detail, age_seconds=round(age, 1) if age is not None else None
+        )

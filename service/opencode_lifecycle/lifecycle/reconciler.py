@@ -11,9 +11,8 @@ from random import Random
 
 import structlog
 
-from opencode_lifecycle.lifecycle.backoff import Backoff
 from opencode_lifecycle.lifecycle.decisions import successor_of
-from opencode_lifecycle.lifecycle.effects import Effects, NotYet, Pass
+from opencode_lifecycle.lifecycle.effects import Effects, NotYet, Pass, WorkspaceLost
 from opencode_lifecycle.lifecycle.fleet import Fleet
 from opencode_lifecycle.lifecycle.planning import failed, plan
 from opencode_lifecycle.lifecycle.releases import Releases
@@ -23,6 +22,7 @@ from opencode_lifecycle.model.errors import (
     ClaimLost,
     DeadlineExceeded,
     IndexConflict,
+    SecretMissing,
     UpstreamDenied,
     UpstreamError,
     UpstreamRejected,
@@ -31,19 +31,13 @@ from opencode_lifecycle.model.errors import (
 from opencode_lifecycle.model.identifiers import new_event_id
 from opencode_lifecycle.model.operation import Event, OperationState, PhaseEntered
 from opencode_lifecycle.model.stack import KeptWorkspace
-from opencode_lifecycle.model.states import Desired, Phase, Reason
+from opencode_lifecycle.model.states import UNAVAILABLE, Desired, MigrationState, Phase, Reason
 from opencode_lifecycle.ports.stores import Claimed, OperationOutcome, Progress, StackStore
 
 log = structlog.get_logger(__name__)
 
 STEPS_OF_A_PASS = 40
 """More steps than any sound pass takes; a plan that goes round in circles ends here and is tried later."""
-
-_UNAVAILABLE = {
-    "nomad": Reason.NOMAD_UNAVAILABLE,
-    "vault": Reason.VAULT_UNAVAILABLE,
-    "consul": Reason.CONSUL_UNAVAILABLE,
-}
 
 
 class Reconciler:
@@ -58,6 +52,7 @@ class Reconciler:
         fleet: Fleet,
         installation: str,
         limits: Limits,
+        claim_lifetime: timedelta,
         now: Clock,
         random: Random,
     ) -> None:
@@ -67,24 +62,40 @@ class Reconciler:
         self._fleet = fleet
         self._installation = installation
         self._limits = limits
+        self._claim_lifetime = claim_lifetime
         self._now = now
         self._random = random
-        self._outage = Backoff(first=0.5, most=10)
 
-    async def reconcile(self, claimed: Claimed) -> None:
-        """Take *claimed* to rest, or as far as its neighbours allow, and end the claim."""
+    async def reconcile(self, claimed: Claimed) -> bool:
+        """
+        Take *claimed* to rest, or as far as its neighbours allow, and end the claim.
+
+        Return whether it came to rest: else it is to be left alone until it is due, or until something is seen to change.
+        """
         current = await self._begin(claimed)
         try:
-            try:
-                await self._go(current)
-            except NotYet as error:
-                status = replace(current.work.stack.status, message=str(error))
-                soon = self._now() + timedelta(seconds=1)
-                await self._save(current, Progress(status=status, next_attempt_at=soon))
-            except (UpstreamError, DeadlineExceeded) as error:
-                await self._wait_out(current, error)
+            return await self._go_on(current)
         except ClaimLost:
             log.info("claim lost", job_id=claimed.stack.job_id)
+            await self._stacks.release_claim(current.claimed, next_attempt_at=self._now())
+            return True
+
+    async def _go_on(self, current: Pass) -> bool:
+        try:
+            return await self._go(current)
+        except NotYet as error:
+            status = replace(current.work.stack.status, message=str(error))
+            soon = self._now() + timedelta(seconds=1)
+            await self._save(current, Progress(status=status, next_attempt_at=soon))
+        except WorkspaceLost:
+            message = (
+                "its workspace volume is not there any more. Restore it, or delete the stack with workspace=delete and "
+                "ensure it anew; then recover"
+            )
+            await self._give_up(current, Reason.WORKSPACE_UNAVAILABLE, message)
+        except (UpstreamError, DeadlineExceeded) as error:
+            await self._wait_out(current, error)
+        return False
 
     async def _begin(self, claimed: Claimed) -> Pass:
         stack = claimed.stack
@@ -102,7 +113,7 @@ class Reconciler:
         )
         return Pass(claimed, work, release, stack.status, {})
 
-    async def _go(self, current: Pass) -> None:
+    async def _go(self, current: Pass) -> bool:
         for _ in range(STEPS_OF_A_PASS):
             step = plan(current.work, now=self._now(), limits=self._limits)
             match step:
@@ -110,17 +121,28 @@ class Reconciler:
                     current.work = replace(current.work, stack=replace(current.work.stack, status=status))
                 case Rest():
                     await self._rest(current, step)
-                    return
+                    return True
                 case FinishDeletion():
                     await self._finish_deletion(current)
-                    return
+                    return True
                 case _:
+                    await self._hold_claim(current)
                     await self._save_moves(current)
                     await self._effects.apply(current, step)
-        log.error(
-            "plan goes in circles", job_id=current.work.stack.job_id, phase=current.work.stack.status.phase
-        )
+        job_id, phase = current.work.stack.job_id, current.work.stack.status.phase
+        log.error("plan goes in circles", job_id=job_id, phase=phase)
         await self._stacks.release_claim(current.claimed, next_attempt_at=self._now() + timedelta(minutes=1))
+        return False
+
+    async def _hold_claim(self, current: Pass) -> None:
+        """
+        Make sure before an effect that the stack is still ours until the effect has ended, however slow it is.
+
+        A process that was frozen meanwhile finds its claim taken here, and does nothing to what another started.
+        """
+        if current.claimed.lapses_at - self._now() < self._claim_lifetime * 2 / 3:
+            lapses_at = self._now() + self._claim_lifetime
+            current.claimed = await self._stacks.renew_claim(current.claimed, lapses_at=lapses_at)
 
     # --- saving
 
@@ -159,6 +181,7 @@ class Reconciler:
                 message=status.message,
             )
         saved = await self._stacks.save(current.claimed, progress)
+        current.claimed = replace(current.claimed, stack=saved)
         current.saved = progress.status
         current.work = replace(current.work, stack=saved)
         self._fleet.put(saved)
@@ -181,49 +204,52 @@ class Reconciler:
         """Keep the intent, say what is in the way, and come back. Nothing is concluded from not having been served."""
         stack = current.work.stack
         status = stack.status
-        system = error.system if isinstance(error, UpstreamError) else ""
-        reason = _UNAVAILABLE.get(system, Reason.UNKNOWN)
-        refused = isinstance(error, UpstreamRejected) and not isinstance(
-            error, IndexConflict | VersionConflict
-        )
         level = log.error if isinstance(error, UpstreamDenied) else log.warning
         level("held up", job_id=stack.job_id, phase=status.phase, kind=error.code, error=error.message)
-        if refused and stack.intent.desired is Desired.RUNNING:
-            await self._give_up(current.claimed, Reason.JOB_REJECTED, error.message)
+        if _is_final(error) and stack.intent.desired is Desired.RUNNING:
+            await self._give_up(current, Reason.JOB_REJECTED, error.message)
             return
+        reason = UNAVAILABLE.get(error.system if isinstance(error, UpstreamError) else "", Reason.UNKNOWN)
+        if isinstance(error, SecretMissing):
+            reason = Reason.SECRET_MISSING
         overdue = self._now() - status.phase_since >= self._limits.start
-        if overdue and status.phase in {Phase.PENDING, Phase.STARTING}:
+        is_starting = stack.intent.desired is Desired.RUNNING and status.phase in {
+            Phase.PENDING,
+            Phase.STARTING,
+        }
+        outcome = None
+        attempts = status.attempts + 1
+        if overdue and is_starting:
             status = failed(stack, reason, error.message, self._now())
             outcome = OperationOutcome(state=OperationState.FAILED, reason=reason, message=error.message)
-        else:
-            settled = status.phase in {Phase.RUNNING, Phase.STOPPED}
-            status = replace(
-                status,
-                reason=status.reason if settled else reason,
-                message=status.message if settled else error.message,
-                attempts=status.attempts + 1,
-            )
-            outcome = None
-        pause = timedelta(seconds=self._outage.seconds(status.attempts, self._random))
+        elif status.phase not in {Phase.RUNNING, Phase.STOPPED, Phase.FAILED}:
+            # What a failed stack failed of stays said: it may be a reason not to try again.
+            status = replace(status, reason=reason, message=error.message, attempts=attempts)
+        pause = timedelta(seconds=self._limits.outage.seconds(attempts, self._random))
         await self._save(
             current, Progress(status=status, next_attempt_at=self._now() + pause, outcome=outcome)
         )
 
-    async def _give_up(self, claimed: Claimed, reason: Reason, message: str) -> None:
-        """Fail for good: the same request would be refused again. A person must change something and ask anew."""
-        status = failed(claimed.stack, reason, message, self._now())
+    async def _give_up(self, current: Pass, reason: Reason, message: str) -> None:
+        """
+        Fail for good: the same request would be refused again. A person must change something and ask anew.
+
+        A runtime that is proven keeps running: only the change of it was refused.
+        """
+        stack = current.work.stack
+        if stack.status.phase is Phase.RUNNING:
+            status = replace(
+                stack.status,
+                observed_generation=stack.intent.generation,
+                migration_state=MigrationState.FAILED,
+                reason=reason,
+                message=message,
+            )
+        else:
+            status = failed(stack, reason, message, self._now())
         outcome = OperationOutcome(state=OperationState.FAILED, reason=reason, message=message)
-        saved = await self._stacks.save(
-            claimed,
-            Progress(
-                status=status,
-                next_attempt_at=None,
-                entered=PhaseEntered(phase=status.phase, at=status.phase_since),
-                outcome=outcome,
-            ),
-        )
-        self._fleet.put(saved)
-        log.error("given up", job_id=claimed.stack.job_id, reason=reason, message=message)
+        await self._save(current, Progress(status=status, next_attempt_at=None, outcome=outcome))
+        log.error("given up", job_id=stack.job_id, reason=reason, message=message)
 
     async def _finish_deletion(self, current: Pass) -> None:
         stack = current.work.stack
@@ -255,7 +281,17 @@ class Reconciler:
             successor=successor,
         )
         log.info("stack deleted", job_id=stack.job_id, workspace=receipt["workspace"])
-        self._fleet.remove(stack.user_id)
         again = await self._stacks.get(stack.user_id)
         if again is not None:
             self._fleet.put(again)
+        else:
+            self._fleet.remove(stack.user_id)
+
+
+def _is_final(error: UpstreamError | DeadlineExceeded) -> bool:
+    """Whether Nomad has read the job and will never take it."""
+    return (
+        isinstance(error, UpstreamRejected)
+        and error.system == "nomad"
+        and not isinstance(error, IndexConflict | VersionConflict)
+    )

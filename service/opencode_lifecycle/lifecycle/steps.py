@@ -20,6 +20,8 @@ class Part(StrEnum):
     WORKSPACE = "workspace"
     LIVE_FILES = "live_files"
     SERVICE = "service"
+    LOOK = "look"
+    """Nomad was asked in this pass what there is."""
     JOB = "job"
     """Registered in this pass: what was seen before speaks for it no more, and what comes will be told by a watch."""
 
@@ -29,6 +31,8 @@ class Limits:
     start: timedelta
     stop: timedelta
     retry: Backoff = field(default_factory=lambda: Backoff(first=5, most=300))
+    outage: Backoff = field(default_factory=lambda: Backoff(first=0.5, most=10))
+    """Between tries while a neighbour is away."""
     poll: timedelta = timedelta(seconds=5)
     """How soon to look again while waiting for something that a watch should tell us anyway."""
     silent_probes: int = 3
@@ -67,7 +71,9 @@ class MakeSecret:
 
 @dataclass(frozen=True, slots=True)
 class RotateSecret:
-    expected: int
+    """Have a password newer than version *known*, 0 for none."""
+
+    known: int
 
 
 @dataclass(frozen=True, slots=True)

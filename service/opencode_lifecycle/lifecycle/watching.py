@@ -25,9 +25,14 @@ class NomadWatch:
         self._interval = interval.total_seconds()
         self._timeout = timeout.total_seconds()
         self._index = 0
+        self._listing = asyncio.Lock()
 
     async def list_once(self) -> None:
-        """Read everything, once."""
+        """Read everything, once. One at a time: of two that overlap, the older would look like a Nomad gone back in time."""
+        async with self._listing:
+            await self._list()
+
+    async def _list(self) -> None:
         listing = await self._orchestrator.list_all(Deadline.after(self._timeout, "list the jobs"))
         self._index = listing.index
         self._fleet.apply_listing(listing)

@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from opencode_lifecycle.model.identifiers import AllocationId
 from opencode_lifecycle.model.stack import Address
+from opencode_lifecycle.model.states import Reason
 
 
 class ProofResult(StrEnum):
@@ -28,6 +29,11 @@ class Proof:
     result: ProofResult
     address: Address
     allocation_id: AllocationId
+    restarts: int = 0
+    """How often the task of the allocation had restarted when it was looked at: what an earlier run of it showed proves
+    nothing of this one."""
     version: str = ""
     detail: str = ""
+    reason: Reason | None = None
+    """What kept it from being looked at, when that is known: a neighbour that is away, or a missing secret."""
     at: datetime

@@ -24,6 +24,8 @@ class Successor:
     labels: Mapping[str, str]
     environment: Mapping[str, str]
     operation: OperationId
+    deletion: OperationId | None = None
+    """The operation of the deletion that it waits for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -88,8 +88,26 @@ class Reason(StrEnum):
     """It was stopped because nobody used it."""
 
 
-FINAL_REASONS: Final = frozenset({Reason.FOREIGN_JOB, Reason.JOB_REJECTED, Reason.OPEN_WITHOUT_PASSWORD})
+FINAL_REASONS: Final = frozenset(
+    {
+        Reason.FOREIGN_JOB,
+        Reason.JOB_REJECTED,
+        Reason.OPEN_WITHOUT_PASSWORD,
+        Reason.WORKSPACE_UNAVAILABLE,
+    }
+)
 """Reasons that a retry cannot cure: the stack stays failed until somebody asks again."""
+
+
+OUTAGES: Final = frozenset({Reason.NOMAD_UNAVAILABLE, Reason.VAULT_UNAVAILABLE, Reason.CONSUL_UNAVAILABLE})
+"""Reasons that lie with a neighbour: nothing is concluded about the runtime while one of them holds."""
+
+UNAVAILABLE: Final[Mapping[str, Reason]] = {
+    "nomad": Reason.NOMAD_UNAVAILABLE,
+    "vault": Reason.VAULT_UNAVAILABLE,
+    "consul": Reason.CONSUL_UNAVAILABLE,
+}
+"""By the system that an `UpstreamError` names."""
 
 
 PHASE_MOVES: Final[Mapping[Phase, frozenset[Phase]]] = {

@@ -142,6 +142,10 @@ class StackStore(Protocol):
         """End the claim and change nothing else. A claim that is lost already is no error."""
         ...
 
+    async def renew_claim(self, claimed: Claimed, *, lapses_at: datetime) -> Claimed:
+        """Hold on to the claim until *lapses_at*, or raise `ClaimLost` when somebody else has taken it."""
+        ...
+
     async def void_claims(self) -> None:
         """End every claim there is: for a process that knows itself to be the only one, when it starts."""
         ...

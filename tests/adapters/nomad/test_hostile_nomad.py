@@ -150,7 +150,7 @@ async def test_a_refused_token_is_a_matter_for_a_person(server, nomad, call):
 
 
 async def test_a_new_token_in_the_file_is_tried_once(server, nomad, tmp_path):
-    answers = [reply(403, b"Permission denied"), reply(404, b"", X_Nomad_Index="5"), reply(404, b"")]
+    answers = [reply(403, b"Permission denied"), reply(404, b"not found", X_Nomad_Index="5"), reply(404, b"")]
 
     def script(_: SeenRequest) -> bytes:
         (tmp_path / "token").write_text("the-new-token")
@@ -206,7 +206,7 @@ async def test_a_server_that_says_nothing_costs_the_deadline_and_no_more(server,
 
 
 async def test_ids_cannot_reach_another_endpoint(server, nomad):
-    server.always(reply(404, b""))
+    server.always(reply(404, b"not found"))
 
     await nomad.observe(JobId("../../acl/tokens?x=#"), soon())
 
@@ -257,7 +257,7 @@ async def test_another_job_than_the_asked_one_is_nonsense(server, nomad):
 
 
 async def test_a_cookie_is_not_kept(server, nomad):
-    server.always(reply(404, b"", Set_Cookie="session=evil"))
+    server.always(reply(404, b"not found", Set_Cookie="session=evil"))
 
     await nomad.live_files.clear(JOB, soon())
     await nomad.live_files.clear(JOB, soon())
@@ -319,3 +319,10 @@ async def test_a_missing_token_file_is_a_matter_for_a_person(server, tmp_path):
     finally:
         await nomad.close()
     assert server.requests == []
+
+
+async def test_a_404_that_is_not_nomads_says_nothing_of_the_job(nomad, server):
+    server.always(reply(404, b"<html><h1>404 Not Found</h1></html>"))
+
+    with pytest.raises(UpstreamNonsense):
+        await nomad.observe(JobId("oc-ada"), soon())

@@ -350,3 +350,31 @@ async def test_a_released_stack_that_was_asked_for_meanwhile_is_due_at_once(data
     await database.release_claim(claimed, next_attempt_at=None)
 
     assert await claim(database, now=NOW) == [ADA]
+
+
+async def test_a_renewed_claim_is_held_longer(database):
+    await put(database, ADA)
+    first = await take(database)
+    renewed = await database.renew_claim(first, lapses_at=first.lapses_at + timedelta(seconds=60))
+
+    assert await claim(database, now=first.lapses_at) == []
+    assert await claim(database, now=renewed.lapses_at) == [ADA]
+
+
+async def test_a_claim_that_another_took_cannot_be_renewed(database):
+    await put(database, ADA)
+    stale = await take(database)
+    await take(database, now=stale.lapses_at)
+
+    with pytest.raises(ClaimLost):
+        await database.renew_claim(stale, lapses_at=MUCH_LATER)
+
+
+async def test_claims_that_were_voided_leave_their_stacks_due(database):
+    await put(database, ADA)
+    stale = await take(database)
+    await database.void_claims()
+
+    assert await claim(database) == [ADA]
+    with pytest.raises(ClaimLost):
+        await database.save(stale, progress(stale))

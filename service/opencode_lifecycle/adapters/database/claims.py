@@ -78,6 +78,11 @@ _RELEASE: Final = (
         ),
     )
 )
+_RENEW: Final = (
+    update(user_stacks)
+    .where(_columns.user_id == bindparam("whose"), _columns.claim_token == bindparam("held_token"))
+    .values(claim_lapses_at=bindparam("until", type_=Instant()))
+)
 _REMOVE: Final = delete(user_stacks).where(_columns.user_id == bindparam("whose"))
 _REMEMBER_REMOVAL: Final = insert(removed_stacks)
 _FORGET_KEPT: Final = delete(workspaces).where(workspaces.c.user_id == bindparam("whose"))
@@ -119,6 +124,15 @@ class ClaimRows(Store):
             "next": next_attempt_at,
         }
         await self._write("release claim", lambda transaction: transaction.write(_RELEASE, values))
+
+    async def renew_claim(self, claimed: Claimed, *, lapses_at: datetime) -> Claimed:
+        def renew(transaction: Transaction) -> Claimed:
+            _claimed_row(transaction, claimed)
+            values = {"whose": claimed.stack.user_id, "held_token": claimed.token, "until": lapses_at}
+            transaction.write(_RENEW, values)
+            return replace(claimed, lapses_at=lapses_at)
+
+        return await self._write("renew a claim", renew)
 
     async def void_claims(self) -> None:
         await self._write("void claims", lambda transaction: transaction.write(_VOID, {}))

@@ -125,6 +125,7 @@ def _successor_of(document: Row | None) -> Successor | None:
         labels=document["labels"],
         environment=document["environment"],
         operation=OperationId(document["operation"]),
+        deletion=OperationId(document["deletion"]) if document["deletion"] else None,
     )
 
 
@@ -137,6 +138,7 @@ def _successor_document(successor: Successor | None) -> dict[str, Any] | None:
         "labels": dict(successor.labels),
         "environment": dict(successor.environment),
         "operation": successor.operation,
+        "deletion": successor.deletion,
     }
 
 

@@ -45,9 +45,12 @@ _CONNECT_SECONDS: Final = 5
 _INDEX_CONFLICT: Final = "Enforcing job modify index"
 _REFUSED_WITH_500: Final = re.compile(
     r"\A\d+ errors? occurred:"  # how Nomad lists what its validation found
-    r"|could not place volume|in use|no such volume|volume .* (?:is|has)|can't update"
+    r"|in use|no such volume|volume .* (?:is|has)|can't update"
 )
 """Nomad answers 500 for what it will never accept, too. Anything else with 500 is trouble that passes."""
+_NOMADS_NOT_FOUND: Final = re.compile(
+    r"\A[^<]{0,300}?(?:not found|no such|unknown|does not exist)", re.IGNORECASE
+)
 _MAINTENANCE: Final = "job registration disabled"
 _MEANINGS: Final[Mapping[int, tuple[type[UpstreamError], str]]] = {
     HTTPStatus.UNAUTHORIZED: (UpstreamDenied, "our token lacks the right"),
@@ -199,6 +202,9 @@ class NomadConnection:
         async with response:
             text = await self._text(operation, response)
         if response.status == HTTPStatus.NOT_FOUND:
+            if not _NOMADS_NOT_FOUND.match(text):
+                # Of a proxy in between, or a wrong address: nobody has said that the thing does not exist.
+                raise UpstreamNonsense(SYSTEM, operation, "404, and not in Nomad's words")
             return Answer(None, _index_of(response), "", found=False)
         if not HTTPStatus.OK <= response.status < HTTPStatus.MULTIPLE_CHOICES:
             kind, detail = meaning_of(response.status, text)
