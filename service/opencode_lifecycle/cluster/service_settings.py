@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import sys
 from pathlib import Path
 from typing import Final
 
@@ -64,4 +65,6 @@ def write_environment(layout: Layout, record: Record) -> None:
             f"export OPENCODE_LIFECYCLE_TOKEN_FILE={shlex.quote(str(layout.tokens / 'operator'))}",
         ]
     path = ":".join(shlex.quote(folder) for folder in folders)
-    write_private(layout.environment, "\n".join([*lines, f'export PATH={path}:"$PATH"']) + "\n")
+    # Ours comes last: the folder holds a Python of its own, which must not take the place of the person's.
+    ours = shlex.quote(str(Path(sys.executable).parent))
+    write_private(layout.environment, "\n".join([*lines, f'export PATH={path}:"$PATH":{ours}']) + "\n")
