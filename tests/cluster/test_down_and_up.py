@@ -248,7 +248,7 @@ def test_no_token_shows_in_the_process_list(running: RealCluster):
 def test_the_environment_file_gives_a_shell_working_tools(running: RealCluster):
     script = (
         f". {running.layout.environment} && nomad namespace status opencode && consul members && "
-        "vault token lookup && vault kv list kv/opencode; echo $NOMAD_NAMESPACE"
+        "vault token lookup && vault kv list kv/opencode; opencode-lifecycle --version; echo $NOMAD_NAMESPACE"
     )
 
     answer = subprocess.run(["/bin/sh", "-c", script], capture_output=True, text=True, check=False, env={})
@@ -256,3 +256,4 @@ def test_the_environment_file_gives_a_shell_working_tools(running: RealCluster):
     assert answer.stdout.splitlines()[-1] == "opencode", answer.stderr
     assert "alive" in answer.stdout
     assert "operator" in answer.stdout
+    assert re.search(r"^\d+\.\d+\.\d+$", answer.stdout, re.MULTILINE)
