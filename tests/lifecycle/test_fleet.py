@@ -273,10 +273,3 @@ def test_a_listing_that_changes_nothing_is_no_news(fleet, time):
     fleet.apply_listing(listing(time, 21, **{JOB: observation}))
 
     assert told == []
-
-
-def test_what_has_no_row_is_a_stranger(fleet, time):
-    stranger = JobId("oc-somebody-else")
-    fleet.apply_listing(listing(time, 20, **{JOB: seen(time, 20), stranger: seen(time, 20)}))
-
-    assert set(fleet.strangers()) == {stranger}

@@ -6,7 +6,7 @@ the listing of Nomad and its event stream. It decides nothing; it only says how 
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import assert_never
@@ -307,10 +307,6 @@ class Fleet:
         waiters, known.waiters = known.waiters, []
         for waiter in waiters:
             waiter.set()
-
-    def strangers(self) -> Mapping[JobId, Observation]:
-        """Return what is seen under our prefix and has no row here."""
-        return {job_id: seen for job_id, seen in self._seen.items() if job_id not in self._user_of}
 
 
 def _merge(
