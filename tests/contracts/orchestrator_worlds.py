@@ -11,9 +11,9 @@ from cluster_fixture import RealCluster
 from fakes.nomad import FakeNomad
 from opencode_lifecycle.adapters.nomad.nomad import Nomad
 from opencode_lifecycle.model.deadline import Deadline
-from opencode_lifecycle.model.identifiers import JobId
+from opencode_lifecycle.model.identifiers import JobId, UserId
 from opencode_lifecycle.model.observation import Observation, TaskTrouble
-from opencode_lifecycle.ports.orchestrator import LiveFiles, Orchestrator, Variables, Workspaces
+from opencode_lifecycle.ports.orchestrator import LiveFiles, Orchestrator, Owner, Variables, Workspaces
 
 TEMPLATE = """
 variable "job_id" {
@@ -119,6 +119,8 @@ job "contract" {
 """The names of our real templates around Nomad's mock driver, which starts in no time."""
 
 IMPOSSIBLE_MEMORY = 1_000_000_000
+
+OWNER = Owner(installation="main", user_id=UserId("ada"))
 
 
 def soon(purpose: str = "contract", seconds: float = 20) -> Deadline:

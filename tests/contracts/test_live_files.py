@@ -5,7 +5,7 @@ from uuid import uuid4
 
 import pytest
 
-from contracts.orchestrator_worlds import FakeWorld, RealWorld, new_job_id, real_world, soon
+from contracts.orchestrator_worlds import OWNER, FakeWorld, RealWorld, new_job_id, real_world, soon
 from opencode_lifecycle.model.errors import UpstreamRejected
 from opencode_lifecycle.model.facets import digest_of_text
 
@@ -36,9 +36,9 @@ async def test_a_pointer_can_be_moved_repeated_and_cleared(world):
     job_id = new_job_id()
     a, b = [await world.live_files.publish(text, soon()) for text in ("a", "{}")]
 
-    await world.live_files.point(job_id, instructions=a, managed=b, deadline=soon())
-    await world.live_files.point(job_id, instructions=a, managed=b, deadline=soon())
-    await world.live_files.point(job_id, instructions=b, managed=a, deadline=soon())
+    await world.live_files.point(job_id, OWNER, instructions=a, managed=b, deadline=soon())
+    await world.live_files.point(job_id, OWNER, instructions=a, managed=b, deadline=soon())
+    await world.live_files.point(job_id, OWNER, instructions=b, managed=a, deadline=soon())
 
     await world.live_files.clear(job_id, soon())
     await world.live_files.clear(job_id, soon())

@@ -9,7 +9,7 @@ from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import UpstreamRejected
 from opencode_lifecycle.model.facets import digest_of_text
 from opencode_lifecycle.model.identifiers import JobId
-from opencode_lifecycle.ports.orchestrator import WorkspaceFound
+from opencode_lifecycle.ports.orchestrator import Owner, WorkspaceFound
 
 LARGEST_VARIABLE = 65536
 
@@ -24,7 +24,7 @@ class FakeWorkspaces:
         self._node = node
         self._ids = itertools.count(1)
 
-    async def ensure(self, job_id: JobId, deadline: Deadline) -> WorkspaceFound:
+    async def ensure(self, job_id: JobId, owner: Owner, deadline: Deadline) -> WorkspaceFound:
         async with self.faults.call("ensure", deadline):
             if job_id not in self.volumes:
                 volume_id = str(UUID(int=(1 << 64) + next(self._ids)))
@@ -70,9 +70,16 @@ class FakeLiveFiles:
                 self.writes += 1
             return digest
 
-    async def point(self, job_id: JobId, *, instructions: str, managed: str, deadline: Deadline) -> None:
+    async def point(
+        self, job_id: JobId, owner: Owner, *, instructions: str, managed: str, deadline: Deadline
+    ) -> None:
         async with self.faults.call("point", deadline):
-            wanted = {"instructions": instructions, "managed": managed}
+            wanted = {
+                "instructions": instructions,
+                "managed": managed,
+                "installation": owner.installation,
+                "user_id": owner.user_id,
+            }
             if self.pointers.get(job_id) != wanted:
                 self.pointers[job_id] = wanted
                 self.writes += 1

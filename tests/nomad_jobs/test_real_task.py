@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from contracts.orchestrator_worlds import new_job_id, soon, until
+from contracts.orchestrator_worlds import OWNER, new_job_id, soon, until
 from opencode_lifecycle import entrypoint
 from opencode_lifecycle.adapters.nomad.nomad import Nomad
 from opencode_lifecycle.cluster.opencode_package import ensure_opencode
@@ -49,12 +49,12 @@ class Site:
     async def point(self, instructions: str) -> None:
         digests = [await self.nomad.live_files.publish(text, soon()) for text in (instructions, MANAGED)]
         await self.nomad.live_files.point(
-            self.job_id, instructions=digests[0], managed=digests[1], deadline=soon()
+            self.job_id, OWNER, instructions=digests[0], managed=digests[1], deadline=soon()
         )
 
     async def register(self, **changes: Any) -> str:
         """Register the job and return the path of its workspace."""
-        workspace = await self.nomad.workspaces.ensure(self.job_id, soon())
+        workspace = await self.nomad.workspaces.ensure(self.job_id, OWNER, soon())
         variables = {
             "job_id": self.job_id,
             "user_id": "ada",

@@ -3,15 +3,19 @@
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
-from opencode_lifecycle.model.identifiers import OperationId, TokenId, UserId
+from opencode_lifecycle.model.condition import Condition
+from opencode_lifecycle.model.identifiers import ConditionId, OperationId, OrphanId, TokenId, UserId
 from opencode_lifecycle.model.operation import Event, Operation
+from opencode_lifecycle.model.orphan import Orphan
 from opencode_lifecycle.model.principal import Principal, Role, ServiceToken
+from opencode_lifecycle.model.staleness import StalenessSummary
 from opencode_lifecycle.model.view import (
     AddressView,
     Credentials,
     EnsureAnswer,
     EnsureRequest,
     Page,
+    ReconcileReport,
     StackView,
 )
 from opencode_lifecycle.ports.stores import StackQuery
@@ -71,6 +75,34 @@ class Provisioning(Protocol):
         ...
 
     async def events(self, user_id: UserId | None, after: str | None, limit: int) -> Page[Event]: ...
+
+
+class Oversight(Protocol):
+    """What operators ask of the whole. Every refusal and failure is an error of `model.errors`."""
+
+    async def staleness(self) -> StalenessSummary: ...
+
+    async def reconcile(self, *, dry_run: bool, by: Principal) -> ReconcileReport:
+        """List Nomad now and compare every stack; unless *dry_run*, have what is needed done in the background."""
+        ...
+
+    async def conditions(
+        self, *, standing: bool, after: ConditionId | None, limit: int
+    ) -> Page[Condition]: ...
+
+    async def confirm_condition(self, condition_id: ConditionId, *, by: Principal) -> Condition:
+        """Take what Nomad shows for the truth. Confirming twice keeps the first. `ConditionNotFound` for no such one."""
+        ...
+
+    async def orphans(self, *, after: OrphanId | None, limit: int) -> Page[Orphan]: ...
+
+    async def adopt_orphan(self, orphan_id: OrphanId, *, by: Principal) -> StackView:
+        """Make the row that the orphan lacks. `OrphanNotFound`, or `OrphanNotProven` when it may be somebody else's."""
+        ...
+
+    async def delete_orphan(self, orphan_id: OrphanId, *, by: Principal) -> None:
+        """Delete it now, after finding once more that it is one. Raises as `adopt_orphan` does."""
+        ...
 
 
 class Access(Protocol):

@@ -40,7 +40,7 @@ from opencode_lifecycle.model.identifiers import VolumeId
 from opencode_lifecycle.model.release import Release
 from opencode_lifecycle.model.stack import Stack, Status, Workspace
 from opencode_lifecycle.model.states import Health, Phase
-from opencode_lifecycle.ports.orchestrator import LiveFiles, Orchestrator, Workspaces
+from opencode_lifecycle.ports.orchestrator import LiveFiles, Orchestrator, Owner, Workspaces
 from opencode_lifecycle.ports.secrets import PasswordStore
 from opencode_lifecycle.ports.service_catalog import ServiceCatalog
 from opencode_lifecycle.ports.stores import Claimed
@@ -98,6 +98,9 @@ class Effects:
     def wanted(self, stack: Stack, release: Release) -> Facets:
         """Return what the stack should be registered with, as far as its secret is known."""
         return wanted_facets(stack, release, self._site, secret_version=stack.status.secret_version or 0)
+
+    def _owner(self, stack: Stack) -> Owner:
+        return Owner(installation=self._site.installation, user_id=stack.user_id)
 
     async def apply(self, current: Pass, step: Step) -> None:
         """Take one step with an effect and learn from its answer."""
@@ -180,7 +183,7 @@ class Effects:
         stack = current.work.stack
         known = stack.status.workspace
         found = (
-            await self._workspaces.ensure(stack.job_id, deadline)
+            await self._workspaces.ensure(stack.job_id, self._owner(stack), deadline)
             if known is None
             else await self._workspaces.find(stack.job_id, deadline)
         )
@@ -193,8 +196,13 @@ class Effects:
         release = current.release
         instructions = await self._live_files.publish(release.instructions, deadline)
         managed = await self._live_files.publish(release.managed_config, deadline)
+        stack = current.work.stack
         await self._live_files.point(
-            current.work.stack.job_id, instructions=instructions, managed=managed, deadline=deadline
+            stack.job_id,
+            self._owner(stack),
+            instructions=instructions,
+            managed=managed,
+            deadline=deadline,
         )
         self._learn(current, Part.LIVE_FILES)
 

@@ -31,7 +31,7 @@ from opencode_lifecycle.lifecycle.steps import (
     StopJob,
     Work,
 )
-from opencode_lifecycle.lifecycle.wanted import staleness_between
+from opencode_lifecycle.model.staleness import staleness_of
 from opencode_lifecycle.model.facets import Facet, Facets
 from opencode_lifecycle.model.observation import AllocationSeen, JobSeen, Observation, TaskTrouble
 from opencode_lifecycle.model.proof import Proof, ProofResult
@@ -371,8 +371,7 @@ def _plan_kept_running(work: Work, seen: Observation, now: datetime, limits: Lim
         return Move(
             replace(stack.status, job_modify_index=job.modify_index, facets=facets or stack.status.facets)
         )
-    have = stack.status.facets or work.wanted
-    stale = staleness_between(have, work.wanted)
+    stale = staleness_of(stack.status, work.wanted, desired=stack.intent.desired)
     was_refused = stack.status.migration_state is MigrationState.FAILED and stack.is_settled
     if stale and not was_refused and all(item.facet is Facet.LABELS for item in stale):
         # Labels live in Consul service meta, which Nomad changes in place: same allocation, no restart.

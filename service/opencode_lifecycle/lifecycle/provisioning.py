@@ -14,7 +14,7 @@ from opencode_lifecycle.lifecycle.decisions import Decide, Request, delete, ensu
 from opencode_lifecycle.lifecycle.dispatcher import Dispatcher
 from opencode_lifecycle.lifecycle.fleet import Fleet, Known
 from opencode_lifecycle.lifecycle.releases import Releases
-from opencode_lifecycle.lifecycle.wanted import Site, staleness_between, wanted_facets
+from opencode_lifecycle.lifecycle.wanted import Site, wanted_facets
 from opencode_lifecycle.model.clock import Clock
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import (
@@ -32,7 +32,7 @@ from opencode_lifecycle.model.observation import JobSeen, Observation
 from opencode_lifecycle.model.operation import Event, Operation
 from opencode_lifecycle.model.principal import Principal
 from opencode_lifecycle.model.stack import Runtime, Stack
-from opencode_lifecycle.model.staleness import Staleness
+from opencode_lifecycle.model.staleness import Staleness, staleness_of
 from opencode_lifecycle.model.states import Desired, Health, Phase, Reason
 from opencode_lifecycle.model.view import (
     UNCHANGED,
@@ -433,11 +433,10 @@ class Provisioning:
 
     def _staleness(self, stack: Stack) -> tuple[Staleness, ...]:
         found = self._releases.peek(stack.intent.wanted_release)
-        have = stack.status.facets
-        if found is None or have is None or stack.status.phase is not Phase.RUNNING:
+        if found is None:
             return ()
         want = wanted_facets(stack, found[0], self._site, secret_version=stack.status.secret_version or 0)
-        return staleness_between(have, want)
+        return staleness_of(stack.status, want, desired=stack.intent.desired)
 
     def _public_url(self, stack: Stack) -> str | None:
         template = self._public_url_template

@@ -8,11 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from opencode_lifecycle.model.errors import UpstreamRejected
-from opencode_lifecycle.model.facets import Facet, Facets, digest_of, digest_of_text
+from opencode_lifecycle.model.facets import Facets, digest_of, digest_of_text
 from opencode_lifecycle.model.job_template import declared_variables
 from opencode_lifecycle.model.release import Release, ResourceClass
 from opencode_lifecycle.model.stack import Stack
-from opencode_lifecycle.model.staleness import Severity, Staleness
 from opencode_lifecycle.ports.orchestrator import Variables
 
 BUNDLES_PATH = "opencode/bundles"
@@ -135,39 +134,4 @@ def _description(stack: Stack, release: Release) -> str:
     return (
         f"OpenCode {release.opencode_version} of one user, kept by the OpenCode lifecycle control plane.\n\n"
         f"- user: `{stack.user_id}`\n- group: `{stack.intent.group}`\n- release: {release.number}\n"
-    )
-
-
-_SEVERITY: Mapping[Facet, Severity] = {
-    Facet.SECRET_VERSION: Severity.CRITICAL,
-    Facet.OPENCODE_VERSION: Severity.WARNING,
-    Facet.IMAGE: Severity.WARNING,
-}
-
-_COMPARED = (
-    (Facet.IMAGE, True),
-    (Facet.OPENCODE_VERSION, True),
-    (Facet.TEMPLATE, True),
-    (Facet.ENVIRONMENT, True),
-    (Facet.RESOURCES, True),
-    (Facet.SECRET_VERSION, True),
-    (Facet.PROMPT, False),
-    (Facet.CONFIG, False),
-    (Facet.LABELS, False),
-    (Facet.ENDPOINTS, False),
-)
-
-
-def staleness_between(have: Facets, want: Facets) -> tuple[Staleness, ...]:
-    """Return one reason for each facet in which *have* differs from *want*, restarts first."""
-    return tuple(
-        Staleness(
-            facet=facet,
-            have=str(getattr(have, facet.value)),
-            want=str(getattr(want, facet.value)),
-            severity=_SEVERITY.get(facet, Severity.INFO),
-            restart=restart,
-        )
-        for facet, restart in _COMPARED
-        if getattr(have, facet.value) != getattr(want, facet.value)
     )

@@ -164,6 +164,23 @@ class IdempotencyMismatch(Refusal):
     default_message = "This Idempotency-Key was used for another request."
 
 
+class ConditionNotFound(Refusal):
+    code = "condition-not-found"
+    default_message = "There is no such condition."
+
+
+class OrphanNotFound(Refusal):
+    code = "orphan-not-found"
+    default_message = "There is no such orphan; it may have been adopted or deleted meanwhile."
+
+
+class OrphanNotProven(Refusal):
+    code = "orphan-not-proven"
+    default_message = (
+        "It is not proven to be ours, so it is left alone. Remove it with its own system's tools."
+    )
+
+
 class Unauthenticated(Refusal):
     code = "unauthenticated"
     default_message = "A valid bearer token is needed."

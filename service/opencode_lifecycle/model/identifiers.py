@@ -22,6 +22,8 @@ ReleaseId = NewType("ReleaseId", str)
 TokenId = NewType("TokenId", str)
 AllocationId = NewType("AllocationId", str)
 VolumeId = NewType("VolumeId", str)
+ConditionId = NewType("ConditionId", str)
+OrphanId = NewType("OrphanId", str)
 
 USER_ID_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._@:+|~=-]{0,127}$"
 INSTALLATION_PATTERN: Final = r"^[a-z0-9]{1,12}$"
@@ -63,3 +65,7 @@ def new_event_id() -> EventId:
 
 def new_token_id() -> TokenId:
     return TokenId(f"tok_{ULID()}")
+
+
+def new_condition_id() -> ConditionId:
+    return ConditionId(f"cond_{ULID()}")

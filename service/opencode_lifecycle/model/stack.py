@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from opencode_lifecycle.model.facets import Facets
+from opencode_lifecycle.model.facets import Facet, Facets
 from opencode_lifecycle.model.identifiers import AllocationId, JobId, OperationId, ReleaseId, UserId, VolumeId
 from opencode_lifecycle.model.states import Desired, Health, MigrationState, Phase, Reason
 
@@ -94,6 +94,15 @@ class Runtime:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FieldEdit:
+    """One field of a job that somebody else changed: as it is, and as we registered it. Empty where it is absent."""
+
+    field: str
+    have: str
+    want: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
     """What the reconciler made of it. Speaks for `observed_generation`."""
 
@@ -119,6 +128,14 @@ class Status:
     runtime: Runtime | None = None
     attempts: int = 0
     """Failed tries in a row; sets the backoff."""
+    edits: tuple[FieldEdit, ...] = ()
+    """What somebody else changed in the job since we registered it."""
+    edits_restart: bool = False
+    """Whether taking the edits back restarts the runtime, as Nomad's own plan says."""
+    recycled_at: datetime | None = None
+    """When its runtime was last replaced for its own good: wedged, too old or too large."""
+    stale: frozenset[Facet] = frozenset()
+    """The facets in which it was stale when this was saved: for counting a fleet. What is shown is worked out anew."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,9 +1,18 @@
-"""A staleness reason: one facet in which a runtime is not as it should be."""
+"""
+Why a runtime is not as it should be: one typed reason for each facet.
 
+One function works it out, from what should be and what the row knows of what runs. API, CLI, metrics and the summary of
+the fleet all show what it says.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
-from opencode_lifecycle.model.facets import Facet
+from opencode_lifecycle.model.facets import Facet, Facets
+from opencode_lifecycle.model.stack import Status
+from opencode_lifecycle.model.states import Desired, Phase, Reason
 
 
 class Severity(StrEnum):
@@ -21,3 +30,94 @@ class Staleness:
     want: str
     severity: Severity
     restart: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StaleCount:
+    """How many stacks are stale in *facet*. A stack that is stale in several is counted in each."""
+
+    facet: Facet
+    stacks: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StalenessSummary:
+    """The fleet by reason: of *stacks* in all, *stale* have at least one reason."""
+
+    stacks: int
+    stale: int
+    facets: Sequence[StaleCount]
+
+
+SEVERITY: Final[Mapping[Facet, Severity]] = {
+    Facet.MISSING: Severity.CRITICAL,
+    Facet.SECRET_VERSION: Severity.CRITICAL,
+    Facet.EDITED_OUTSIDE: Severity.WARNING,
+    Facet.OPENCODE_VERSION: Severity.WARNING,
+    Facet.IMAGE: Severity.WARNING,
+}
+"""Of the facets that are more than information."""
+
+NEEDS_RESTART: Final = frozenset(
+    {
+        Facet.IMAGE,
+        Facet.OPENCODE_VERSION,
+        Facet.TEMPLATE,
+        Facet.ENVIRONMENT,
+        Facet.RESOURCES,
+        Facet.SECRET_VERSION,
+        Facet.MISSING,
+    }
+)
+"""An edit from outside is not among them: whether taking it back needs a restart is Nomad's to say."""
+
+_COMPARED: Final = tuple(facet for facet in Facet if facet not in {Facet.EDITED_OUTSIDE, Facet.MISSING})
+_SHOWN_EDITS: Final = 8
+_MISSING_IN: Final = frozenset({Phase.PENDING, Phase.STARTING, Phase.FAILED})
+
+
+def staleness_of(status: Status, want: Facets, *, desired: Desired) -> tuple[Staleness, ...]:
+    """
+    Return one reason for each facet in which the stack is not as *want* says, in the order of `Facet`.
+
+    A stack that is not running is stale only when its runtime vanished: it starts on what is wanted then.
+    """
+    if desired is not Desired.RUNNING:
+        return ()
+    if status.phase in _MISSING_IN and status.reason is Reason.LOST:
+        return (_reason(Facet.MISSING, status.message or "nothing runs", "running"),)
+    if status.phase is not Phase.RUNNING:
+        return ()
+    have = status.facets or want
+    reasons = [
+        _reason(facet, str(getattr(have, facet.value)), str(getattr(want, facet.value)))
+        for facet in _COMPARED
+        if getattr(have, facet.value) != getattr(want, facet.value)
+    ]
+    if status.edits:
+        shown = status.edits[:_SHOWN_EDITS]
+        more = f", and {len(status.edits) - len(shown)} more" if len(status.edits) > len(shown) else ""
+        reasons.append(
+            Staleness(
+                facet=Facet.EDITED_OUTSIDE,
+                have="; ".join(f"{edit.field} = {edit.have or 'absent'}" for edit in shown) + more,
+                want="; ".join(f"{edit.field} = {edit.want or 'absent'}" for edit in shown) + more,
+                severity=SEVERITY[Facet.EDITED_OUTSIDE],
+                restart=status.edits_restart,
+            )
+        )
+    return tuple(reasons)
+
+
+def facets_of(reasons: Iterable[Staleness]) -> frozenset[Facet]:
+    return frozenset(reason.facet for reason in reasons)
+
+
+def _reason(facet: Facet, have: str, want: str) -> Staleness:
+    return Staleness(
+        facet=facet,
+        have=have,
+        want=want,
+        severity=SEVERITY.get(facet, Severity.INFO),
+        restart=facet in NEEDS_RESTART,
+    )

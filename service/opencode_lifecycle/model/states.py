@@ -54,6 +54,16 @@ class MigrationState(StrEnum):
     HELD = "held"
 
 
+class WhenStale(StrEnum):
+    """What is done about a running runtime that is stale."""
+
+    REPORT = "report"
+    """Nothing: it is shown."""
+    IDLE = "idle"
+    """It is put right when it is idle; what needs no restart is put right at once."""
+    NOW = "now"
+
+
 class Reason(StrEnum):
     """Why a stack is in its phase. Absent when nothing needs saying."""
 
@@ -84,6 +94,18 @@ class Reason(StrEnum):
     """It cannot be seen at the moment."""
     RECREATE = "recreate"
     """It is stopped in order to be started afresh."""
+    CRASH_LOOP = "crash_loop"
+    """The runtime exits again and again; the message has the exit code."""
+    OUT_OF_MEMORY = "out_of_memory"
+    """The runtime was killed for want of memory."""
+    UNRESPONSIVE = "unresponsive"
+    """The runtime took connections and answered none; it is replaced."""
+    STALE = "stale"
+    """It is stopped in order to be started as it should be."""
+    RECYCLE = "recycle"
+    """It was idle and too old or too large, and is started afresh."""
+    BRAKE = "brake"
+    """It is not where it should be, and nothing is done about it while a condition stands that an operator must confirm."""
     IDLE = "idle"
     """It was stopped because nobody used it."""
 

@@ -5,10 +5,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Generic, TypeVar
 
-from opencode_lifecycle.model.identifiers import AllocationId, OperationId
+from opencode_lifecycle.model.condition import Condition
+from opencode_lifecycle.model.identifiers import AllocationId, JobId, OperationId, UserId
+from opencode_lifecycle.model.orphan import Orphan
 from opencode_lifecycle.model.password import Password, WrappedPassword
 from opencode_lifecycle.model.stack import Stack
 from opencode_lifecycle.model.staleness import Staleness
+from opencode_lifecycle.model.states import Phase, Reason
 
 Item = TypeVar("Item")
 
@@ -29,6 +32,50 @@ class StackView:
     staleness: Sequence[Staleness]
     observed_at: datetime | None
     public_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StackPlan:
+    """What a reconcile would do for one stack now, step by step, and why it is not as it should be."""
+
+    user_id: UserId
+    job_id: JobId
+    phase: Phase
+    reason: Reason | None
+    steps: Sequence[str]
+    """In order, in words such as `stop the job`. Never empty: a stack with nothing to do has no plan."""
+    message: str
+    staleness: Sequence[Staleness]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrphanPlan:
+    """What becomes of an orphan: `adopt`, `delete`, or `report` for one that is left alone, and why."""
+
+    orphan: Orphan
+    action: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReconcileReport:
+    """
+    What a full pass found and does (or with *dry_run* would do).
+
+    `compared` stacks were held against a listing of Nomad at `index`; those that need something are in `stacks`, of
+    which there are at most a few hundred: `not_shown` counts the rest.
+    """
+
+    dry_run: bool
+    at: datetime
+    index: int
+    compared: int
+    frozen: bool
+    """Whether a standing condition holds back what rests on absence."""
+    conditions: Sequence[Condition]
+    stacks: Sequence[StackPlan]
+    not_shown: int
+    orphans: Sequence[OrphanPlan]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,8 +6,10 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from opencode_lifecycle.model.deadline import Deadline
-from opencode_lifecycle.model.identifiers import AllocationId, JobId
+from opencode_lifecycle.model.identifiers import AllocationId, JobId, UserId
 from opencode_lifecycle.model.observation import AllocationSeen, JobSeen, Observation
+from opencode_lifecycle.model.orphan import Find
+from opencode_lifecycle.model.stack import FieldEdit
 
 Variables = Mapping[str, str | int | bool | Sequence[str] | Mapping[str, str]]
 
@@ -68,6 +70,21 @@ class PlacementChanged:
 Change = Connected | JobChanged | AllocationChanged | PlacementChanged
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """How the job that is registered differs from another one, field by field, and whether changing it restarts the task."""
+
+    edits: Sequence[FieldEdit]
+    restart: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What the tasks of an allocation use. `memory` is in bytes, None where the client cannot tell (no cgroups)."""
+
+    memory: int | None
+
+
 class Orchestrator(Protocol):
     """Every call raises `UpstreamError` of system `nomad` or `DeadlineExceeded`; never a vendor's exception."""
 
@@ -86,6 +103,19 @@ class Orchestrator(Protocol):
         Raises `IndexConflict` when it is at another index and `UpstreamRejected` when the job is refused. Nomad 1.11
         checks the index before it commits and not within, so two writers can both succeed: exclusivity is ours to keep.
         """
+        ...
+
+    async def compare(self, job: RenderedJob, deadline: Deadline) -> Comparison:
+        """
+        Have the scheduler plan *job* against what is registered under its id now. Nothing is changed.
+
+        `have` is what is registered, `want` what *job* says. What Nomad fills in by itself, or what is no part of the
+        specification, is no difference. A job that is not registered at all is `UpstreamRejected`.
+        """
+        ...
+
+    async def usage(self, allocation_id: AllocationId, deadline: Deadline) -> Usage | None:
+        """Return what the allocation uses now, or None when its client does not know it."""
         ...
 
     async def deregister(self, job_id: JobId, *, purge: bool, deadline: Deadline) -> int:
@@ -118,15 +148,27 @@ class Orchestrator(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Owner:
+    """Whose a thing is: written on what we make, where its system has a place for it."""
+
+    installation: str
+    user_id: UserId
+
+
 class Workspaces(Protocol):
     """Persistent volumes, one per stack, bearing the job's name. Nomad dynamic host volumes in production."""
 
-    async def ensure(self, job_id: JobId, deadline: Deadline) -> "WorkspaceFound":
+    async def ensure(self, job_id: JobId, owner: Owner, deadline: Deadline) -> "WorkspaceFound":
         """Return the volume of *job_id*, creating it where there is none. Safe to repeat."""
         ...
 
     async def find(self, job_id: JobId, deadline: Deadline) -> "WorkspaceFound | None":
         """Return the volume of *job_id*, or None when there is provably none."""
+        ...
+
+    async def list_all(self, deadline: Deadline) -> Sequence[Find]:
+        """Return every volume that bears a name with our prefix; `reference` is its volume id."""
         ...
 
     async def destroy(self, volume_id: str, deadline: Deadline) -> None:
@@ -148,10 +190,28 @@ class LiveFiles(Protocol):
         """Store *text* by its content and return its digest (SHA-256, hex). Repeating it writes nothing."""
         ...
 
-    async def point(self, job_id: JobId, *, instructions: str, managed: str, deadline: Deadline) -> None:
+    async def point(
+        self, job_id: JobId, owner: Owner, *, instructions: str, managed: str, deadline: Deadline
+    ) -> None:
         """Make the stack's pointer name the two digests. Repeating it writes nothing."""
         ...
 
     async def clear(self, job_id: JobId, deadline: Deadline) -> None:
         """Delete the stack's pointer. One that is gone is no error."""
+        ...
+
+    async def list_all(self, deadline: Deadline) -> Sequence[Find]:
+        """Return every pointer of a job with our prefix."""
+        ...
+
+
+class ClusterMark(Protocol):
+    """A mark that an installation leaves in its cluster, to know it again. A Nomad variable in production."""
+
+    async def read(self, installation: str, deadline: Deadline) -> str | None:
+        """Return the mark of *installation*, or None when there is provably none."""
+        ...
+
+    async def write(self, installation: str, mark: str, *, replace: bool = False, deadline: Deadline) -> str:
+        """Leave *mark*, unless there is one and not *replace*; return the one that stands there now."""
         ...

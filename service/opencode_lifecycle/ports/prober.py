@@ -1,6 +1,8 @@
 """Asking a runtime for itself. OpenCode's HTTP API in production."""
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
@@ -19,9 +21,22 @@ class Liveness(StrEnum):
     OPEN = "open"
     """It answered an unauthenticated request: it has no password."""
     SILENT = "silent"
-    """Nothing listens, or nothing answered in time."""
+    """Nothing listens there."""
+    HUNG = "hung"
+    """It took the connection and did not answer in time."""
     STRANGE = "strange"
     """Something answered as OpenCode would not."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Activity:
+    """
+    What the sessions of a runtime show. `busy`: one of them works now, or waits for its user. `changed_at` is when any of
+    them last changed, None when there is none.
+    """
+
+    busy: bool
+    changed_at: datetime | None
 
 
 class RuntimeProber(Protocol):
@@ -43,6 +58,16 @@ class RuntimeProber(Protocol):
         In this order: a request without credentials must get 401, and only then is the password read and sent; health
         must be JSON, healthy and of *expected_version*; the configuration of *directory* (the server's own when None)
         must answer 200 with JSON. Redirects are never followed, answers are read up to a bound.
+        """
+        ...
+
+    async def activity(
+        self, *, address: Address, read_password: ReadPassword, deadline: Deadline
+    ) -> Activity | None:
+        """
+        Look at the sessions of all directories, or return None when that could not be seen.
+
+        As in `prove` the password is sent only after a request without credentials got 401.
         """
         ...
 

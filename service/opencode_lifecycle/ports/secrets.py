@@ -1,10 +1,26 @@
 """Passwords: made, read, rotated and destroyed by reference. Vault KV v2 in production."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from opencode_lifecycle.model.deadline import Deadline
-from opencode_lifecycle.model.identifiers import JobId
+from opencode_lifecycle.model.identifiers import JobId, UserId
 from opencode_lifecycle.model.password import Password, WrappedPassword
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecretSeen:
+    """
+    What Vault's metadata says of a stack's secret, without reading it.
+
+    `version` is the latest one, None when that was deleted or destroyed. `installation` and `user_id` are its custom
+    metadata, None where they were never written.
+    """
+
+    version: int | None
+    installation: str | None = None
+    user_id: UserId | None = None
 
 
 class PasswordStore(Protocol):
@@ -25,6 +41,18 @@ class PasswordStore(Protocol):
 
         An older one is never fallen back to: it may have been rotated away.
         """
+        ...
+
+    async def look(self, job_id: JobId, deadline: Deadline) -> SecretSeen | None:
+        """Return what the metadata says, or None when there is provably no secret. One read."""
+        ...
+
+    async def mark(self, job_id: JobId, *, installation: str, user_id: UserId, deadline: Deadline) -> None:
+        """Write whose the secret is into its custom metadata, so that it is known again without a row."""
+        ...
+
+    async def list_all(self, deadline: Deadline) -> Sequence[JobId]:
+        """Return the name of every secret under our prefix, whoever's it is."""
         ...
 
     async def rotate(self, job_id: JobId, *, expected: int, deadline: Deadline) -> int:

@@ -10,11 +10,22 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
-from opencode_lifecycle.model.identifiers import OperationId, ReleaseId, TokenId, UserId
+from opencode_lifecycle.model.condition import Condition
+from opencode_lifecycle.model.facets import Facet
+from opencode_lifecycle.model.identifiers import (
+    ConditionId,
+    OperationId,
+    OrphanId,
+    ReleaseId,
+    TokenId,
+    UserId,
+)
 from opencode_lifecycle.model.operation import Event, Operation, OperationState, PhaseEntered
+from opencode_lifecycle.model.orphan import Orphan
 from opencode_lifecycle.model.principal import ServiceToken
 from opencode_lifecycle.model.release import Release
 from opencode_lifecycle.model.stack import KeptWorkspace, Stack, Status
+from opencode_lifecycle.model.staleness import StalenessSummary
 from opencode_lifecycle.model.states import Health, MigrationState, Phase, Reason
 from opencode_lifecycle.model.view import Page
 
@@ -91,7 +102,8 @@ class StackQuery:
     migration_state: MigrationState | None = None
     release: ReleaseId | None = None
     reason: Reason | None = None
-    stale: bool | None = None
+    stale: bool | Facet | None = None
+    """Whether it is stale, or in which facet."""
     group: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     limit: int = 50
@@ -171,6 +183,14 @@ class StackStore(Protocol):
 
     async def kept_workspaces(self) -> Sequence[KeptWorkspace]: ...
 
+    async def staleness_summary(self) -> StalenessSummary:
+        """Count the fleet by the facets in which stacks were stale when they were saved, by one set-based query."""
+        ...
+
+    async def deleted_at(self, user_id: UserId) -> datetime | None:
+        """Return when the last stack of the user was deleted, or None when that is not known."""
+        ...
+
     async def changes_since(self, seq: int, *, limit: int) -> Sequence[StackChange]:
         """Return changes after *seq* in order, only the latest of each stack."""
         ...
@@ -190,6 +210,40 @@ class EventStore(Protocol):
     async def find_events(self, *, user_id: UserId | None, after: str | None, limit: int) -> Page[Event]:
         """Return events in the order they happened; *after* and `next_cursor` are event ids."""
         ...
+
+
+class ConditionStore(Protocol):
+    async def put_condition(self, condition: Condition, event: Event | None = None) -> None:
+        """Insert or replace the condition of that id, with what is to be remembered of it."""
+        ...
+
+    async def get_condition(self, condition_id: ConditionId) -> Condition | None: ...
+
+    async def find_conditions(
+        self, *, standing: bool, after: ConditionId | None = None, limit: int = 500
+    ) -> Page[Condition]:
+        """Return conditions in the order of ids, oldest first: with *standing* only those that are not cleared."""
+        ...
+
+
+class OrphanStore(Protocol):
+    async def put_orphans(self, orphans: Sequence[Orphan]) -> None:
+        """Insert or replace them by id, and remove every other: after a full comparison these are all there are."""
+        ...
+
+    async def get_orphan(self, orphan_id: OrphanId) -> Orphan | None: ...
+
+    async def find_orphans(self, *, after: OrphanId | None = None, limit: int = 500) -> Page[Orphan]: ...
+
+    async def remove_orphan(self, orphan_id: OrphanId) -> None: ...
+
+
+class InstallationStore(Protocol):
+    async def cluster_mark(self, installation: str) -> str | None:
+        """Return the mark by which *installation* knows its cluster, or None before the first one."""
+        ...
+
+    async def put_cluster_mark(self, installation: str, mark: str) -> None: ...
 
 
 class TokenStore(Protocol):

@@ -8,6 +8,7 @@ from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import UpstreamNonsense, VersionConflict
 from opencode_lifecycle.model.facets import digest_of_text
 from opencode_lifecycle.model.identifiers import JobId
+from opencode_lifecycle.ports.orchestrator import Owner
 
 _TRIES: Final = 3
 _INDEX: Final = "ModifyIndex"
@@ -25,8 +26,15 @@ class NomadLiveFiles:
         await self._write("publish", f"{self._bundles_path}/{digest}", {"text": text}, deadline)
         return digest
 
-    async def point(self, job_id: JobId, *, instructions: str, managed: str, deadline: Deadline) -> None:
-        items = {"instructions": instructions, "managed": managed}
+    async def point(
+        self, job_id: JobId, owner: Owner, *, instructions: str, managed: str, deadline: Deadline
+    ) -> None:
+        items = {
+            "instructions": instructions,
+            "managed": managed,
+            "installation": owner.installation,
+            "user_id": owner.user_id,
+        }
         await self._write("point", pointer_path(job_id), items, deadline)
 
     async def clear(self, job_id: JobId, deadline: Deadline) -> None:

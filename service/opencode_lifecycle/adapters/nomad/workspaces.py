@@ -8,7 +8,7 @@ from opencode_lifecycle.adapters.nomad.reading import mapping, text
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import UpstreamNonsense, UpstreamRejected
 from opencode_lifecycle.model.identifiers import JobId
-from opencode_lifecycle.ports.orchestrator import WorkspaceFound
+from opencode_lifecycle.ports.orchestrator import Owner, WorkspaceFound
 
 PLUGIN: Final = "mkdir"
 ACCESS_MODE: Final = "single-node-single-writer"
@@ -35,7 +35,7 @@ class NomadWorkspaces:
         self._node_pool = node_pool
         self._parameters = dict(parameters or {})
 
-    async def ensure(self, job_id: JobId, deadline: Deadline) -> WorkspaceFound:
+    async def ensure(self, job_id: JobId, owner: Owner, deadline: Deadline) -> WorkspaceFound:
         """
         Return the volume, creating it where there is none.
 

@@ -1,0 +1,45 @@
+"""
+Standing conditions: what is wrong with the whole, not with one stack. Operators see them and, where that is asked of
+them, confirm them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from opencode_lifecycle.model.identifiers import ConditionId
+
+
+class ConditionKind(StrEnum):
+    MASS_DISAPPEARANCE = "mass_disappearance"
+    """A large share of the stacks that should be there is not in Nomad's listing."""
+    OTHER_CLUSTER = "other_cluster"
+    """Nomad does not bear the mark that this installation left in it: it is another cluster, or was set up anew."""
+    OLDER_SNAPSHOT = "older_snapshot"
+    """Nomad went back in time: it was restored from a snapshot that is older than what we wrote to it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """
+    One condition from *since* until *cleared_at*, None while it stands.
+
+    While one stands unconfirmed, nothing is concluded from absence: what a listing lacks is neither recreated nor
+    destroyed. Confirming it says: what Nomad shows is the truth.
+    """
+
+    id: ConditionId
+    kind: ConditionKind
+    message: str
+    details: Mapping[str, Any] = field(default_factory=dict)
+    since: datetime
+    confirmed_at: datetime | None = None
+    confirmed_by: str | None = None
+    cleared_at: datetime | None = None
+
+    @property
+    def freezes(self) -> bool:
+        """Whether destructive work is frozen by it now."""
+        return self.cleared_at is None and self.confirmed_at is None

@@ -1,0 +1,58 @@
+"""Orphans: things that bear our names without a row that they belong to."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from opencode_lifecycle.model.identifiers import JobId, OrphanId, UserId
+
+
+class OrphanKind(StrEnum):
+    JOB = "job"
+    SECRET = "secret"  # noqa: S105 - a kind of thing
+    SERVICE = "service"
+    VOLUME = "volume"
+    VARIABLE = "variable"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Find:
+    """
+    One thing in a neighbour that bears a name of ours, as it was found.
+
+    *installation* and *user_id* are what is written on it, None where nothing is. *reference* is what its system calls
+    it: a volume's id, a service's id; the name where there is nothing else.
+    """
+
+    kind: OrphanKind
+    job_id: JobId
+    reference: str
+    installation: str | None = None
+    user_id: UserId | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def id(self) -> OrphanId:
+        return OrphanId("orp_" + hashlib.sha256(f"{self.kind}\0{self.reference}".encode()).hexdigest()[:24])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Orphan:
+    """
+    A find that no row explains. *proven* says that it is ours beyond doubt: its marks and its name agree.
+
+    *confirmations* counts the full comparisons that found it, in a row. What is not proven is never touched.
+    """
+
+    find: Find
+    proven: bool
+    first_seen_at: datetime
+    last_seen_at: datetime
+    confirmations: int
+
+    @property
+    def id(self) -> OrphanId:
+        return self.find.id
