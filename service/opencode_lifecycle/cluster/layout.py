@@ -43,6 +43,11 @@ class Layout:
         return self.root / "supervisor.lock"
 
     @property
+    def change_lock(self) -> Path:
+        """Held by whoever is about to start or stop the supervisor."""
+        return self.root / "change.lock"
+
+    @property
     def environment(self) -> Path:
         return self.root / "env"
 

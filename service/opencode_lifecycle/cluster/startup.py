@@ -1,12 +1,15 @@
 """Bringing a cluster up: programs, ports, the supervisor in the background, and following it until all runs."""
 
 import asyncio
+import fcntl
 import os
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Final
 
 from opencode_lifecycle.cluster import binaries, opencode_package, port_choice, shutdown
@@ -44,12 +47,10 @@ async def up(layout: Layout, options: Options, progress: Progress, supervise: Se
 
     *supervise* is the command line of the supervisor. It outlives this process, whatever happens to it.
     """
-    known = record_file.load(layout)
-    if known is not None and state_file.load(layout).is_supervised():
-        if known.servers_only != options.servers_only:
-            raise ClusterError("It runs with other options; run `opencode-lifecycle cluster down` first.")
+    running = _running(layout, options)
+    if running is not None:
         await _follow(layout, progress)
-        return known
+        return running
     programs = dict(
         await binaries.find_servers(progress=progress, require_mock_driver=options.require_mock_driver)
     )
@@ -58,6 +59,30 @@ async def up(layout: Layout, options: Options, progress: Progress, supervise: Se
             options.opencode_version, progress=progress
         )
     layout.prepare()
+    supervisor = None
+    async with _changing(layout):
+        # Another one may have brought it up meanwhile.
+        record = _running(layout, options)
+        if record is None:
+            record, supervisor = await _begin(layout, options, programs, supervise)
+    await _follow(layout, progress, supervisor)
+    return record
+
+
+def _running(layout: Layout, options: Options) -> Record | None:
+    """Return the record of the cluster if it is supervised already, as *options* say."""
+    known = record_file.load(layout)
+    if known is None or not state_file.load(layout).is_supervised():
+        return None
+    if known.servers_only != options.servers_only:
+        raise ClusterError("It runs with other options; run `opencode-lifecycle cluster down` first.")
+    return known
+
+
+async def _begin(
+    layout: Layout, options: Options, programs: Mapping[str, Path], supervise: Sequence[str]
+) -> tuple[Record, "subprocess.Popen[bytes]"]:
+    """Start the supervisor and return when it has said that it is there: from then on another `up` follows it."""
     record = replace(
         record_file.load_or_choose(layout, private=options.private, roomy=options.roomy),
         servers_only=options.servers_only,
@@ -74,8 +99,23 @@ async def up(layout: Layout, options: Options, progress: Progress, supervise: Se
     if options.servers_only:
         supervise = [*supervise, "--servers-only"]
     supervisor = _start(layout, supervise)
-    await _follow(layout, progress, supervisor)
-    return record
+    while supervisor.poll() is None and not state_file.load(layout).is_supervised():  # noqa: ASYNC110 - it is another process that tells us, by a file
+        await asyncio.sleep(0.05)
+    return record, supervisor
+
+
+@asynccontextmanager
+async def _changing(layout: Layout) -> AsyncIterator[None]:
+    """
+    Be the only one that starts or stops the supervisor.
+
+    1. Two `up` at once find no supervisor.
+    2. The first starts one, which starts Consul.
+    3. Without this, the second would find the port taken, by a process that no record names yet; or stop it.
+    """
+    with layout.change_lock.open("w") as file:
+        await asyncio.to_thread(fcntl.flock, file, fcntl.LOCK_EX)
+        yield
 
 
 def _start(layout: Layout, supervise: Sequence[str]) -> "subprocess.Popen[bytes]":
@@ -116,10 +156,12 @@ def down(layout: Layout, progress: Progress) -> bool:
     record = record_file.load(layout)
     if record is None:
         return False
-    state = state_file.load(layout)
-    was_up = state.is_supervised()
-    if state.supervisor is not None and was_up:
-        progress.step("stopping the service, Nomad, the runtimes, Vault and Consul")
-        terminate([state.supervisor], timedelta(minutes=2))
-    shutdown.stop(layout, record, progress.step)
+    with layout.change_lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        state = state_file.load(layout)
+        was_up = state.is_supervised()
+        if state.supervisor is not None and was_up:
+            progress.step("stopping the service, Nomad, the runtimes, Vault and Consul")
+            terminate([state.supervisor], timedelta(minutes=2))
+        shutdown.stop(layout, record, progress.step)
     return was_up
