@@ -124,6 +124,16 @@ def test_repeating_up_changes_nothing(running: RealCluster):
     assert {name: running.process(name) for name in before} == before
 
 
+def test_up_goes_by_its_own_tokens_and_not_by_those_of_the_shell(running: RealCluster):
+    run("down", running)
+    foreign = {"CONSUL_HTTP_TOKEN": "a", "NOMAD_TOKEN": "b", "VAULT_TOKEN": "c", "NOMAD_NAMESPACE": "other"}
+    command = [*COMMAND, "up", "--servers-only", "--directory", str(running.directory)]
+
+    came_up = subprocess.run(command, env={**os.environ, **foreign}, capture_output=True, check=False)
+
+    assert came_up.returncode == 0, came_up.stderr
+
+
 def test_two_ups_at_once_make_one_cluster(running: RealCluster):
     run("down", running)
     command = [*COMMAND, "up", "--servers-only", "--directory", str(running.directory)]

@@ -68,9 +68,10 @@ def trust_nomad(record: Record, secrets: Mapping[str, str]) -> None:
 
 
 def _client(record: Record, secrets: Mapping[str, str]) -> Consul:
-    return Consul(
-        host="127.0.0.1", port=record.ports["consul_http"], token=secrets["consul_management"], scheme="http"
-    )
+    client = Consul(host="127.0.0.1", port=record.ports["consul_http"], scheme="http")
+    # Said afterwards: a CONSUL_HTTP_TOKEN of the shell, such as `.local/env` sets, would win over one that is passed.
+    client.token = secrets["consul_management"]
+    return client
 
 
 def _knows(client: Consul, secret: str) -> bool:
