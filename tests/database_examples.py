@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from opencode_lifecycle.adapters.database.database import Database
-from opencode_lifecycle.model.facets import Facets
+from opencode_lifecycle.model.facets import Facet, Facets
 from opencode_lifecycle.model.identifiers import (
     AllocationId,
     OperationId,
@@ -19,7 +19,7 @@ from opencode_lifecycle.model.identifiers import (
 )
 from opencode_lifecycle.model.operation import Event, Operation, OperationKind, OperationState
 from opencode_lifecycle.model.release import Release, ResourceClass
-from opencode_lifecycle.model.stack import Address, Intent, Runtime, Stack, Status, Workspace
+from opencode_lifecycle.model.stack import Address, FieldEdit, Intent, Runtime, Stack, Status, Workspace
 from opencode_lifecycle.model.states import Desired, Health, MigrationState, Phase, Reason
 from opencode_lifecycle.ports.stores import Claimed, Decision, Progress, Situation
 
@@ -116,6 +116,10 @@ def a_full_stack() -> Stack:
         rotation_done=1,
         runtime=RUNTIME,
         attempts=7,
+        edits=(FieldEdit(field="Meta[image]", have="a", want="b"),),
+        edits_restart=True,
+        recycled_at=NOW,
+        stale=frozenset({Facet.IMAGE, Facet.MISSING}),
     )
     return a_stack(
         "A.da@example+x|y~z=1:2",

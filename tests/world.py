@@ -107,6 +107,7 @@ class World:
                 orchestrator=self.nomad,
                 workspaces=self.nomad.workspaces,
                 live_files=self.nomad.live_files,
+                cluster_mark=self.nomad.cluster_mark,
                 passwords=self.vault,
                 catalog=self.consul,
                 prober=self.prober,

@@ -4,9 +4,9 @@ path "kv/data/opencode/+" {
   capabilities = ["create", "update", "read", "delete"]
 }
 
-# Versions are compared with what runs, and the whole secret goes with its stack.
+# Versions are compared with what runs, the whole secret goes with its stack, and whose it is is written beside it.
 path "kv/metadata/opencode/+" {
-  capabilities = ["read", "delete"]
+  capabilities = ["read", "delete", "patch"]
 }
 
 # Names only: finds secrets whose stack is gone.

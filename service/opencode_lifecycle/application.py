@@ -177,6 +177,7 @@ async def _neighbours(settings: Settings, stack: AsyncExitStack) -> Neighbours:
         orchestrator=nomad,
         workspaces=nomad.workspaces,
         live_files=nomad.live_files,
+        cluster_mark=nomad.cluster_mark,
         passwords=vault,
         catalog=consul,
         prober=OpenCodeProber(),

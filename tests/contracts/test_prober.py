@@ -220,14 +220,14 @@ async def test_a_runtime_that_can_load_its_workspace_is_not_judged_by_another(ru
     assert (await prove(runtime)).result is ProofResult.PROVEN
 
 
-async def test_a_runtime_that_hangs_is_not_ready_and_silent(runtime):
+async def test_a_runtime_that_hangs_is_not_ready_and_hung(runtime):
     runtime.behave(hangs=True)
 
     proof = await prove(runtime, deadline=Deadline.after(0.2, "test"))
     liveness = await runtime.prober.liveness(runtime.address, Deadline.after(0.2, "test"))
 
     assert proof.result is ProofResult.NOT_READY
-    assert liveness is Liveness.SILENT
+    assert liveness is Liveness.HUNG
 
 
 async def test_another_program_on_the_port_is_strange_and_is_shown_no_password(runtime):

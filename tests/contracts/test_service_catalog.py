@@ -43,7 +43,7 @@ class FakeNomad:
         self._consul.set_passing(job_id, allocation_id, passing=passing)
 
     async def deregister(self, job_id: JobId, allocation_id: AllocationId) -> None:
-        self._consul.deregister(job_id, allocation_id)
+        self._consul.forget(job_id, allocation_id)
 
 
 @pytest.fixture(params=["fake", pytest.param("consul", marks=pytest.mark.servers)])
@@ -100,7 +100,7 @@ async def test_an_instance_has_its_allocation_and_its_address(catalog, nomad, jo
     await nomad.register(job_id, allocation, HOME)
 
     found = await until(catalog, job_id, bool)
-    assert list(found) == [ServiceInstance(allocation_id=allocation, address=HOME, passing=True)]
+    assert [(each.allocation_id, each.address, each.passing) for each in found] == [(allocation, HOME, True)]
 
 
 async def test_an_instance_whose_check_is_critical_is_listed_as_not_passing(catalog, nomad, job_id):

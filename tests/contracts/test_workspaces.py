@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from contracts.orchestrator_worlds import OWNER, FakeWorld, RealWorld, new_job_id, real_world, soon
+from contracts.orchestrator_worlds import FakeWorld, RealWorld, new_job_id, real_world, soon
 from opencode_lifecycle.model.errors import UpstreamRejected
 from opencode_lifecycle.model.identifiers import JobId
 
@@ -28,9 +28,9 @@ async def test_a_workspace_that_was_never_made_is_not_found(world, job_id):
 
 
 async def test_a_workspace_is_made_once(world, job_id):
-    made = await world.workspaces.ensure(job_id, OWNER, soon())
+    made = await world.workspaces.ensure(job_id, soon())
 
-    again = await world.workspaces.ensure(job_id, OWNER, soon())
+    again = await world.workspaces.ensure(job_id, soon())
 
     assert again == made == await world.workspaces.find(job_id, soon())
     assert made.path.startswith("/")
@@ -39,7 +39,7 @@ async def test_a_workspace_is_made_once(world, job_id):
 
 async def test_workspaces_of_different_jobs_are_different(world, job_id):
     other = JobId(f"{job_id}x")
-    made = [await world.workspaces.ensure(each, OWNER, soon()) for each in (job_id, other)]
+    made = [await world.workspaces.ensure(each, soon()) for each in (job_id, other)]
 
     assert made[0].volume_id != made[1].volume_id
     assert made[0].path != made[1].path
@@ -48,7 +48,7 @@ async def test_workspaces_of_different_jobs_are_different(world, job_id):
 
 
 async def test_a_destroyed_workspace_is_gone_and_destroying_it_again_is_no_error(world, job_id):
-    made = await world.workspaces.ensure(job_id, OWNER, soon())
+    made = await world.workspaces.ensure(job_id, soon())
 
     await world.workspaces.destroy(made.volume_id, soon())
     await world.workspaces.destroy(made.volume_id, soon())
@@ -57,7 +57,7 @@ async def test_a_destroyed_workspace_is_gone_and_destroying_it_again_is_no_error
 
 
 async def test_a_workspace_that_is_in_use_is_not_destroyed(world, job_id):
-    made = await world.workspaces.ensure(job_id, OWNER, soon())
+    made = await world.workspaces.ensure(job_id, soon())
     await world.register(job_id, volume=[job_id])
     await world.seen(job_id, lambda seen: any(each.started_at for each in seen.live), "it runs")
 

@@ -14,14 +14,15 @@ real one. Allocations run and stop by themselves unless a test takes that into i
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import replace
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
 from fakes.faults import Faults
 from fakes.nomad_jobs import KeptJob, render
-from fakes.nomad_storage import FakeLiveFiles, FakeWorkspaces
+from fakes.nomad_storage import FakeClusterMark, FakeLiveFiles, FakeWorkspaces
 from opencode_lifecycle.model.clock import Clock, utc_now
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import IndexConflict, UpstreamRejected, UpstreamUnavailable
@@ -35,17 +36,28 @@ from opencode_lifecycle.model.observation import (
     Observation,
     TaskTrouble,
 )
-from opencode_lifecycle.model.stack import Address
+from opencode_lifecycle.model.stack import Address, FieldEdit
 from opencode_lifecycle.ports.orchestrator import (
     AllocationChanged,
     Change,
+    Comparison,
     Connected,
     JobChanged,
     Listing,
     PlacementChanged,
     RenderedJob,
+    Usage,
     Variables,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What Nomad's servers knew at one moment."""
+
+    index: int
+    jobs: Mapping[JobId, KeptJob]
+    allocations: Mapping[JobId, list[AllocationSeen]]
 
 
 class FakeNomad:
@@ -65,6 +77,11 @@ class FakeNomad:
         """Called when an allocation starts to run; a test can start a fake runtime on its address."""
         self.workspaces = FakeWorkspaces(node=node, is_claimed=lambda job_id: bool(self._live(job_id)))
         self.live_files = FakeLiveFiles()
+        self.cluster_mark = FakeClusterMark()
+        self.memory: dict[AllocationId, int] = {}
+        """Bytes that an allocation uses; of any other it is not known."""
+        self._hidden: set[JobId] | None = None
+        """What listings leave out; None for nothing, a set that holds every name for everything."""
         self.node = node
         self._now = now
         self._ports = itertools.count(20000)
@@ -77,14 +94,44 @@ class FakeNomad:
 
     def go_down(self) -> None:
         """Refuse every call of all three ports, and end the event streams."""
-        for faults in (self.faults, self.workspaces.faults, self.live_files.faults):
+        for faults in self._all_faults():
             faults.fail_next("*", UpstreamUnavailable("nomad", "call", "connection refused"), times=None)
         self.drop_streams()
 
     def come_up(self) -> None:
         """Take calls again. Faults scripted before are forgotten."""
-        for faults in (self.faults, self.workspaces.faults, self.live_files.faults):
+        for faults in self._all_faults():
             faults.heal()
+
+    def _all_faults(self) -> tuple[Faults, ...]:
+        stores = (self.workspaces, self.live_files, self.cluster_mark)
+        return (self.faults, *(store.faults for store in stores))
+
+    def hide_from_listings(self, *job_ids: JobId) -> None:
+        """Let listings leave these out, or everything, while a direct read still tells the truth."""
+        self._hidden = set(job_ids) if job_ids else {*self.jobs, *self.allocations}
+
+    def show_in_listings(self) -> None:
+        self._hidden = None
+
+    def snapshot(self) -> "Snapshot":
+        """Save what `operator snapshot save` would."""
+        return Snapshot(index=self.index, jobs=dict(self.jobs), allocations=deepcopy(self.allocations))
+
+    def restore(self, snapshot: "Snapshot") -> None:
+        """Go back to *snapshot*, as after `operator snapshot restore`: the index goes back, too."""
+        self.index = snapshot.index
+        self.jobs = dict(snapshot.jobs)
+        self.allocations = deepcopy(snapshot.allocations)
+        self.drop_streams()
+
+    def become_another_cluster(self) -> None:
+        """Be one in which nothing of ours ever was, at the same address."""
+        self.index = 10
+        self.jobs, self.allocations = {}, {}
+        self.cluster_mark.marks = {}
+        self.workspaces.volumes, self.live_files.pointers = {}, {}
+        self.drop_streams()
 
     def drop_streams(self) -> None:
         """End every open event stream, as a restarted server does."""
@@ -152,6 +199,13 @@ class FakeNomad:
         self._put_job(job_id, job, {**job.seen.meta, **meta}, job.specification)
         self._schedule(job_id)
 
+    def change_outside(self, job_id: JobId, **variables: Any) -> None:
+        """Register the job with other values of its template's variables, as an operator does in the web UI."""
+        job = self.jobs[job_id]
+        values = {**job.specification["Variables"], **variables}
+        self._put_job(job_id, job, job.seen.meta, {**job.specification, "Variables": values})
+        self._schedule(job_id)
+
     def plant_job(self, job_id: JobId, **meta: str) -> None:
         """Put a job there that we did not register; without meta it is a foreign one."""
         self._put_job(job_id, None, meta, {"ID": job_id, "Meta": meta})
@@ -195,6 +249,27 @@ class FakeNomad:
             self._schedule(job.job_id)
             return self.jobs[job.job_id].seen.modify_index
 
+    async def compare(self, job: RenderedJob, deadline: Deadline) -> Comparison:
+        async with self.faults.call("compare", deadline):
+            known = self.jobs.get(job.job_id)
+            if known is None:
+                raise UpstreamRejected("nomad", "compare", "there is no such job")
+            edits = [
+                *_differences("Meta", known.seen.meta, job.specification["Meta"]),
+                *_differences(
+                    "Variables", known.specification.get("Variables", {}), job.specification["Variables"]
+                ),
+            ]
+            live = {"Variables[labels]", "Variables[description]"}
+            return Comparison(edits=edits, restart=any(edit.field not in live for edit in edits))
+
+    async def usage(self, allocation_id: AllocationId, deadline: Deadline) -> Usage | None:
+        async with self.faults.call("usage", deadline):
+            everything = (a.id for all_of_job in self.allocations.values() for a in all_of_job)
+            if allocation_id not in everything:
+                return None
+            return Usage(memory=self.memory.get(allocation_id))
+
     async def deregister(self, job_id: JobId, *, purge: bool, deadline: Deadline) -> int:
         async with self.faults.call("deregister", deadline):
             job = self.jobs.get(job_id)
@@ -219,6 +294,7 @@ class FakeNomad:
     async def list_all(self, deadline: Deadline) -> Listing:
         async with self.faults.call("list_all", deadline):
             names = {name for name in [*self.jobs, *self.allocations] if name.startswith("oc-")}
+            names -= self._hidden or set()
             return Listing(
                 index=self.index,
                 observed_at=self._now(),
@@ -382,3 +458,11 @@ class FakeNomad:
     def _tell(self, change: Change) -> None:
         for follower in self._followers:
             follower.put_nowait(change)
+
+
+def _differences(kind: str, have: Mapping[str, Any], want: Mapping[str, Any]) -> Iterator[FieldEdit]:
+    for name in sorted({*have, *want}):
+        if have.get(name) != want.get(name):
+            yield FieldEdit(
+                field=f"{kind}[{name}]", have=str(have.get(name, "")), want=str(want.get(name, ""))
+            )

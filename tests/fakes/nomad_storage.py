@@ -1,17 +1,36 @@
 """What Nomad keeps besides jobs, in memory: dynamic host volumes and variables."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from uuid import UUID
 
 from fakes.faults import Faults
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import UpstreamRejected
 from opencode_lifecycle.model.facets import digest_of_text
-from opencode_lifecycle.model.identifiers import JobId
+from opencode_lifecycle.model.identifiers import JobId, UserId
+from opencode_lifecycle.model.orphan import Find, OrphanKind
 from opencode_lifecycle.ports.orchestrator import Owner, WorkspaceFound
 
 LARGEST_VARIABLE = 65536
+
+
+class FakeClusterMark:
+    """Marks by installation."""
+
+    def __init__(self) -> None:
+        self.marks: dict[str, str] = {}
+        self.faults = Faults()
+
+    async def read(self, installation: str, deadline: Deadline) -> str | None:
+        async with self.faults.call("read_mark", deadline):
+            return self.marks.get(installation)
+
+    async def write(self, installation: str, mark: str, *, replace: bool = False, deadline: Deadline) -> str:
+        async with self.faults.call("write_mark", deadline):
+            if replace or installation not in self.marks:
+                self.marks[installation] = mark
+            return self.marks[installation]
 
 
 class FakeWorkspaces:
@@ -24,7 +43,7 @@ class FakeWorkspaces:
         self._node = node
         self._ids = itertools.count(1)
 
-    async def ensure(self, job_id: JobId, owner: Owner, deadline: Deadline) -> WorkspaceFound:
+    async def ensure(self, job_id: JobId, deadline: Deadline) -> WorkspaceFound:
         async with self.faults.call("ensure", deadline):
             if job_id not in self.volumes:
                 volume_id = str(UUID(int=(1 << 64) + next(self._ids)))
@@ -36,6 +55,14 @@ class FakeWorkspaces:
     async def find(self, job_id: JobId, deadline: Deadline) -> WorkspaceFound | None:
         async with self.faults.call("find", deadline):
             return self.volumes.get(job_id)
+
+    async def list_all(self, deadline: Deadline) -> Sequence[Find]:
+        async with self.faults.call("list_volumes", deadline):
+            return [
+                Find(kind=OrphanKind.VOLUME, job_id=job_id, reference=volume.volume_id)
+                for job_id, volume in self.volumes.items()
+                if job_id.startswith("oc-")
+            ]
 
     async def destroy(self, volume_id: str, deadline: Deadline) -> None:
         async with self.faults.call("destroy", deadline):
@@ -83,6 +110,21 @@ class FakeLiveFiles:
             if self.pointers.get(job_id) != wanted:
                 self.pointers[job_id] = wanted
                 self.writes += 1
+
+    async def list_all(self, deadline: Deadline) -> Sequence[Find]:
+        async with self.faults.call("list_pointers", deadline):
+            return [
+                Find(kind=OrphanKind.VARIABLE, job_id=job_id, reference=job_id)
+                for job_id in self.pointers
+                if job_id.startswith("oc-")
+            ]
+
+    async def owner_of(self, job_id: JobId, deadline: Deadline) -> Owner | None:
+        async with self.faults.call("owner_of", deadline):
+            pointer = self.pointers.get(job_id)
+            if pointer is None:
+                return None
+            return Owner(installation=pointer["installation"], user_id=UserId(pointer["user_id"]))
 
     async def clear(self, job_id: JobId, deadline: Deadline) -> None:
         async with self.faults.call("clear", deadline):

@@ -1,6 +1,7 @@
 """OpenCode servers in memory, and a prober that looks at them."""
 
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from fakes.faults import Faults, Hold
 from opencode_lifecycle.model.clock import Clock, utc_now
@@ -9,7 +10,7 @@ from opencode_lifecycle.model.errors import DeadlineExceeded
 from opencode_lifecycle.model.identifiers import AllocationId
 from opencode_lifecycle.model.proof import Proof, ProofResult
 from opencode_lifecycle.model.stack import Address
-from opencode_lifecycle.ports.prober import Liveness, ReadPassword
+from opencode_lifecycle.ports.prober import Activity, Liveness, ReadPassword
 
 
 @dataclass(slots=True, kw_only=True)
@@ -26,6 +27,8 @@ class FakeOpenCode:
     healthy: bool = True
     hangs: bool = False
     is_something_else: bool = False
+    busy: bool = False
+    changed_at: datetime | None = None
     broken: set[str | None] = field(default_factory=set)
     tried: list[str] = field(default_factory=list)
 
@@ -83,6 +86,17 @@ class FakeProber:
             at=self._now(),
         )
 
+    async def activity(
+        self, *, address: Address, read_password: ReadPassword, deadline: Deadline
+    ) -> Activity | None:
+        if await self._look("activity", address, deadline) is not None:
+            return None
+        password = await read_password()
+        server = self.servers.get((address.host, address.port))
+        if server is None or password.reveal() != server.password:
+            return None
+        return Activity(busy=server.busy, changed_at=server.changed_at)
+
     async def liveness(self, address: Address, deadline: Deadline) -> Liveness:
         match await self._look("liveness", address, deadline):
             case None:
@@ -91,8 +105,9 @@ class FakeProber:
                 return Liveness.OPEN
             case _:
                 server = self.servers.get((address.host, address.port))
-                strange = server is not None and server.is_something_else and not server.hangs
-                return Liveness.STRANGE if strange else Liveness.SILENT
+                if server is None:
+                    return Liveness.SILENT
+                return Liveness.HUNG if server.hangs or not server.is_something_else else Liveness.STRANGE
 
     async def _look(self, method: str, address: Address, deadline: Deadline) -> "_Seen | None":
         """Ask without credentials; None is a proper refusal."""

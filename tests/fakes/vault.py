@@ -1,7 +1,7 @@
 """Vault's KV v2 in memory, as far as passwords need it."""
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fakes.faults import Faults, Hold
@@ -13,8 +13,9 @@ from opencode_lifecycle.model.errors import (
     UpstreamUnavailable,
     VersionConflict,
 )
-from opencode_lifecycle.model.identifiers import JobId
+from opencode_lifecycle.model.identifiers import JobId, UserId
 from opencode_lifecycle.model.password import Password, WrappedPassword
+from opencode_lifecycle.ports.secrets import SecretSeen
 
 
 @dataclass(slots=True)
@@ -22,6 +23,8 @@ class _Item:
     """`versions` has None where a version was deleted or destroyed."""
 
     current: int = 0
+    installation: str | None = None
+    user_id: UserId | None = None
     versions: dict[int, Mapping[str, object] | None] = field(default_factory=dict)
 
 
@@ -90,6 +93,32 @@ class FakeVault:
             if item is None or item.versions.get(item.current) is None:
                 return None
             return item.current
+
+    async def look(self, job_id: JobId, deadline: Deadline) -> SecretSeen | None:
+        async with self.faults.call("look", deadline):
+            self._admit("look")
+            item = self._items.get(job_id)
+            if item is None:
+                return None
+            readable = item.versions.get(item.current) is not None
+            return SecretSeen(
+                version=item.current if readable else None,
+                installation=item.installation,
+                user_id=item.user_id,
+            )
+
+    async def mark(self, job_id: JobId, *, installation: str, user_id: UserId, deadline: Deadline) -> None:
+        async with self.faults.call("mark", deadline):
+            self._admit("mark")
+            item = self._items.get(job_id)
+            if item is None:
+                raise SecretMissing("vault", "mark", job_id=job_id)
+            item.installation, item.user_id = installation, user_id
+
+    async def list_all(self, deadline: Deadline) -> Sequence[JobId]:
+        async with self.faults.call("list_all", deadline):
+            self._admit("list")
+            return tuple(job_id for job_id in self._items if job_id.startswith("oc-"))
 
     async def rotate(self, job_id: JobId, *, expected: int, deadline: Deadline) -> int:
         async with self.faults.call("rotate", deadline):

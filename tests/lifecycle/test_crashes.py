@@ -74,7 +74,7 @@ async def test_a_deletion_that_dies_at_any_effect_is_finished_by_the_next_life(
         operation = await world.plane.provisioning.delete(
             ADA, by=BACKEND, delete_workspace=True, if_match=None
         )
-        world.consul.deregister(world.job_id(), allocation.id)
+        world.consul.forget(world.job_id(), allocation.id)
         await hold.reached.wait()
     faults(world).heal()
 

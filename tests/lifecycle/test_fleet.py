@@ -162,9 +162,26 @@ def test_a_nomad_set_back_in_time_makes_everything_seen_and_written_before_void(
     fleet.apply_listing(listing(time, 100, **{JOB: seen(time, 100)}))
     fleet.wrote(JOB, 100)
 
+    fleet.forget_indexes()
     fleet.apply_listing(listing(time, 50))
 
     assert fleet.observation(JOB).job is ABSENT
+
+
+def test_what_a_doubted_listing_lacks_stays_as_it_was_seen(fleet, time):
+    fleet.apply_listing(listing(time, 100, **{JOB: seen(time, 100)}))
+
+    fleet.apply_presence(listing(time, 110))
+
+    assert fleet.observation(JOB).job is not ABSENT
+
+
+def test_what_a_doubted_listing_shows_is_taken_in(fleet, time):
+    fleet.apply_listing(listing(time, 100))
+
+    fleet.apply_presence(listing(time, 110, **{JOB: seen(time, 110)}))
+
+    assert fleet.observation(JOB).index == 110
 
 
 def test_an_older_row_does_not_replace_a_newer_one(fleet):

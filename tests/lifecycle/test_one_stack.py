@@ -120,7 +120,7 @@ async def test_a_deletion_leaves_nothing_and_ends_with_a_receipt(world: World):
 
     operation = await world.plane.provisioning.delete(ADA, by=BACKEND, delete_workspace=True, if_match=None)
     await world.until(lambda: world.stack().status.phase is Phase.DELETING)
-    world.consul.deregister(job_id, allocation.id)
+    world.consul.forget(job_id, allocation.id)
 
     done = await world.finished(operation)
     assert done.state is OperationState.SUCCEEDED
@@ -139,7 +139,7 @@ async def _delete(world: World, *, workspace: bool):
         ADA, by=BACKEND, delete_workspace=workspace, if_match=None
     )
     for allocation in allocations:
-        world.consul.deregister(world.job_id(), allocation.id)
+        world.consul.forget(world.job_id(), allocation.id)
     return await world.finished(operation)
 
 
@@ -180,7 +180,7 @@ async def test_an_ensure_during_a_deletion_runs_after_it(world: World):
     assert not answer.ready
     assert answer.view.stack.intent.desired is Desired.DELETED
     world.nomad.end_allocation(world.job_id())
-    world.consul.deregister(world.job_id(), allocation.id)
+    world.consul.forget(world.job_id(), allocation.id)
 
     assert (await world.finished(deletion)).state is OperationState.SUCCEEDED
     stack = await world.phase(Phase.RUNNING)

@@ -285,6 +285,7 @@ async def test_a_replica_that_sees_nothing_new_does_not_orphan_a_job_that_anothe
             orchestrator=StuckNomad(world.nomad),
             workspaces=world.nomad.workspaces,
             live_files=world.nomad.live_files,
+            cluster_mark=world.nomad.cluster_mark,
             passwords=world.vault,
             catalog=world.consul,
             prober=world.prober,
@@ -309,7 +310,7 @@ async def test_an_ensure_in_the_last_moment_of_a_deletion_is_not_held_up(world: 
     allocation = world.live_allocations()[0]
     hold = world.nomad.live_files.faults.hold_next("clear")
     deletion = await of(world).delete(ADA, delete_workspace=False, **ASKED)
-    world.consul.deregister(world.job_id(), allocation.id)
+    world.consul.forget(world.job_id(), allocation.id)
     await hold.reached.wait()
     waiting = asyncio.create_task(world.ensure())
     await world.until(lambda: world.stack().intent.successor is not None)
@@ -330,7 +331,7 @@ async def test_a_stop_withdraws_what_was_to_follow_a_deletion_and_nothing_else(w
     stop = await of(world).stop(ADA, hold=False, **ASKED)
     again = await of(world).delete(ADA, delete_workspace=False, **ASKED)
     world.nomad.end_allocation(world.job_id())
-    world.consul.deregister(world.job_id(), allocation.id)
+    world.consul.forget(world.job_id(), allocation.id)
     await world.gone()
 
     assert again.id == deletion.id
@@ -343,7 +344,7 @@ async def test_a_deletion_waits_for_an_allocation_whose_job_was_purged_outside(w
     job_id = world.job_id()
     allocation = world.live_allocations()[0]
     del world.nomad.jobs[job_id]
-    world.consul.deregister(job_id, allocation.id)
+    world.consul.forget(job_id, allocation.id)
     await of(world).delete(ADA, delete_workspace=False, **ASKED)
     await world.until(lambda: "waiting for allocation" in world.stack().status.message)
 
@@ -357,7 +358,7 @@ async def test_a_list_does_not_bring_back_a_stack_that_was_deleted_while_it_was_
     read = world.stack()
     allocation = world.live_allocations()[0]
     deletion = await of(world).delete(ADA, delete_workspace=True, **ASKED)
-    world.consul.deregister(world.job_id(), allocation.id)
+    world.consul.forget(world.job_id(), allocation.id)
     await world.finished(deletion)
     await world.gone()
 

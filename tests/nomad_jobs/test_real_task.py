@@ -54,7 +54,7 @@ class Site:
 
     async def register(self, **changes: Any) -> str:
         """Register the job and return the path of its workspace."""
-        workspace = await self.nomad.workspaces.ensure(self.job_id, OWNER, soon())
+        workspace = await self.nomad.workspaces.ensure(self.job_id, soon())
         variables = {
             "job_id": self.job_id,
             "user_id": "ada",

@@ -15,30 +15,43 @@ from typing import Protocol
 import structlog
 
 from opencode_lifecycle.lifecycle.access import Access
+from opencode_lifecycle.lifecycle.admission import Admission
 from opencode_lifecycle.lifecycle.background import keep_going
 from opencode_lifecycle.lifecycle.backoff import Backoff
+from opencode_lifecycle.lifecycle.conditions import Conditions
+from opencode_lifecycle.lifecycle.cross_checking import CatalogWatch
 from opencode_lifecycle.lifecycle.dispatcher import Dispatcher
 from opencode_lifecycle.lifecycle.effects import Effects
 from opencode_lifecycle.lifecycle.fleet import Fleet, Known
+from opencode_lifecycle.lifecycle.orphan_sweep import OrphanSweep, Places
+from opencode_lifecycle.lifecycle.orphans import OrphanLimits
+from opencode_lifecycle.lifecycle.oversight import Oversight
 from opencode_lifecycle.lifecycle.proving import Proving, SteadyProbes
 from opencode_lifecycle.lifecycle.provisioning import Provisioning
 from opencode_lifecycle.lifecycle.readiness import Readiness
 from opencode_lifecycle.lifecycle.reconciler import Reconciler
 from opencode_lifecycle.lifecycle.releases import ReleaseContent, Releases, release_of_settings
 from opencode_lifecycle.lifecycle.steps import Limits
+from opencode_lifecycle.lifecycle.sweeping import SecretSweep, UsageSweep
 from opencode_lifecycle.lifecycle.wanted import Site
 from opencode_lifecycle.lifecycle.watching import ChangeFeed, NomadWatch, StoreWatch
+from opencode_lifecycle.lifecycle.work import Desk
 from opencode_lifecycle.model.clock import Clock, utc_now
+from opencode_lifecycle.model.condition import Condition
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import DeadlineExceeded, UpstreamError
-from opencode_lifecycle.ports.orchestrator import LiveFiles, Orchestrator, Workspaces
+from opencode_lifecycle.model.states import WhenStale
+from opencode_lifecycle.ports.orchestrator import ClusterMark, LiveFiles, Orchestrator, Workspaces
 from opencode_lifecycle.ports.prober import RuntimeProber
 from opencode_lifecycle.ports.secrets import PasswordStore
 from opencode_lifecycle.ports.service_catalog import ServiceCatalog
 from opencode_lifecycle.ports.stores import (
+    ConditionStore,
     EventStore,
     IdempotencyStore,
+    InstallationStore,
     OperationStore,
+    OrphanStore,
     ReleaseStore,
     StackStore,
     TokenStore,
@@ -50,7 +63,17 @@ RECEIPTS_KEPT = timedelta(days=30)
 
 
 class Store(
-    StackStore, OperationStore, EventStore, TokenStore, ReleaseStore, IdempotencyStore, ChangeFeed, Protocol
+    StackStore,
+    OperationStore,
+    EventStore,
+    TokenStore,
+    ReleaseStore,
+    IdempotencyStore,
+    ConditionStore,
+    OrphanStore,
+    InstallationStore,
+    ChangeFeed,
+    Protocol,
 ):
     """The whole database."""
 
@@ -65,6 +88,7 @@ class Neighbours:
     orchestrator: Orchestrator
     workspaces: Workspaces
     live_files: LiveFiles
+    cluster_mark: ClusterMark
     passwords: PasswordStore
     catalog: ServiceCatalog
     prober: RuntimeProber
@@ -83,6 +107,13 @@ class Parameters:
     observation_max_age: timedelta = timedelta(seconds=30)
     resync_interval: timedelta = timedelta(seconds=10)
     liveness_interval: timedelta = timedelta(seconds=10)
+    secret_sweep_interval: timedelta = timedelta(minutes=5)
+    usage_interval: timedelta = timedelta(minutes=5)
+    comparison_interval: timedelta = timedelta(minutes=5)
+    """Between full comparisons: Consul's catalogue with what was proven, and every neighbour with the rows."""
+    orphan_limits: OrphanLimits = field(default_factory=OrphanLimits)
+    when_stale: WhenStale = WhenStale.IDLE
+    events_kept: timedelta = timedelta(days=90)
     claim_lifetime: timedelta = timedelta(seconds=60)
     workers: int = 64
     upstream_timeout: timedelta = timedelta(seconds=10)
@@ -100,25 +131,33 @@ class ControlPlane:
         self._neighbours = neighbours
         self._parameters = parameters
         now, p = parameters.clock, parameters
+        self._accepting: set[asyncio.Task[None]] = set()
         self.releases = Releases(neighbours.store)
         self.fleet = Fleet(now=now, max_age=p.observation_max_age)
+        self.conditions = Conditions(
+            store=neighbours.store, fleet=self.fleet, on_confirmation=self._on_confirmation, now=now
+        )
+        desk = Desk(fleet=self.fleet, site=p.site, when_stale=p.when_stale)
+        effects = Effects(
+            orchestrator=neighbours.orchestrator,
+            workspaces=neighbours.workspaces,
+            live_files=neighbours.live_files,
+            passwords=neighbours.passwords,
+            catalog=neighbours.catalog,
+            prober=neighbours.prober,
+            releases=self.releases,
+            fleet=self.fleet,
+            site=p.site,
+            limits=p.limits,
+            now=now,
+            upstream_timeout=p.upstream_timeout,
+        )
         reconciler = Reconciler(
             stacks=neighbours.store,
             releases=self.releases,
-            effects=Effects(
-                orchestrator=neighbours.orchestrator,
-                workspaces=neighbours.workspaces,
-                live_files=neighbours.live_files,
-                passwords=neighbours.passwords,
-                catalog=neighbours.catalog,
-                fleet=self.fleet,
-                site=p.site,
-                limits=p.limits,
-                now=now,
-                upstream_timeout=p.upstream_timeout,
-            ),
+            effects=effects,
             fleet=self.fleet,
-            installation=p.site.installation,
+            desk=desk,
             limits=p.limits,
             claim_lifetime=p.claim_lifetime,
             now=now,
@@ -129,7 +168,7 @@ class ControlPlane:
             reconciler=reconciler,
             releases=self.releases,
             fleet=self.fleet,
-            site=p.site,
+            desk=desk,
             limits=p.limits,
             now=now,
             workers=p.workers,
@@ -145,12 +184,21 @@ class ControlPlane:
         )
         self._probes = SteadyProbes(
             fleet=self.fleet,
+            conditions=self.conditions,
             prober=neighbours.prober,
             interval=p.liveness_interval,
             patience=p.upstream_timeout,
         )
+        self._admission = Admission(
+            fleet=self.fleet,
+            conditions=self.conditions,
+            marks=neighbours.cluster_mark,
+            store=neighbours.store,
+            installation=p.site.installation,
+        )
         self._nomad = NomadWatch(
             orchestrator=neighbours.orchestrator,
+            admission=self._admission,
             fleet=self.fleet,
             interval=p.resync_interval,
             timeout=p.observation_max_age,
@@ -177,6 +225,63 @@ class ControlPlane:
             public_url_template=p.public_url_template,
             upstream_timeout=p.upstream_timeout,
             observation_max_age=p.observation_max_age,
+        )
+        self._secrets = SecretSweep(
+            fleet=self.fleet,
+            conditions=self.conditions,
+            passwords=neighbours.passwords,
+            installation=p.site.installation,
+            interval=p.secret_sweep_interval,
+            timeout=p.upstream_timeout,
+        )
+        self._usage = UsageSweep(
+            fleet=self.fleet,
+            orchestrator=neighbours.orchestrator,
+            interval=p.usage_interval,
+            timeout=p.upstream_timeout,
+        )
+        self._catalog = CatalogWatch(
+            fleet=self.fleet,
+            catalog=neighbours.catalog,
+            look_now=self._probes.look_now,
+            interval=p.comparison_interval,
+            timeout=p.observation_max_age,
+        )
+        self._orphans = OrphanSweep(
+            places=Places(
+                orchestrator=neighbours.orchestrator,
+                workspaces=neighbours.workspaces,
+                live_files=neighbours.live_files,
+                passwords=neighbours.passwords,
+                catalog=neighbours.catalog,
+            ),
+            stacks=neighbours.store,
+            orphans=neighbours.store,
+            events=neighbours.store,
+            fleet=self.fleet,
+            list_once=self._nomad.list_once,
+            catch_up=self._changes.catch_up,
+            adopt=self.provisioning.adopt,
+            installation=p.site.installation,
+            limits=p.orphan_limits,
+            interval=p.comparison_interval,
+            timeout=p.observation_max_age,
+            now=now,
+        )
+        self.oversight = Oversight(
+            stacks=neighbours.store,
+            orphans=neighbours.store,
+            conditions=self.conditions,
+            sweep=self._orphans,
+            fleet=self.fleet,
+            releases=self.releases,
+            effects=effects,
+            dispatcher=self.dispatcher,
+            desk=desk,
+            limits=p.limits,
+            inspect=self.provisioning.inspect,
+            ages=self._watch_ages(),
+            now=now,
         )
         self.readiness = Readiness(
             pings={
@@ -220,6 +325,7 @@ class ControlPlane:
                 task.cancel()
             await asyncio.wait(tasks, timeout=self._parameters.shutdown_grace.total_seconds())
             await self._proving.close()
+            await self._probes.close()
 
     async def _begin(self, content: ReleaseContent) -> None:
         now = self._parameters.clock()
@@ -234,6 +340,7 @@ class ControlPlane:
         wanted = {known.stack.intent.wanted_release for known in self.fleet}
         for release_id in wanted:
             await self.releases.get(release_id)
+        await self.conditions.load()
         self.fleet.on_change = self._on_change
         self.fleet.on_removal = self._proving.forget
         try:
@@ -252,11 +359,42 @@ class ControlPlane:
             # A defect with one stack must not end the watch that all others depend on.
             log.exception("cannot judge a stack", job_id=known.stack.job_id)
 
+    def _on_confirmation(self, condition: Condition) -> None:
+        """Have what was confirmed acted on at once, not at the next period."""
+        task = asyncio.create_task(self._accept(condition), name=f"accept {condition.kind}")
+        self._accepting.add(task)
+        task.add_done_callback(self._accepting.discard)
+
+    async def _accept(self, condition: Condition) -> None:
+        deadline = Deadline.after(self._parameters.upstream_timeout.total_seconds(), "act on a confirmation")
+        try:
+            await self._admission.accept(condition, deadline)
+            await self._nomad.list_once()
+        except (UpstreamError, DeadlineExceeded) as error:
+            log.warning("a confirmed condition is acted on later", kind=condition.kind, error=error.message)
+
+    def _watch_ages(self) -> dict[str, Callable[[], float | None]]:
+        return {
+            "nomad_events": self._nomad.stream_age,
+            "nomad_listing": self.fleet.listing_pulse.age,
+            "consul_checks": self._catalog.checks_pulse.age,
+            "consul_comparison": self._catalog.comparison_pulse.age,
+            "vault_versions": self._secrets.pulse.age,
+            "probes": self._probes.pulse.age,
+            "usage": self._usage.pulse.age,
+            "orphans": self._orphans.pulse.age,
+        }
+
     def _loops(self) -> dict[str, Callable[[], Awaitable[None]]]:
         loops: dict[str, Callable[[], Awaitable[None]]] = {
             "nomad listing": self._nomad.list_periodically,
             "nomad events": self._nomad.follow_once,
             "steady probes": self._probes.round,
+            "vault versions": self._secrets.round,
+            "usage": self._usage.round,
+            "consul checks": self._catalog.follow_once,
+            "consul comparison": self._catalog.compare_periodically,
+            "orphans": self._orphans.sweep_periodically,
             "retention": self._retain,
         }
         if self._parameters.shares_database:
@@ -273,4 +411,5 @@ class ControlPlane:
         now = self._parameters.clock()
         await self._neighbours.store.prune_operations(now - RECEIPTS_KEPT)
         await self._neighbours.store.prune_keys(now)
+        await self._neighbours.store.prune_events(now - self._parameters.events_kept)
         await asyncio.sleep(600)

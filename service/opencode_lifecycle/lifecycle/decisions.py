@@ -172,6 +172,21 @@ def delete(request: Request, *, delete_workspace: bool) -> Decide:
     return decide
 
 
+def adopt(request: Request, *, running: bool) -> Decide:
+    """Make the row that a thing of ours lacks: it runs on if it does, and else is there to be started."""
+
+    def decide(situation: Situation) -> Decision:
+        if situation.stack is not None:
+            return Decision()
+        created = _new_stack(request, EnsureRequest(), kept_status(situation, request.now))
+        desired = Desired.RUNNING if running else Desired.STOPPED
+        stack = replace(created, intent=replace(created.intent, desired=desired))
+        kept = situation.kept_workspace is not None
+        return _insert(request, stack, OperationKind.ADOPT, forget_kept=kept)
+
+    return decide
+
+
 def is_at_work(operation: Operation | None) -> bool:
     """Whether *operation* is there and not finished."""
     return operation is not None and not operation.state.is_finished

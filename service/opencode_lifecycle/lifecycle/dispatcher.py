@@ -15,11 +15,12 @@ from opencode_lifecycle.lifecycle.fleet import Fleet, Known
 from opencode_lifecycle.lifecycle.planning import plan
 from opencode_lifecycle.lifecycle.reconciler import Reconciler
 from opencode_lifecycle.lifecycle.releases import Releases
-from opencode_lifecycle.lifecycle.steps import Limits, Rest, Work
-from opencode_lifecycle.lifecycle.wanted import Site, wanted_facets
+from opencode_lifecycle.lifecycle.steps import Limits, Rest
+from opencode_lifecycle.lifecycle.work import Desk
 from opencode_lifecycle.model.clock import Clock
 from opencode_lifecycle.model.errors import UpstreamError
 from opencode_lifecycle.model.identifiers import UserId
+from opencode_lifecycle.model.stack import Status
 from opencode_lifecycle.model.states import Desired
 from opencode_lifecycle.ports.stores import Claimed, StackStore
 
@@ -36,7 +37,7 @@ class Dispatcher:
         reconciler: Reconciler,
         releases: Releases,
         fleet: Fleet,
-        site: Site,
+        desk: Desk,
         limits: Limits,
         now: Clock,
         workers: int,
@@ -47,7 +48,7 @@ class Dispatcher:
         self._reconciler = reconciler
         self._releases = releases
         self._fleet = fleet
-        self._site = site
+        self._desk = desk
         self._limits = limits
         self._now = now
         self._workers = workers
@@ -78,43 +79,32 @@ class Dispatcher:
         user_id = known.stack.user_id
         if user_id in self._at_work or self._left_alone.get(user_id) == self._known_of(known):
             return
-        if self._needs_attention(known):
+        if self.needs_attention(known):
             self.hint(user_id)
 
     def _known_of(self, known: Known) -> tuple[object, ...]:
         """Return what a new pass could be led by: all but what the last pass itself wrote."""
         seen = self._fleet.observation(known.stack.job_id)
         about = (seen.job, seen.allocations, seen.placement_failure) if seen is not None else None
-        return (known.stack.intent, about, known.proof, known.liveness, known.silent_probes)
+        seen_otherwise = (known.proof, known.liveness, known.silent_probes, known.secret, known.doubt)
+        return (known.stack.intent, about, seen_otherwise, self._fleet.frozen)
 
-    def _needs_attention(self, known: Known) -> bool:
+    def needs_attention(self, known: Known) -> bool:
+        """Whether there is something to do for the stack, or to write down about it, as far as can be seen."""
         stack = known.stack
         found = self._releases.peek(stack.intent.wanted_release)
         if found is None:
             return True
         release, needs = found
-        observation = self._fleet.observation(stack.job_id)
-        if observation is None:
+        if self._fleet.observation(stack.job_id) is None:
             # Not seen: the row says when it is due. Unknown is no reason to act.
             return False
-        wanted = wanted_facets(stack, release, self._site, secret_version=stack.status.secret_version or 0)
-        work = Work(
-            stack=stack,
-            observation=observation,
-            proof=known.proof,
-            liveness=known.liveness,
-            silent_probes=known.silent_probes,
-            wanted=wanted,
-            needs=needs,
-            installation=self._site.installation,
-        )
+        work = self._desk.work_on(stack, known, release, needs)
         step = plan(work, now=self._now(), limits=self._limits)
         if not isinstance(step, Rest):
             return True
         # A change of prose alone is not worth a write.
-        before = (stack.status.phase, stack.status.reason, stack.status.health, stack.status.migration_state)
-        after = (step.status.phase, step.status.reason, step.status.health, step.status.migration_state)
-        return before != after or step.status.observed_generation != stack.status.observed_generation
+        return _worth_a_write(stack.status) != _worth_a_write(step.status)
 
     async def run(self) -> None:
         """Claim and work until cancelled; then let the workers finish what they are at."""
@@ -210,3 +200,14 @@ class Dispatcher:
             self.attend(known)
         except Exception:
             log.exception("cannot judge a stack", job_id=known.stack.job_id)
+
+
+def _worth_a_write(status: Status) -> tuple[object, ...]:
+    return (
+        status.phase,
+        status.reason,
+        status.health,
+        status.migration_state,
+        status.stale,
+        status.observed_generation,
+    )

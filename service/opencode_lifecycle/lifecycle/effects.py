@@ -3,21 +3,25 @@ What each step does to the world, and what is learnt from the answer. Every effe
 repeat.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import assert_never
 
 import structlog
 
 from opencode_lifecycle.lifecycle.fleet import Fleet
+from opencode_lifecycle.lifecycle.planning.moves import facets_in
+from opencode_lifecycle.lifecycle.releases import Releases
 from opencode_lifecycle.lifecycle.steps import (
     CheckServiceGone,
     ClearLiveFiles,
+    CompareJob,
     DestroySecret,
     DestroyWorkspace,
     FinishDeletion,
     Limits,
     Look,
+    LookAtActivity,
     MakeSecret,
     MakeWorkspace,
     Move,
@@ -34,14 +38,17 @@ from opencode_lifecycle.lifecycle.steps import (
 from opencode_lifecycle.lifecycle.wanted import Site, job_variables, wanted_facets
 from opencode_lifecycle.model.clock import Clock
 from opencode_lifecycle.model.deadline import Deadline
-from opencode_lifecycle.model.errors import IndexConflict
+from opencode_lifecycle.model.errors import DeadlineExceeded, IndexConflict, UpstreamError
 from opencode_lifecycle.model.facets import Facets
 from opencode_lifecycle.model.identifiers import VolumeId
+from opencode_lifecycle.model.observation import JobSeen
+from opencode_lifecycle.model.password import Password
 from opencode_lifecycle.model.release import Release
 from opencode_lifecycle.model.stack import Stack, Status, Workspace
 from opencode_lifecycle.model.states import Health, Phase
 from opencode_lifecycle.ports.orchestrator import LiveFiles, Orchestrator, Owner, Workspaces
-from opencode_lifecycle.ports.secrets import PasswordStore
+from opencode_lifecycle.ports.prober import RuntimeProber
+from opencode_lifecycle.ports.secrets import PasswordStore, SecretSeen
 from opencode_lifecycle.ports.service_catalog import ServiceCatalog
 from opencode_lifecycle.ports.stores import Claimed
 
@@ -57,6 +64,12 @@ class Pass:
     release: Release
     saved: Status
     receipt: dict[str, object]
+    notes: list[tuple[str, dict[str, object]]] = field(default_factory=list)
+    """Events of this pass that are not moves, until the next save writes them down: their kind and data."""
+
+    def note(self, kind: str, **data: object) -> None:
+        """Have an event of *kind* written with the next save."""
+        self.notes.append((kind, data))
 
 
 class NotYet(Exception):
@@ -78,6 +91,8 @@ class Effects:
         live_files: LiveFiles,
         passwords: PasswordStore,
         catalog: ServiceCatalog,
+        prober: RuntimeProber,
+        releases: Releases,
         fleet: Fleet,
         site: Site,
         limits: Limits,
@@ -89,6 +104,8 @@ class Effects:
         self._live_files = live_files
         self._passwords = passwords
         self._catalog = catalog
+        self._prober = prober
+        self._releases = releases
         self._fleet = fleet
         self._site = site
         self._limits = limits
@@ -112,6 +129,7 @@ class Effects:
                 await self._look(current, deadline)
             case MakeSecret():
                 version = await self._passwords.ensure(stack.job_id, deadline)
+                self._fleet.saw_secret(stack.user_id, SecretSeen(version=version))
                 self._learn(current, Part.SECRET, secret_version=version)
             case RotateSecret(known=known):
                 await self._rotate(current, known, deadline)
@@ -121,6 +139,10 @@ class Effects:
                 await self._publish_live_files(current, deadline)
             case RegisterJob(expected_index=expected_index, facets=facets):
                 await self._register(current, expected_index, facets, deadline)
+            case CompareJob():
+                await self._compare(current, deadline)
+            case LookAtActivity():
+                await self._look_at_activity(current, deadline)
             case StopJob() | PurgeJob():
                 purge = isinstance(step, PurgeJob)
                 index = await self._orchestrator.deregister(stack.job_id, purge=purge, deadline=deadline)
@@ -183,7 +205,7 @@ class Effects:
         stack = current.work.stack
         known = stack.status.workspace
         found = (
-            await self._workspaces.ensure(stack.job_id, self._owner(stack), deadline)
+            await self._workspaces.ensure(stack.job_id, deadline)
             if known is None
             else await self._workspaces.find(stack.job_id, deadline)
         )
@@ -235,6 +257,8 @@ class Effects:
             facets=facets,
             release=current.release.id,
             job_modify_index=index,
+            edits=(),
+            edits_restart=False,
         )
         current.work = replace(
             current.work,
@@ -242,6 +266,57 @@ class Effects:
             observation=self._fleet.observation(stack.job_id),
             proof=None if phase is Phase.STARTING else current.work.proof,
             done=current.work.done | {Part.JOB},
+        )
+
+    async def _compare(self, current: Pass, deadline: Deadline) -> None:
+        """
+        Learn what somebody else changed in the job, from Nomad's own plan of what we registered.
+
+        What is wanted now may be something else again: that is another reason, and is not mixed with this one.
+        """
+        work = current.work
+        stack, job = work.stack, work.observation.job if work.observation is not None else None
+        assert isinstance(job, JobSeen), "only a job that is seen is compared"
+        status = stack.status
+        release, _ = await self._releases.get(status.release or stack.intent.wanted_release)
+        ours = status.facets or work.wanted
+        variables = job_variables(stack, release, self._site, ours)
+        rendered = await self._orchestrator.render(release.template, variables, deadline)
+        found = await self._orchestrator.compare(rendered, deadline)
+        if found.edits and not status.edits:
+            log.warning(
+                "job edited outside", job_id=stack.job_id, fields=[edit.field for edit in found.edits]
+            )
+            current.note("stack.edited_outside", fields=[edit.field for edit in found.edits])
+        self._learn(
+            current,
+            Part.COMPARISON,
+            job_modify_index=job.modify_index,
+            facets=facets_in(job, work) or status.facets,
+            edits=tuple(found.edits),
+            edits_restart=found.restart,
+        )
+
+    async def _look_at_activity(self, current: Pass, deadline: Deadline) -> None:
+        """Ask the runtime what its sessions do. That it cannot be seen is an answer, too: unknown, which counts as busy."""
+        stack = current.work.stack
+        runtime = stack.status.runtime
+        activity = None
+        if runtime is not None and runtime.address is not None:
+
+            async def read_password() -> Password:
+                return await self._passwords.read(stack.job_id, runtime.secret_version, deadline)
+
+            try:
+                activity = await self._prober.activity(
+                    address=runtime.address, read_password=read_password, deadline=deadline
+                )
+            except (UpstreamError, DeadlineExceeded) as error:
+                log.info("activity unknown", job_id=stack.job_id, error=error.message)
+        now = self._now()
+        self._fleet.saw_activity(stack.user_id, activity, now)
+        current.work = replace(
+            current.work, activity=activity, activity_at=now, done=current.work.done | {Part.ACTIVITY}
         )
 
     async def _destroy_workspace(self, current: Pass, deadline: Deadline) -> None:

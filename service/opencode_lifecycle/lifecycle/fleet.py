@@ -13,6 +13,7 @@ from typing import assert_never
 
 from opencode_lifecycle.lifecycle.background import Pulse
 from opencode_lifecycle.model.clock import Clock
+from opencode_lifecycle.model.condition import ConditionKind
 from opencode_lifecycle.model.identifiers import AllocationId, JobId, UserId
 from opencode_lifecycle.model.observation import ABSENT, UNKNOWN, AllocationSeen, JobSeen, Observation
 from opencode_lifecycle.model.proof import Proof, ProofResult
@@ -26,7 +27,8 @@ from opencode_lifecycle.ports.orchestrator import (
     Listing,
     PlacementChanged,
 )
-from opencode_lifecycle.ports.prober import Liveness
+from opencode_lifecycle.ports.prober import Activity, Liveness
+from opencode_lifecycle.ports.secrets import SecretSeen
 from opencode_lifecycle.ports.stores import StackChange
 
 
@@ -38,6 +40,15 @@ class Known:
     proof: Proof | None = None
     liveness: Liveness | None = None
     silent_probes: int = 0
+    secret: SecretSeen | None = None
+    """What Vault's metadata said last; None before the first look."""
+    activity: Activity | None = None
+    activity_at: datetime | None = None
+    """What its sessions did, and when that was seen; an activity of None could not be seen."""
+    memory: int | None = None
+    """Bytes that its runtime used when last asked."""
+    doubt: str = ""
+    """Why the proven address may be another's by now. Gone with the next proof."""
     answered: tuple[AllocationId, int] | None = None
     """The allocation, and which run of its task, that answered us as it must, in this life of the process. What an earlier life proved may be gone:
     a Nomad that was away itself still calls a dead allocation running."""
@@ -65,6 +76,8 @@ class Fleet:
         self._listed_at: datetime | None = None
         self._floor: dict[JobId, int] = {}
         self.seq = 0
+        self.frozen: frozenset[ConditionKind] = frozenset()
+        """The conditions that stand unconfirmed: what rests on absence is not done."""
         self.listing_pulse = Pulse()
         self.on_change: Callable[[Known], None] | None = None
         """Called with each stack of which something new is known."""
@@ -79,6 +92,10 @@ class Fleet:
 
     def get(self, user_id: UserId) -> Known | None:
         return self._by_user.get(user_id)
+
+    def user_of(self, job_id: JobId) -> UserId | None:
+        """Return whose stack bears the name."""
+        return self._user_of.get(job_id)
 
     # --- rows
 
@@ -102,6 +119,7 @@ class Fleet:
             if _run_of(before) != _run_of(stack.status):
                 # Another server: what was heard of the one before says nothing of it.
                 known.liveness, known.silent_probes = None, 0
+                known.activity, known.activity_at, known.memory, known.doubt = None, None, None, ""
             known.stack = stack
         if written is not None:
             # Written by us or by another replica; floors are kept in the row, too, since memory may be younger than it.
@@ -135,17 +153,47 @@ class Fleet:
 
     # --- what is seen
 
+    def freeze(self, kinds: frozenset[ConditionKind]) -> None:
+        """Hold back, for as long as *kinds* is not empty, what may be wrong while they stand."""
+        if kinds == self.frozen:
+            return
+        self.frozen = kinds
+        for known in self:
+            self._changed(known)
+
+    def highest_write(self) -> int:
+        """Return the largest index of our own writes that are known."""
+        return max(self._floor.values(), default=0)
+
+    def forget_indexes(self) -> None:
+        """
+        Begin anew with Nomad's indexes: it was restored from an older snapshot, and they count from there.
+
+        What we knew of it, and wrote to it, is no longer true of it.
+        """
+        self._seen.clear()
+        self._floor.clear()
+        self._listed_index, self._listed_at = 0, None
+
+    @property
+    def listed_index(self) -> int:
+        return self._listed_index
+
+    def apply_presence(self, listing: Listing) -> None:
+        """Take from a listing that is not believed whole what it does show, and nothing from what it lacks."""
+        for job_id, seen in listing.stacks.items():
+            old = self._seen.get(job_id)
+            new = _newer_of(old, seen, listing)
+            self._seen[job_id] = new
+            if old is None or not _same(old, new):
+                self._changed_job(job_id)
+
     def apply_listing(self, listing: Listing) -> None:
         """
         Take a whole listing as the truth as of its index.
 
         What was learnt from later events is kept: the listing may have been read before them.
         """
-        restored = listing.index < self._listed_index
-        if restored:
-            # Nomad was restored from an older snapshot. What we knew of it, and wrote to it, is no longer true of it.
-            self._seen.clear()
-            self._floor.clear()
         was_blind = self._listed_at is None or listing.observed_at - self._listed_at > self._max_age
         before = self._seen
         self._seen = {
@@ -156,7 +204,7 @@ class Fleet:
         self._listed_index = listing.index
         self._listed_at = listing.observed_at
         self.listing_pulse.beat()
-        if restored or was_blind:
+        if was_blind:
             # What vanished meanwhile is named by no difference.
             for known in self:
                 self._changed(known)
@@ -241,7 +289,7 @@ class Fleet:
         if known is not None:
             known.proof = proof
             if proof.result is ProofResult.PROVEN:
-                known.answered = (proof.allocation_id, proof.restarts)
+                known.answered, known.doubt = (proof.allocation_id, proof.restarts), ""
             self._changed(known)
 
     def probed(
@@ -265,6 +313,42 @@ class Fleet:
         known.silent_probes, known.liveness = silent, liveness
         if news:
             self._changed(known)
+
+    def saw_secret(self, user_id: UserId, secret: SecretSeen, *, expected: int | None = None) -> None:
+        """
+        Take in what Vault's metadata says.
+
+        With *expected*, only if that is still the version that the row names: a look that was begun before a rotation
+        must not take it back.
+        """
+        known = self._by_user.get(user_id)
+        if known is None or (expected is not None and known.stack.status.secret_version != expected):
+            return
+        news = known.secret != secret
+        known.secret = secret
+        if news or secret.version != known.stack.status.secret_version:
+            self._changed(known)
+
+    def saw_activity(self, user_id: UserId, activity: Activity | None, at: datetime) -> None:
+        known = self._by_user.get(user_id)
+        if known is not None:
+            known.activity, known.activity_at = activity, at
+
+    def saw_memory(self, user_id: UserId, memory: int | None) -> None:
+        known = self._by_user.get(user_id)
+        if known is not None and known.memory != memory:
+            known.memory = memory
+            self._changed(known)
+
+    def doubt(self, user_id: UserId, why: str) -> None:
+        """Withdraw the proof of the runtime's address until it is given anew; an empty *why* takes the doubt back."""
+        known = self._by_user.get(user_id)
+        if known is None or known.doubt == why:
+            return
+        known.doubt = why
+        if why:
+            known.proof, known.answered = None, None
+        self._changed(known)
 
     # --- waiting
 

@@ -12,8 +12,12 @@ from datetime import timedelta
 
 import structlog
 
+from opencode_lifecycle.lifecycle.background import Pulse
+from opencode_lifecycle.lifecycle.brake import silence
+from opencode_lifecycle.lifecycle.conditions import Conditions
 from opencode_lifecycle.lifecycle.fleet import Fleet, Known
 from opencode_lifecycle.model.clock import Clock
+from opencode_lifecycle.model.condition import ConditionKind
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import DeadlineExceeded, SecretMissing, UpstreamError
 from opencode_lifecycle.model.identifiers import AllocationId, UserId
@@ -36,6 +40,8 @@ SLOW_PAUSE = 0.5
 LAST_PAUSE = 1.0
 FIRST_PATIENCE = 0.1
 """Seconds for the first look at a runtime that accepted the connection."""
+PROBES_PER_SECOND = 100
+"""Steady probes, all together: a fleet that is larger than an interval allows is looked at less often."""
 LOOKS_PER_SECOND = 200
 """All proving together; with many at once each is looked at less often."""
 
@@ -156,7 +162,7 @@ class Proving:
         patience = FIRST_PATIENCE
         while True:
             deadline = Deadline.after(patience, "look whether the runtime listens")
-            if await self._prober.liveness(candidate.address, deadline) is not Liveness.SILENT:
+            if await self._prober.liveness(candidate.address, deadline) not in _UNHEARD:
                 return
             if deadline.left() <= 0:
                 patience = min(patience * 1.2, self._upstream_timeout)
@@ -171,6 +177,10 @@ class Proving:
         async def read_password() -> Password:
             return await self._passwords.read(stack.job_id, candidate.secret_version, deadline)
 
+        known = self._fleet.get(stack.user_id)
+        if known is not None and known.doubt:
+            # It may be another's by now, who would learn the password.
+            return self._not_ready(candidate, known.doubt)
         try:
             missing = await self._not_in_catalog(stack, candidate, deadline)
             if missing is not None:
@@ -225,6 +235,7 @@ class Proving:
         self._fleet.prove(candidate.user_id, proof)
 
 
+_UNHEARD = frozenset({Liveness.SILENT, Liveness.HUNG})
 _FINAL = frozenset({ProofResult.PROVEN, ProofResult.OPEN, ProofResult.WRONG_VERSION})
 
 
@@ -241,28 +252,68 @@ def _same_news(old: Proof, new: Proof) -> bool:
 
 
 class SteadyProbes:
-    """Each proven runtime is looked at once per interval, spread evenly over it."""
+    """Each proven runtime is looked at once per interval, spread evenly over it, and at once when it is suspected."""
 
     def __init__(
-        self, *, fleet: Fleet, prober: RuntimeProber, interval: timedelta, patience: timedelta
+        self,
+        *,
+        fleet: Fleet,
+        conditions: Conditions,
+        prober: RuntimeProber,
+        interval: timedelta,
+        patience: timedelta,
     ) -> None:
         self._fleet = fleet
+        self._conditions = conditions
         self._prober = prober
         self._interval = interval.total_seconds()
         self._patience = patience.total_seconds()
+        self._looking: dict[UserId, asyncio.Task[None]] = {}
+        self.pulse = Pulse()
 
     async def round(self) -> None:
-        """Look at every proven runtime once; takes one interval."""
+        """
+        Begin a look at every proven runtime; takes one interval, or longer where there are too many for it.
+
+        A look that is still waiting for its answer is not begun again, and keeps nobody else waiting.
+        """
         runtimes = [known for known in self._fleet if _proven_address(known.stack) is not None]
+        pause = max(self._interval / max(len(runtimes), 1), 1 / PROBES_PER_SECOND)
+        for known in runtimes:
+            self._begin(known.stack, steady=True)
+            await asyncio.sleep(pause)
         if not runtimes:
             await asyncio.sleep(self._interval)
-            return
-        async with asyncio.TaskGroup() as tasks:
-            for known in runtimes:
-                tasks.create_task(self._probe(known.stack), name=f"probe {known.stack.job_id}")
-                await asyncio.sleep(self._interval / len(runtimes))
+        silent = [known.stack.job_id for known in runtimes if known.silent_probes > 0]
+        await self._conditions.report(ConditionKind.MASS_SILENCE, silence(silent, len(runtimes)))
+        self.pulse.beat()
 
-    async def _probe(self, stack: Stack) -> None:
+    def look_now(self, user_id: UserId) -> None:
+        """Look at the runtime at once: something else says that it may not be well."""
+        known = self._fleet.get(user_id)
+        if known is not None:
+            self._begin(known.stack, steady=False)
+
+    async def close(self) -> None:
+        """Give up all looks and wait until nothing of them runs."""
+        tasks = list(self._looking.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _begin(self, stack: Stack, *, steady: bool) -> None:
+        if stack.user_id in self._looking:
+            return
+        task = asyncio.create_task(self._probe(stack, steady=steady), name=f"probe {stack.job_id}")
+        self._looking[stack.user_id] = task
+        task.add_done_callback(lambda done: self._done(stack, done))
+
+    def _done(self, stack: Stack, task: "asyncio.Task[None]") -> None:
+        self._looking.pop(stack.user_id, None)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("probe failed", job_id=stack.job_id, error=str(error), kind=type(error).__name__)
+
+    async def _probe(self, stack: Stack, *, steady: bool) -> None:
         address = _proven_address(stack)
         runtime = stack.status.runtime
         if address is None or runtime is None:
@@ -270,7 +321,7 @@ class SteadyProbes:
         liveness = await self._prober.liveness(
             address, Deadline.after(self._patience, f"probe {stack.job_id}")
         )
-        self._fleet.probed(stack.user_id, (runtime.allocation_id, runtime.restarts), liveness, steady=True)
+        self._fleet.probed(stack.user_id, (runtime.allocation_id, runtime.restarts), liveness, steady=steady)
 
 
 def _proven_address(stack: Stack) -> Address | None:

@@ -10,7 +10,16 @@ from dataclasses import replace
 from datetime import timedelta
 from time import monotonic
 
-from opencode_lifecycle.lifecycle.decisions import Decide, Request, delete, ensure, recreate, start, stop
+from opencode_lifecycle.lifecycle.decisions import (
+    Decide,
+    Request,
+    adopt,
+    delete,
+    ensure,
+    recreate,
+    start,
+    stop,
+)
 from opencode_lifecycle.lifecycle.dispatcher import Dispatcher
 from opencode_lifecycle.lifecycle.fleet import Fleet, Known
 from opencode_lifecycle.lifecycle.releases import Releases
@@ -27,10 +36,10 @@ from opencode_lifecycle.model.errors import (
     StackNotFound,
     UpstreamError,
 )
-from opencode_lifecycle.model.identifiers import AllocationId, OperationId, UserId, new_event_id
+from opencode_lifecycle.model.identifiers import AllocationId, OperationId, TokenId, UserId, new_event_id
 from opencode_lifecycle.model.observation import JobSeen, Observation
 from opencode_lifecycle.model.operation import Event, Operation
-from opencode_lifecycle.model.principal import Principal
+from opencode_lifecycle.model.principal import Principal, Role
 from opencode_lifecycle.model.stack import Runtime, Stack
 from opencode_lifecycle.model.staleness import Staleness, staleness_of
 from opencode_lifecycle.model.states import Desired, Health, Phase, Reason
@@ -371,6 +380,11 @@ class Provisioning:
             if decision.wake:
                 self._dispatcher.hint(stack.user_id)
         return situation, decision
+
+    async def adopt(self, user_id: UserId, running: bool, by: str) -> None:  # noqa: FBT001 - the sweep names it
+        """Make the row of a stack that has none, in the name of *by*."""
+        principal = Principal(token_id=TokenId("-"), name=by, role=Role.OPERATOR)
+        await self._decide(user_id, adopt(self._request(user_id, principal, None), running=running))
 
     # --- parts
 

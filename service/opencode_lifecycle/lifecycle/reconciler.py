@@ -16,7 +16,8 @@ from opencode_lifecycle.lifecycle.effects import Effects, NotYet, Pass, Workspac
 from opencode_lifecycle.lifecycle.fleet import Fleet
 from opencode_lifecycle.lifecycle.planning import failed, plan
 from opencode_lifecycle.lifecycle.releases import Releases
-from opencode_lifecycle.lifecycle.steps import FinishDeletion, Limits, Move, Rest, Work
+from opencode_lifecycle.lifecycle.steps import FinishDeletion, Limits, Move, Rest
+from opencode_lifecycle.lifecycle.work import Desk
 from opencode_lifecycle.model.clock import Clock
 from opencode_lifecycle.model.errors import (
     ClaimLost,
@@ -30,7 +31,7 @@ from opencode_lifecycle.model.errors import (
 )
 from opencode_lifecycle.model.identifiers import new_event_id
 from opencode_lifecycle.model.operation import Event, OperationState, PhaseEntered
-from opencode_lifecycle.model.stack import KeptWorkspace
+from opencode_lifecycle.model.stack import KeptWorkspace, Stack
 from opencode_lifecycle.model.states import UNAVAILABLE, Desired, MigrationState, Phase, Reason
 from opencode_lifecycle.ports.stores import Claimed, OperationOutcome, Progress, StackStore
 
@@ -50,7 +51,7 @@ class Reconciler:
         releases: Releases,
         effects: Effects,
         fleet: Fleet,
-        installation: str,
+        desk: Desk,
         limits: Limits,
         claim_lifetime: timedelta,
         now: Clock,
@@ -60,7 +61,7 @@ class Reconciler:
         self._releases = releases
         self._effects = effects
         self._fleet = fleet
-        self._installation = installation
+        self._desk = desk
         self._limits = limits
         self._claim_lifetime = claim_lifetime
         self._now = now
@@ -101,16 +102,7 @@ class Reconciler:
         stack = claimed.stack
         release, needs = await self._releases.get(stack.intent.wanted_release)
         known = self._fleet.put(stack)
-        work = Work(
-            stack=stack,
-            observation=self._fleet.observation(stack.job_id),
-            proof=known.proof,
-            liveness=known.liveness,
-            silent_probes=known.silent_probes,
-            wanted=self._effects.wanted(stack, release),
-            needs=needs,
-            installation=self._installation,
-        )
+        work = self._desk.work_on(stack, known, release, needs)
         return Pass(claimed, work, release, stack.status, {})
 
     async def _go(self, current: Pass) -> bool:
@@ -157,21 +149,17 @@ class Reconciler:
             await self._save(current, Progress(status=status, next_attempt_at=self._now(), keep_claim=True))
 
     async def _save(self, current: Pass, progress: Progress) -> None:
-        stack = current.work.stack
-        if progress.status.phase is not current.saved.phase:
-            status = progress.status
-            event = Event(
-                id=new_event_id(),
-                user_id=stack.user_id,
-                kind=f"phase.{status.phase}",
-                actor="service",
-                at=self._now(),
-                generation=stack.intent.generation,
-                data={"from": current.saved.phase, "reason": status.reason, "message": status.message},
+        stack, status = current.work.stack, progress.status
+        events = [self._event(stack, kind, **data) for kind, data in current.notes]
+        if status.phase is not current.saved.phase:
+            events.append(
+                self._event(
+                    stack,
+                    f"phase.{status.phase}",
+                    **{"from": current.saved.phase, "reason": status.reason, "message": status.message},
+                )
             )
-            progress = replace(
-                progress, events=(event,), entered=PhaseEntered(phase=status.phase, at=status.phase_since)
-            )
+            progress = replace(progress, entered=PhaseEntered(phase=status.phase, at=status.phase_since))
             log.info(
                 "phase entered",
                 job_id=stack.job_id,
@@ -180,11 +168,27 @@ class Reconciler:
                 reason=status.reason,
                 message=status.message,
             )
+        if current.saved.secret_version not in {None, status.secret_version} and status.secret_version:
+            versions = {"from": current.saved.secret_version, "to": status.secret_version}
+            events.append(self._event(stack, "secret.version", **versions))
+        progress = replace(progress, events=tuple(events))
         saved = await self._stacks.save(current.claimed, progress)
         current.claimed = replace(current.claimed, stack=saved)
         current.saved = progress.status
+        current.notes.clear()
         current.work = replace(current.work, stack=saved)
         self._fleet.put(saved)
+
+    def _event(self, stack: Stack, kind: str, **data: object) -> Event:
+        return Event(
+            id=new_event_id(),
+            user_id=stack.user_id,
+            kind=kind,
+            actor="service",
+            at=self._now(),
+            generation=stack.intent.generation,
+            data=data,
+        )
 
     async def _rest(self, current: Pass, rest: Rest) -> None:
         until = self._now() + rest.wait if rest.wait is not None else None
@@ -225,6 +229,9 @@ class Reconciler:
         elif status.phase not in {Phase.RUNNING, Phase.STOPPED, Phase.FAILED}:
             # What a failed stack failed of stays said: it may be a reason not to try again.
             status = replace(status, reason=reason, message=error.message, attempts=attempts)
+        elif status.phase is Phase.RUNNING:
+            # Nothing is said against a runtime that runs; but each try waits longer than the one before.
+            status = replace(status, attempts=attempts)
         pause = timedelta(seconds=self._limits.outage.seconds(attempts, self._random))
         await self._save(
             current, Progress(status=status, next_attempt_at=self._now() + pause, outcome=outcome)
@@ -264,15 +271,7 @@ class Reconciler:
         current.receipt.setdefault("job", "absent")
         current.receipt.setdefault("workspace", "kept" if keep else "none")
         receipt = {**current.receipt, "job_id": stack.job_id, "at": self._now().isoformat()}
-        event = Event(
-            id=new_event_id(),
-            user_id=stack.user_id,
-            kind="stack.deleted",
-            actor="service",
-            at=self._now(),
-            generation=stack.intent.generation,
-            data=receipt,
-        )
+        event = self._event(stack, "stack.deleted", **receipt)
         await self._stacks.finish_deletion(
             current.claimed,
             outcome=OperationOutcome(state=OperationState.SUCCEEDED, receipt=receipt),

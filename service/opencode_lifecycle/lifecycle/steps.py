@@ -1,16 +1,19 @@
 """What a plan may look at, and the steps it can name."""
 
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from opencode_lifecycle.lifecycle.backoff import Backoff
+from opencode_lifecycle.model.condition import ConditionKind
 from opencode_lifecycle.model.facets import Facets
 from opencode_lifecycle.model.job_template import TemplateNeeds
 from opencode_lifecycle.model.observation import Observation
 from opencode_lifecycle.model.proof import Proof
 from opencode_lifecycle.model.stack import Stack, Status
-from opencode_lifecycle.ports.prober import Liveness
+from opencode_lifecycle.model.states import WhenStale
+from opencode_lifecycle.ports.prober import Activity, Liveness
+from opencode_lifecycle.ports.secrets import SecretSeen
 
 
 class Part(StrEnum):
@@ -22,6 +25,10 @@ class Part(StrEnum):
     SERVICE = "service"
     LOOK = "look"
     """Nomad was asked in this pass what there is."""
+    ACTIVITY = "activity"
+    """The runtime was asked in this pass what its sessions do."""
+    COMPARISON = "comparison"
+    """Nomad was asked in this pass how the job differs from ours."""
     JOB = "job"
     """Registered in this pass: what was seen before speaks for it no more, and what comes will be told by a watch."""
 
@@ -37,6 +44,20 @@ class Limits:
     """How soon to look again while waiting for something that a watch should tell us anyway."""
     silent_probes: int = 3
     """Unanswered probes in a row before a running runtime is called unresponsive."""
+    wedged_probes: int = 6
+    """Unanswered probes in a row before it is replaced: an agent at work may be slow, a wedge does not pass."""
+    patience_when_busy: int = 3
+    """How many times as long a runtime is waited for that was seen at work not long ago."""
+    idle_after: timedelta = timedelta(minutes=5)
+    """A runtime of which no session has changed for so long is idle."""
+    idle_poll: timedelta = timedelta(seconds=30)
+    """How long a look at the sessions is good for, and how soon a busy runtime is looked at again."""
+    recycle_pause: timedelta = timedelta(minutes=15)
+    """Between two replacements of a runtime for its own good: what that does not cure is a person's to look at."""
+    recycle_age: timedelta | None = None
+    """A runtime that is idle and older is started afresh; None for never."""
+    recycle_memory: float | None = 0.9
+    """The share of its largest memory at which an idle runtime is started afresh; None for never."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +77,19 @@ class Work:
     wanted: Facets
     needs: TemplateNeeds
     installation: str
+    activity: Activity | None = None
+    """What its sessions did at `activity_at`; None when they could not be seen."""
+    activity_at: datetime | None = None
+    secret: SecretSeen | None = None
+    """What Vault's metadata said last; None before the first look."""
+    memory: int | None = None
+    memory_max: int = 0
+    """Bytes that its runtime uses and may use at most; what is not known is None."""
+    doubt: str = ""
+    """Why the proven address may not be its own any more; empty when nothing speaks against it."""
+    when_stale: WhenStale = WhenStale.IDLE
+    frozen: frozenset[ConditionKind] = frozenset()
+    """The conditions that stand unconfirmed."""
     done: frozenset[Part] = frozenset()
 
 
@@ -90,6 +124,16 @@ class PublishLiveFiles:
 class RegisterJob:
     expected_index: int
     facets: Facets
+
+
+@dataclass(frozen=True, slots=True)
+class CompareJob:
+    """Ask how the job, which somebody else wrote last, differs from what we registered."""
+
+
+@dataclass(frozen=True, slots=True)
+class LookAtActivity:
+    """Ask the runtime what its sessions do, now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +198,8 @@ Step = (
     | MakeWorkspace
     | PublishLiveFiles
     | RegisterJob
+    | CompareJob
+    | LookAtActivity
     | StopJob
     | PurgeJob
     | DestroySecret

@@ -19,6 +19,10 @@ class ConditionKind(StrEnum):
     """Nomad does not bear the mark that this installation left in it: it is another cluster, or was set up anew."""
     OLDER_SNAPSHOT = "older_snapshot"
     """Nomad went back in time: it was restored from a snapshot that is older than what we wrote to it."""
+    MASS_SILENCE = "mass_silence"
+    """A large share of all runtimes answers no probe: more likely our own network than they."""
+    SECRETS_MISSING = "secrets_missing"
+    """A large share of the secrets is not in Vault: it is another Vault, or one that was set up anew."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

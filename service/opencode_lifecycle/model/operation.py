@@ -18,6 +18,8 @@ class OperationKind(StrEnum):
     ROTATE_PASSWORD = "rotate_password"  # noqa: S105 - the name of a kind
     RECOVER = "recover"
     DELETE = "delete"
+    ADOPT = "adopt"
+    """A row was made for what was found without one."""
 
 
 class OperationState(StrEnum):

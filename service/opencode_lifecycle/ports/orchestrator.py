@@ -159,7 +159,7 @@ class Owner:
 class Workspaces(Protocol):
     """Persistent volumes, one per stack, bearing the job's name. Nomad dynamic host volumes in production."""
 
-    async def ensure(self, job_id: JobId, owner: Owner, deadline: Deadline) -> "WorkspaceFound":
+    async def ensure(self, job_id: JobId, deadline: Deadline) -> "WorkspaceFound":
         """Return the volume of *job_id*, creating it where there is none. Safe to repeat."""
         ...
 
@@ -168,7 +168,11 @@ class Workspaces(Protocol):
         ...
 
     async def list_all(self, deadline: Deadline) -> Sequence[Find]:
-        """Return every volume that bears a name with our prefix; `reference` is its volume id."""
+        """
+        Return every volume that bears a name with our prefix; `reference` is its volume id.
+
+        Nomad has no place for an owner's name in a volume: whose it is only its own name says.
+        """
         ...
 
     async def destroy(self, volume_id: str, deadline: Deadline) -> None:
@@ -201,7 +205,11 @@ class LiveFiles(Protocol):
         ...
 
     async def list_all(self, deadline: Deadline) -> Sequence[Find]:
-        """Return every pointer of a job with our prefix."""
+        """Return every pointer of a job with our prefix, without saying whose it is."""
+        ...
+
+    async def owner_of(self, job_id: JobId, deadline: Deadline) -> Owner | None:
+        """Return whose the pointer is, or None when there is none or it does not say."""
         ...
 
 

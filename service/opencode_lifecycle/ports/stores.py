@@ -211,6 +211,10 @@ class EventStore(Protocol):
         """Return events in the order they happened; *after* and `next_cursor` are event ids."""
         ...
 
+    async def prune_events(self, before: datetime) -> int:
+        """Forget events that happened before that, a part at a time, and return how many there were."""
+        ...
+
 
 class ConditionStore(Protocol):
     async def put_condition(self, condition: Condition, event: Event | None = None) -> None:
@@ -233,7 +237,9 @@ class OrphanStore(Protocol):
 
     async def get_orphan(self, orphan_id: OrphanId) -> Orphan | None: ...
 
-    async def find_orphans(self, *, after: OrphanId | None = None, limit: int = 500) -> Page[Orphan]: ...
+    async def find_orphans(self, *, after: OrphanId | None = None, limit: int | None = 500) -> Page[Orphan]:
+        """Return one page in the order of ids; with a limit of None, all."""
+        ...
 
     async def remove_orphan(self, orphan_id: OrphanId) -> None: ...
 

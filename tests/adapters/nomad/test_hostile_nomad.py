@@ -18,13 +18,12 @@ from opencode_lifecycle.model.errors import (
     UpstreamRejected,
     UpstreamUnavailable,
 )
-from opencode_lifecycle.model.identifiers import AllocationId, JobId, UserId
+from opencode_lifecycle.model.identifiers import AllocationId, JobId
 from opencode_lifecycle.model.observation import JobSeen
-from opencode_lifecycle.ports.orchestrator import Connected, Owner, RenderedJob
+from opencode_lifecycle.ports.orchestrator import Connected, RenderedJob
 
 TOKEN = "planted-token-0123456789"
 JOB = JobId("oc-ada")
-OWNER = Owner(installation="main", user_id=UserId("ada"))
 TEMPLATE = 'variable "job_id" {\n  type = string\n}\n'
 LOG_OF = AllocationId("00000000-0000-4000-8000-000000000000")
 
@@ -67,7 +66,7 @@ CALLS = {
     "observe": lambda nomad: nomad.observe(JOB, soon()),
     "list_all": lambda nomad: nomad.list_all(soon()),
     "ping": lambda nomad: nomad.ping(soon()),
-    "workspaces.ensure": lambda nomad: nomad.workspaces.ensure(JOB, OWNER, soon()),
+    "workspaces.ensure": lambda nomad: nomad.workspaces.ensure(JOB, soon()),
     "workspaces.find": lambda nomad: nomad.workspaces.find(JOB, soon()),
     "live_files.publish": lambda nomad: nomad.live_files.publish("text", soon()),
 }

@@ -19,10 +19,13 @@ from database_examples import (
     take,
 )
 from opencode_lifecycle.adapters.database.database import Database
+from opencode_lifecycle.adapters.database.facet_mask import mask_of
 from opencode_lifecycle.model.errors import UpstreamRejected
+from opencode_lifecycle.model.facets import Facet
 from opencode_lifecycle.model.identifiers import UserId
 from opencode_lifecycle.model.operation import OperationState
 from opencode_lifecycle.model.stack import Status
+from opencode_lifecycle.model.staleness import StalenessSummary
 from opencode_lifecycle.model.states import Health, MigrationState, Phase, Reason
 from opencode_lifecycle.ports.stores import OperationOutcome, StackQuery
 
@@ -87,7 +90,8 @@ async def test_a_page_goes_on_where_the_last_ended_though_stacks_came_and_went(d
         ({"migration_state": MigrationState.HELD}, {"migration_state": MigrationState.HELD}),
         ({"reason": Reason.NO_CAPACITY}, {"reason": Reason.NO_CAPACITY}),
         ({"release": "rel_two"}, {"release": "rel_two"}),
-        ({"stale": True}, {"migration_state": MigrationState.STALE}),
+        ({"stale": True}, {"stale": frozenset({Facet.PROMPT})}),
+        ({"stale": Facet.PROMPT}, {"stale": frozenset({Facet.IMAGE, Facet.PROMPT})}),
     ],
 )
 async def test_a_filter_finds_what_it_names_and_nothing_else(database, query, status):
@@ -100,10 +104,44 @@ async def test_a_filter_finds_what_it_names_and_nothing_else(database, query, st
 
 
 async def test_what_is_not_stale_can_be_asked_for(database):
-    await put(database, a_stack(ADA, status=Status(phase_since=NOW, migration_state=MigrationState.STALE)))
+    await put(database, a_stack(ADA, status=Status(phase_since=NOW, stale=frozenset({Facet.LABELS}))))
     await put(database, BOB)
 
     assert await found(database, stale=False) == [BOB]
+
+
+async def test_the_stale_are_counted_by_facet_and_as_stacks(database):
+    for user_id, stale in [("a", {Facet.IMAGE, Facet.PROMPT}), ("b", {Facet.IMAGE}), ("c", set())]:
+        await put(database, a_stack(user_id, status=Status(phase_since=NOW, stale=frozenset(stale))))
+
+    summary = await database.staleness_summary()
+
+    assert (summary.stacks, summary.stale) == (3, 2)
+    assert {count.facet: count.stacks for count in summary.facets} == {Facet.IMAGE: 2, Facet.PROMPT: 1}
+
+
+async def test_a_fleet_without_stale_stacks_is_counted_as_such(database):
+    await put(database, "a")
+
+    assert await database.staleness_summary() == StalenessSummary(stacks=1, stale=0, facets=())
+
+
+def test_the_bits_of_facets_are_never_given_away_again():
+    """The numbers are in databases."""
+    assert {facet.value: mask_of([facet]) for facet in Facet} == {
+        "image": 1,
+        "opencode_version": 2,
+        "template": 4,
+        "environment": 8,
+        "resources": 16,
+        "secret_version": 32,
+        "prompt": 64,
+        "config": 128,
+        "labels": 256,
+        "endpoints": 512,
+        "edited_outside": 1024,
+        "missing": 2048,
+    }
 
 
 async def test_groups_are_compared_exactly(database):

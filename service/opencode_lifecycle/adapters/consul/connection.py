@@ -1,5 +1,6 @@
 """py-consul's calls over a transport of our own: bounded, without redirects, the token in a header only."""
 
+import json
 import ssl
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
@@ -56,19 +57,48 @@ class _Transport(base.HTTPClient):  # type: ignore[misc]  # py-consul comes with
         **_: Any,
     ) -> Any:
         """Make one request. There is no timeout here: the deadline of the call is around it."""
+        return callback(await self._exchange("GET", path, params, headers, LARGEST_ANSWER, withholds=False))
+
+    async def read(
+        self, path: str, params: Sequence[tuple[str, Any]], headers: Mapping[str, str], *, largest: int
+    ) -> tuple[int, Any]:
+        """
+        Return the index and the JSON of an answer of up to *largest* bytes.
+
+        That other services are withheld from our token is as it should be: only those of ours are asked for.
+        """
+        answer = await self._exchange("GET", path, params, headers, largest, withholds=True)
+        index = answer.headers.get("X-Consul-Index", "0")
+        return int(index) if index.isdigit() else 0, json.loads(answer.body)
+
+    async def write(self, path: str, body: Any, headers: Mapping[str, str]) -> None:
+        """Send *body*; the answer says nothing but that it was done."""
+        await self._exchange("PUT", path, (), headers, LARGEST_ANSWER, withholds=True, body=body)
+
+    async def _exchange(
+        self,
+        method: str,
+        path: str,
+        params: Sequence[tuple[str, Any]] | None,
+        headers: Mapping[str, str] | None,
+        largest: int,
+        *,
+        withholds: bool,
+        body: Any = None,
+    ) -> base.Response:
         session = self._open()
         url = URL(self.uri(path, params), encoded=True)
-        async with session.get(url, headers=headers, allow_redirects=False) as answer:
+        async with session.request(method, url, headers=headers, json=body, allow_redirects=False) as answer:
             if answer.status != HTTPStatus.OK:
                 raise Refused(answer.status)
-            if answer.headers.get(_FILTERED) == "true":
+            if not withholds and answer.headers.get(_FILTERED) == "true":
                 raise ResultsWithheld
-            body = bytearray()
+            content = bytearray()
             async for piece in answer.content.iter_chunked(_CHUNK):
-                body += piece
-                if len(body) > LARGEST_ANSWER:
+                content += piece
+                if len(content) > largest:
                     raise AnswerTooLarge
-            return callback(base.Response(answer.status, answer.headers, body.decode("utf-8")))
+            return base.Response(answer.status, answer.headers, content.decode("utf-8"))
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -104,6 +134,16 @@ class ConsulConnection(base.Consul):  # type: ignore[misc]  # py-consul comes wi
 
     def http_connect(self, *_: Any, **__: Any) -> _Transport:
         return self._transport
+
+    async def read(
+        self, path: str, *, token: str, largest: int, params: Sequence[tuple[str, Any]] = ()
+    ) -> tuple[int, Any]:
+        """Make a read that py-consul has no call for; see `_Transport.read`."""
+        return await self._transport.read(path, params, {"X-Consul-Token": token}, largest=largest)
+
+    async def write(self, path: str, body: Any, *, token: str) -> None:
+        """Make a write that py-consul has no call for."""
+        await self._transport.write(path, body, {"X-Consul-Token": token})
 
     async def close(self) -> None:
         await self._transport.close()

@@ -2,10 +2,11 @@
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 import aiohttp
 from consul import ConsulException
@@ -35,6 +36,15 @@ _ALLOCATION: Final = re.compile(
 )
 _ALLOCATION_IN_META: Final = "allocation_id"
 _HIGHEST_PORT: Final = 65535
+_PREFIX: Final = "oc-"
+_OURS: Final = 'Service matches "^oc-"'
+_OURS_IN_CHECKS: Final = 'ServiceName matches "^oc-"'
+_LARGEST_LIST: Final = 64 * 1024 * 1024
+"""Bytes of all services of one node: about a kilobyte each."""
+_WAIT_SECONDS: Final = 300
+_WAIT_GRACE_SECONDS: Final = 60
+"""Consul spreads the end of a wait over a sixteenth more."""
+_PAUSE_SECONDS: Final = 0.5
 _TROUBLE: Final[tuple[tuple[tuple[type[Exception], ...], type[UpstreamError], str], ...]] = (
     ((ResultsWithheld,), UpstreamDenied, "our token may not see all instances"),
     ((AnswerTooLarge,), UpstreamNonsense, "the answer is too large"),
@@ -67,6 +77,71 @@ class ConsulServiceCatalog:
         if found is None:
             raise UpstreamNonsense(SYSTEM, "instances", "the list is not one of instances", job_id=job_id)
         return tuple(instance for instance in found if instance is not None)
+
+    async def list_all(self, deadline: Deadline) -> Mapping[JobId, Sequence[ServiceInstance]]:
+        operation = "list all"
+        found: dict[JobId, list[ServiceInstance]] = {}
+        nodes = await self._read(operation, "/v1/catalog/nodes", deadline)
+        for node in _list(operation, nodes):
+            name = _text(operation, node, "Node")
+            path = f"/v1/catalog/node-services/{quote(name, safe='')}"
+            answer = await self._read(operation, path, deadline, [("filter", _OURS)])
+            services = answer.get("Services") if isinstance(answer, Mapping) else None
+            for service in _list(operation, services or []):
+                job_id = JobId(_text(operation, service, "Service"))
+                instance = _catalogued(operation, service, node=node)
+                if instance is not None and job_id.startswith(_PREFIX):
+                    found.setdefault(job_id, []).append(instance)
+        return found
+
+    async def follow_critical(self) -> AsyncIterator[frozenset[tuple[JobId, AllocationId]]]:
+        """
+        Ask again and again for a change of what is critical.
+
+        An index that goes back begins anew, as Consul asks of its clients; and between two answers there is a pause, so
+        that an index that moves all the time, for checks that are not ours, cannot keep us busy.
+        """
+        operation, index = "follow critical", 0
+        while True:
+            params = [("filter", _OURS_IN_CHECKS), ("wait", f"{_WAIT_SECONDS}s")]
+            if index > 0:
+                params.append(("index", str(index)))
+            deadline = Deadline.after(_WAIT_SECONDS + _WAIT_GRACE_SECONDS, "follow the critical checks")
+            seen, checks = await self._exchange(operation, "/v1/health/state/critical", deadline, params)
+            yield frozenset(
+                claim for check in _list(operation, checks) if (claim := _claim(operation, check)) is not None
+            )
+            index = seen if seen >= index else 0
+            await asyncio.sleep(_PAUSE_SECONDS)
+
+    async def deregister(self, instance: ServiceInstance, deadline: Deadline) -> None:
+        """
+        Take the instance out of the catalogue.
+
+        Where its node has an agent that still knows it, that agent puts it back: Nomad's client, or an operator on that
+        node, has to take it away there.
+        """
+        body = {"Node": instance.node, "ServiceID": instance.service_id}
+        await self._call(
+            "deregister",
+            deadline,
+            lambda token: self._consul.write("/v1/catalog/deregister", body, token=token),
+        )
+
+    async def _read(
+        self, operation: str, path: str, deadline: Deadline, params: Sequence[tuple[str, Any]] = ()
+    ) -> Any:
+        return (await self._exchange(operation, path, deadline, params))[1]
+
+    async def _exchange(
+        self, operation: str, path: str, deadline: Deadline, params: Sequence[tuple[str, Any]]
+    ) -> tuple[int, Any]:
+        answer: tuple[int, Any] = await self._call(
+            operation,
+            deadline,
+            lambda token: self._consul.read(path, token=token, largest=_LARGEST_LIST, params=params),
+        )
+        return answer
 
     async def ping(self, deadline: Deadline) -> None:
         leader = await self._call("ping", deadline, lambda _: self._consul.status.leader())
@@ -152,4 +227,55 @@ def _instance(job_id: JobId, entry: Mapping[str, Any]) -> ServiceInstance | None
         allocation_id=AllocationId(allocation),
         address=Address(host=host, port=port),
         passing=all(check["Status"] == "passing" for check in entry["Checks"]),
+        service_id=service["ID"],
+        node=str(entry["Node"].get("Node", "")),
+        installation=_installation(service),
     )
+
+
+def _catalogued(
+    operation: str, service: Mapping[str, Any], *, node: Mapping[str, Any]
+) -> ServiceInstance | None:
+    """Read an entry of a node's list; None for one that belongs to no allocation."""
+    service_id = _text(operation, service, "ID")
+    match = _ALLOCATION.match(service_id)
+    port = service.get("Port")
+    if match is None or type(port) is not int or not 0 < port <= _HIGHEST_PORT:
+        return None
+    return ServiceInstance(
+        allocation_id=AllocationId(match[1]),
+        address=Address(
+            host=_text(operation, service, "Address") or _text(operation, node, "Address"), port=port
+        ),
+        passing=True,
+        service_id=service_id,
+        node=_text(operation, node, "Node"),
+        installation=_installation(service),
+    )
+
+
+def _claim(operation: str, check: Mapping[str, Any]) -> tuple[JobId, AllocationId] | None:
+    name = _text(operation, check, "ServiceName")
+    match = _ALLOCATION.match(_text(operation, check, "ServiceID"))
+    if match is None or not name.startswith(_PREFIX):
+        return None
+    return JobId(name), AllocationId(match[1])
+
+
+def _installation(service: Mapping[str, Any]) -> str | None:
+    meta = service.get("Meta")
+    value = meta.get("installation") if isinstance(meta, Mapping) else None
+    return value if isinstance(value, str) and value else None
+
+
+def _list(operation: str, value: Any) -> Sequence[Mapping[str, Any]]:
+    if not isinstance(value, list) or not all(isinstance(each, Mapping) for each in value):
+        raise UpstreamNonsense(SYSTEM, operation, "the list is not one of objects")
+    return value
+
+
+def _text(operation: str, source: Mapping[str, Any], name: str) -> str:
+    value = source.get(name)
+    if not isinstance(value, str):
+        raise UpstreamNonsense(SYSTEM, operation, f"{name} is no text")
+    return value

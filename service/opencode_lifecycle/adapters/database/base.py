@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Select
+from sqlalchemy import CompoundSelect, Select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from opencode_lifecycle.adapters.database.failures import translated
@@ -19,7 +19,10 @@ class Store:
     """Whether all writes must queue in this process (SQLite)."""
 
     async def _read(
-        self, operation: str, statement: Select[Any], values: Mapping[str, Any] | None = None
+        self,
+        operation: str,
+        statement: Select[Any] | CompoundSelect[Any],
+        values: Mapping[str, Any] | None = None,
     ) -> Sequence[Mapping[str, Any]]:
         with translated(operation):
             async with self._reading.connect() as connection:

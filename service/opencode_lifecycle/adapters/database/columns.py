@@ -86,7 +86,7 @@ def instant(name: str, *, nullable: bool = False) -> Column[datetime]:
     return Column(name, Instant(), nullable=nullable)
 
 
-def document(name: str, *, nullable: bool = False) -> Column[Any]:
+def document(name: str, *, nullable: bool = False, **options: Any) -> Column[Any]:
     """Build a column for a JSON document. A nullable one stores None as NULL, not as the JSON value null."""
     kind = JSON(none_as_null=nullable).with_variant(JSONB(none_as_null=nullable), "postgresql")
-    return Column(name, kind, nullable=nullable)
+    return Column(name, kind, nullable=nullable, **options)

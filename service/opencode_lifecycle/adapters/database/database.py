@@ -7,6 +7,7 @@ from sqlalchemy import event, select, true
 
 from opencode_lifecycle.adapters.database.changes import Changes, Listener
 from opencode_lifecycle.adapters.database.claims import ClaimRows
+from opencode_lifecycle.adapters.database.conditions import ConditionRows
 from opencode_lifecycle.adapters.database.engine import (
     file_of,
     is_sqlite,
@@ -19,6 +20,7 @@ from opencode_lifecycle.adapters.database.events import EventRows
 from opencode_lifecycle.adapters.database.failures import translated
 from opencode_lifecycle.adapters.database.idempotency import IdempotencyRows
 from opencode_lifecycle.adapters.database.operations import OperationRows
+from opencode_lifecycle.adapters.database.orphans import OrphanRows
 from opencode_lifecycle.adapters.database.releases import ReleaseRows
 from opencode_lifecycle.adapters.database.serving_lock import ServingLock
 from opencode_lifecycle.adapters.database.stacks import StackRows
@@ -30,7 +32,17 @@ from opencode_lifecycle.model.deadline import Deadline
 _PING = select(true())
 
 
-class Database(StackRows, ClaimRows, OperationRows, EventRows, TokenRows, ReleaseRows, IdempotencyRows):
+class Database(
+    StackRows,
+    ClaimRows,
+    OperationRows,
+    EventRows,
+    TokenRows,
+    ReleaseRows,
+    IdempotencyRows,
+    ConditionRows,
+    OrphanRows,
+):
     """
     Implements every port of `ports.stores` on SQLite or PostgreSQL. Its schema must be current (see `schema`).
 

@@ -1,9 +1,10 @@
 """Events as rows, numbered in the order they were committed."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import bindparam, func, insert, select
+from sqlalchemy import bindparam, delete, func, insert, select
 
 from opencode_lifecycle.adapters.database.base import Store
 from opencode_lifecycle.adapters.database.tables import events as rows_of_events
@@ -20,6 +21,16 @@ _SEQ_OF_AFTER: Final = func.coalesce(
     select(func.max(_EARLIER.c.seq)).where(_EARLIER.c.id < bindparam("after")).scalar_subquery(),
     0,
 )
+_PRUNED_AT_ONCE: Final = 5000
+"""So that nobody waits for long while a table of years is cut short."""
+_OLD: Final = (
+    select(_EARLIER.c.seq)
+    .where(_EARLIER.c.at < bindparam("before"))
+    .order_by(_EARLIER.c.seq)
+    .limit(bindparam("at_most"))
+    .scalar_subquery()
+)
+_PRUNE: Final = delete(rows_of_events).where(rows_of_events.c.seq.in_(_OLD))
 
 
 class EventRows(Store):
@@ -37,6 +48,15 @@ class EventRows(Store):
         rows = await self._read("find events", statement, values)
         found = [_event_of(row) for row in rows[:limit]]
         return Page(items=found, next_cursor=found[-1].id if len(rows) > limit else None)
+
+    async def prune_events(self, before: datetime) -> int:
+        def prune(transaction: Transaction) -> int:
+            return transaction.write(_PRUNE, {"before": before, "at_most": _PRUNED_AT_ONCE})
+
+        pruned = 0
+        while (gone := await self._write("prune events", prune)) > 0:
+            pruned += gone
+        return pruned
 
 
 def append_events(transaction: Transaction, events: Sequence[Event]) -> None:

@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
+from opencode_lifecycle.adapters.database.facet_mask import facets_in_mask, mask_of
 from opencode_lifecycle.model.facets import Facets
 from opencode_lifecycle.model.identifiers import OperationId
 from opencode_lifecycle.model.stack import (
     Address,
+    FieldEdit,
     Intent,
     KeptWorkspace,
     Runtime,
@@ -160,6 +162,10 @@ def _status_of(row: Row) -> Status:
         rotation_done=row["rotation_done"],
         runtime=_runtime_of(row),
         attempts=row["attempts"],
+        edits=tuple(FieldEdit(**edit) for edit in row["edits"]),
+        edits_restart=row["edits_restart"],
+        recycled_at=row["recycled_at"],
+        stale=facets_in_mask(row["stale"]),
     )
 
 
@@ -178,6 +184,10 @@ def status_values(status: Status) -> dict[str, Any]:
         "fresh_start_done": status.fresh_start_done,
         "rotation_done": status.rotation_done,
         "attempts": status.attempts,
+        "edits": [{"field": edit.field, "have": edit.have, "want": edit.want} for edit in status.edits],
+        "edits_restart": status.edits_restart,
+        "recycled_at": status.recycled_at,
+        "stale": mask_of(status.stale),
         **_facet_values(status.facets),
         **_workspace_values(status.workspace),
         **_runtime_values(status.runtime),

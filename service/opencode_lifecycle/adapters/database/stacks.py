@@ -1,13 +1,16 @@
 """Reading stacks, and deciding about them."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Select, bindparam, delete, select, union_all
+from sqlalchemy import Select, bindparam, delete, func, literal, select, text, union_all
 
 from opencode_lifecycle.adapters.database.base import Store
 from opencode_lifecycle.adapters.database.events import append_events
+from opencode_lifecycle.adapters.database.facet_mask import BITS, facets_in_mask, mask_of
 from opencode_lifecycle.adapters.database.operations import insert_operation, supersede_unfinished
 from opencode_lifecycle.adapters.database.stack_rows import intent_values, kept_workspace_of, stack_of
 from opencode_lifecycle.adapters.database.stack_statements import (
@@ -21,7 +24,7 @@ from opencode_lifecycle.adapters.database.tables import removed_stacks, sequence
 from opencode_lifecycle.adapters.database.transaction import Transaction
 from opencode_lifecycle.model.identifiers import UserId
 from opencode_lifecycle.model.stack import KeptWorkspace, Stack
-from opencode_lifecycle.model.states import MigrationState
+from opencode_lifecycle.model.staleness import StaleCount, StalenessSummary
 from opencode_lifecycle.model.view import Page
 from opencode_lifecycle.ports.stores import Decision, Situation, StackChange, StackQuery
 
@@ -29,6 +32,14 @@ _GET: Final = select(user_stacks).where(user_stacks.c.user_id == bindparam("whos
 _KEPT: Final = select(workspaces).order_by(workspaces.c.user_id)
 _KEPT_OF: Final = select(workspaces).where(workspaces.c.user_id == bindparam("whose"))
 _FORGET_KEPT: Final = delete(workspaces).where(workspaces.c.user_id == bindparam("whose"))
+_REMOVED: Final = select(removed_stacks.c.removed_at).where(removed_stacks.c.user_id == bindparam("whose"))
+_IS_STALE: Final = text("user_stacks.stale <> 0")
+"""Word for word the condition of the partial index: with a parameter in it no database would take that."""
+_SUMMARY: Final = union_all(
+    select(user_stacks.c.stale, func.count().label("stacks")).where(_IS_STALE).group_by(user_stacks.c.stale),
+    # Under 0 the whole fleet, stale or not.
+    select(literal(0).label("stale"), func.count().label("stacks")).select_from(user_stacks),
+)
 _LATEST_CHANGE: Final = select(sequences.c.changes)
 
 _CHANGED: Final = (
@@ -58,7 +69,7 @@ class StackRows(Store):
         return stack_of(rows[0]) if rows else None
 
     async def find(self, query: StackQuery) -> Page[Stack]:
-        """`stale` means any migration state but current, `release` the one it was last registered with."""
+        """`stale` means any facet that was stale when it was saved, `release` the one it was last registered with."""
         rows = await self._read("find stacks", _matching(query))
         found = [stack_of(row) for row in rows[: query.limit]]
         return Page(items=found, next_cursor=found[-1].user_id if len(rows) > query.limit else None)
@@ -74,6 +85,27 @@ class StackRows(Store):
 
     async def kept_workspaces(self) -> Sequence[KeptWorkspace]:
         return [kept_workspace_of(row) for row in await self._read("read kept workspaces", _KEPT)]
+
+    async def staleness_summary(self) -> StalenessSummary:
+        rows = await self._read("count the stale", _SUMMARY)
+        facets = Counter(
+            {
+                facet: sum(row["stacks"] for row in rows if facet in facets_in_mask(row["stale"]))
+                for facet in BITS
+            }
+        )
+        stale = sum(row["stacks"] for row in rows if row["stale"])
+        return StalenessSummary(
+            stacks=sum(row["stacks"] for row in rows if not row["stale"]),
+            stale=stale,
+            facets=tuple(
+                StaleCount(facet=facet, stacks=count) for facet, count in facets.most_common() if count
+            ),
+        )
+
+    async def deleted_at(self, user_id: UserId) -> datetime | None:
+        rows = await self._read("read a removal", _REMOVED, {"whose": user_id})
+        return rows[0]["removed_at"] if rows else None
 
     async def changes_since(self, seq: int, *, limit: int) -> Sequence[StackChange]:
         rows = await self._read("read changes", _CHANGES, {"after": seq, "at_most": limit})
@@ -106,9 +138,15 @@ def _matching(query: StackQuery) -> Select[Any]:
         *(column == str(value) for column, value in wanted.items() if value is not None),
         *(columns.labels[name].as_string() == value for name, value in query.labels.items()),
     )
-    if query.stale is not None:
-        is_current = columns.migration_state == MigrationState.CURRENT.value
-        statement = statement.where(~is_current if query.stale else is_current)
+    match query.stale:
+        case None:
+            pass
+        case False:
+            statement = statement.where(columns.stale == 0)
+        case True:
+            statement = statement.where(_IS_STALE)
+        case facet:
+            statement = statement.where(_IS_STALE, columns.stale.bitwise_and(mask_of([facet])) != 0)
     if query.after is not None:
         statement = statement.where(columns.user_id > query.after)
     return statement

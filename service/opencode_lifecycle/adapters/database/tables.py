@@ -12,6 +12,7 @@ from sqlalchemy import (
     Integer,
     MetaData,
     Table,
+    false,
     text,
 )
 
@@ -30,6 +31,7 @@ metadata: Final = MetaData(
 _UNFINISHED = text("finished_at IS NULL")
 _DUE = text("next_attempt_at IS NOT NULL")
 _CURRENT = text("is_current")
+_STALE = text("stale <> 0")
 
 releases: Final = Table(
     "releases",
@@ -122,6 +124,13 @@ user_stacks: Final = Table(
     instant("created_at"),
     instant("updated_at"),
     number("change_seq"),
+    # Status: why it is not as it should be
+    document("edits", server_default="[]"),
+    Column("edits_restart", Boolean(), nullable=False, server_default=false()),
+    instant("recycled_at", nullable=True),
+    number("stale", server_default="0"),
+    # One index for both: pages in the order of users, and counting by the mask without a look at the rows.
+    Index(None, "user_id", "stale", sqlite_where=_STALE, postgresql_where=_STALE),
     Index(None, "change_seq", unique=True),
     Index(None, "next_attempt_at", sqlite_where=_DUE, postgresql_where=_DUE),
     Index(None, "phase", "user_id"),
@@ -221,3 +230,40 @@ idempotency_keys: Final = Table(
     instant("lapses_at"),
     Index(None, "lapses_at"),
 )
+
+conditions: Final = Table(
+    "conditions",
+    metadata,
+    identifier("id", primary_key=True),
+    identifier("kind"),
+    prose("message"),
+    document("details"),
+    instant("since"),
+    instant("confirmed_at", nullable=True),
+    prose("confirmed_by", nullable=True),
+    instant("cleared_at", nullable=True),
+)
+
+orphans: Final = Table(
+    "orphans",
+    metadata,
+    identifier("id", primary_key=True),
+    identifier("kind"),
+    identifier("job_id"),
+    identifier("reference"),
+    identifier("installation", nullable=True),
+    identifier("user_id", nullable=True),
+    document("details"),
+    Column("proven", Boolean(), nullable=False),
+    instant("first_seen_at"),
+    instant("last_seen_at"),
+    number("confirmations"),
+)
+
+installations: Final = Table(
+    "installations",
+    metadata,
+    identifier("name", primary_key=True),
+    identifier("cluster_mark"),
+)
+"""By what each installation knows its cluster again."""

@@ -1,17 +1,23 @@
 """Live files: texts by content and a pointer per stack, in Nomad's variables."""
 
+import re
+from collections.abc import Sequence
 from typing import Any, Final
 
 from opencode_lifecycle.adapters.nomad.connection import SYSTEM, Answer, NomadConnection, path_of
-from opencode_lifecycle.adapters.nomad.reading import mapping
+from opencode_lifecycle.adapters.nomad.event_stream import PREFIX
+from opencode_lifecycle.adapters.nomad.reading import mapping, text
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import UpstreamNonsense, VersionConflict
 from opencode_lifecycle.model.facets import digest_of_text
-from opencode_lifecycle.model.identifiers import JobId
+from opencode_lifecycle.model.identifiers import JobId, UserId
+from opencode_lifecycle.model.orphan import Find, OrphanKind
 from opencode_lifecycle.ports.orchestrator import Owner
 
 _TRIES: Final = 3
 _INDEX: Final = "ModifyIndex"
+_PAGE: Final = 500
+_POINTER: Final = re.compile(r"nomad/jobs/([a-z0-9-]+)/opencode/server")
 
 
 class NomadLiveFiles:
@@ -39,6 +45,31 @@ class NomadLiveFiles:
 
     async def clear(self, job_id: JobId, deadline: Deadline) -> None:
         await self._connection.delete("clear", path_of("var", pointer_path(job_id)), deadline=deadline)
+
+    async def list_all(self, deadline: Deadline) -> Sequence[Find]:
+        operation = "list pointers"
+        query = {"prefix": f"nomad/jobs/{PREFIX}"}
+        stubs, _ = await self._connection.pages(
+            operation, path_of("vars"), query, page_size=_PAGE, deadline=deadline
+        )
+        found = [_POINTER.fullmatch(text(operation, mapping(operation, stub), "Path")) for stub in stubs]
+        return [
+            Find(kind=OrphanKind.VARIABLE, job_id=JobId(match[1]), reference=match[1])
+            for match in found
+            if match is not None
+        ]
+
+    async def owner_of(self, job_id: JobId, deadline: Deadline) -> Owner | None:
+        operation = "read pointer"
+        answer = await self._connection.get(
+            operation, path_of("var", pointer_path(job_id)), deadline=deadline
+        )
+        items = mapping(operation, answer.body).get("Items") if answer.found else None
+        match items:
+            case {"installation": str(installation), "user_id": str(user_id)}:
+                return Owner(installation=installation, user_id=UserId(user_id))
+            case _:
+                return None
 
     async def _write(self, operation: str, path: str, items: dict[str, str], deadline: Deadline) -> None:
         """Make the variable hold *items*, and write nothing if it does already."""

@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from opencode_lifecycle.adapters.nomad import comparison
+from opencode_lifecycle.adapters.nomad.cluster_mark import NomadClusterMark
 from opencode_lifecycle.adapters.nomad.connection import SYSTEM, NomadConnection, path_of
 from opencode_lifecycle.adapters.nomad.event_stream import EventStream
 from opencode_lifecycle.adapters.nomad.job_versions import JobVersions
@@ -25,6 +27,7 @@ from opencode_lifecycle.adapters.nomad.reading import (
     newest_first,
     number,
 )
+from opencode_lifecycle.adapters.nomad.usage import usage_of
 from opencode_lifecycle.adapters.nomad.workspaces import NomadWorkspaces
 from opencode_lifecycle.model.clock import Clock, utc_now
 from opencode_lifecycle.model.deadline import Deadline
@@ -32,7 +35,7 @@ from opencode_lifecycle.model.errors import UpstreamNonsense, UpstreamRejected
 from opencode_lifecycle.model.identifiers import AllocationId, JobId
 from opencode_lifecycle.model.job_template import declared_variables
 from opencode_lifecycle.model.observation import ABSENT, AllocationSeen, Blind, JobSeen, Observation
-from opencode_lifecycle.ports.orchestrator import Change, Listing, RenderedJob, Variables
+from opencode_lifecycle.ports.orchestrator import Change, Comparison, Listing, RenderedJob, Usage, Variables
 
 __all__ = ["Nomad"]
 
@@ -80,6 +83,7 @@ class Nomad:
             connection=self._connection, versions=self._versions, read_allocation=self._read_allocation
         )
         self.workspaces = NomadWorkspaces(connection=self._connection, node_pool=node_pool)
+        self.cluster_mark = NomadClusterMark(connection=self._connection)
         self.live_files = NomadLiveFiles(connection=self._connection, bundles_path=BUNDLES_PATH)
 
     async def close(self) -> None:
@@ -115,6 +119,19 @@ class Nomad:
         # Nothing changed, so no version was made, and Nomad calls by that name the index of something else.
         current = await self._connection.get(operation, path_of("job", job.job_id), deadline=deadline)
         return job_seen(operation, current.body).modify_index
+
+    async def compare(self, job: RenderedJob, deadline: Deadline) -> Comparison:
+        operation = comparison.OPERATION
+        path = f"{path_of('job', job.job_id)}/plan"
+        body = {"Job": job.specification["Job"], "Diff": True}
+        answer = await self._connection.put(operation, path, body, deadline=deadline)
+        return comparison.comparison_of(answer.body)
+
+    async def usage(self, allocation_id: AllocationId, deadline: Deadline) -> Usage | None:
+        operation = "usage"
+        path = f"{path_of('client', 'allocation', allocation_id)}/stats"
+        answer = await self._connection.get(operation, path, deadline=deadline)
+        return usage_of(answer.body) if answer.found else None
 
     async def deregister(self, job_id: JobId, *, purge: bool, deadline: Deadline) -> int:
         return await self._library.deregister(job_id, purge=purge, deadline=deadline)

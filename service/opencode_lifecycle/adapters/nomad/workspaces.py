@@ -1,14 +1,16 @@
 """Workspaces: dynamic host volumes, one per stack, bearing the job's name."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from opencode_lifecycle.adapters.nomad.connection import SYSTEM, NomadConnection, path_of
+from opencode_lifecycle.adapters.nomad.event_stream import PREFIX
 from opencode_lifecycle.adapters.nomad.reading import mapping, text
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import UpstreamNonsense, UpstreamRejected
 from opencode_lifecycle.model.identifiers import JobId
-from opencode_lifecycle.ports.orchestrator import Owner, WorkspaceFound
+from opencode_lifecycle.model.orphan import Find, OrphanKind
+from opencode_lifecycle.ports.orchestrator import WorkspaceFound
 
 PLUGIN: Final = "mkdir"
 ACCESS_MODE: Final = "single-node-single-writer"
@@ -35,7 +37,7 @@ class NomadWorkspaces:
         self._node_pool = node_pool
         self._parameters = dict(parameters or {})
 
-    async def ensure(self, job_id: JobId, owner: Owner, deadline: Deadline) -> WorkspaceFound:
+    async def ensure(self, job_id: JobId, deadline: Deadline) -> WorkspaceFound:
         """
         Return the volume, creating it where there is none.
 
@@ -77,6 +79,14 @@ class NomadWorkspaces:
                 return _found(operation, answer.body)
         return None
 
+    async def list_all(self, deadline: Deadline) -> Sequence[Find]:
+        operation = "list volumes"
+        stubs, _ = await self._connection.pages(
+            operation, path_of("volumes"), {"type": "host"}, page_size=_PAGE, deadline=deadline
+        )
+        found = [mapping(operation, stub) for stub in stubs]
+        return [_find(operation, stub) for stub in found if text(operation, stub, "Name").startswith(PREFIX)]
+
     async def destroy(self, volume_id: str, deadline: Deadline) -> None:
         path = f"{path_of('volume', 'host', volume_id)}/delete"
         try:
@@ -93,4 +103,13 @@ def _found(operation: str, source: Any) -> WorkspaceFound:
         raise UpstreamNonsense(SYSTEM, operation, "the volume has no host path")
     return WorkspaceFound(
         volume_id=text(operation, volume, "ID"), node_id=text(operation, volume, "NodeID"), path=path
+    )
+
+
+def _find(operation: str, stub: Mapping[str, Any]) -> Find:
+    return Find(
+        kind=OrphanKind.VOLUME,
+        job_id=JobId(text(operation, stub, "Name")),
+        reference=text(operation, stub, "ID"),
+        details={"node": text(operation, stub, "NodeID"), "state": text(operation, stub, "State")},
     )

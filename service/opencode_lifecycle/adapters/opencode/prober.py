@@ -9,7 +9,7 @@ from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.identifiers import AllocationId
 from opencode_lifecycle.model.proof import Proof, ProofResult
 from opencode_lifecycle.model.stack import Address
-from opencode_lifecycle.ports.prober import Liveness, ReadPassword
+from opencode_lifecycle.ports.prober import Activity, Liveness, ReadPassword
 
 _V1: Final = "1"
 
@@ -48,6 +48,15 @@ class OpenCodeProber:
             detail=detail,
             at=self._now(),
         )
+
+    async def activity(
+        self, *, address: Address, read_password: ReadPassword, deadline: Deadline
+    ) -> Activity | None:
+        async with exchange_with(address, deadline) as exchange:
+            _, finding = await v1.look_unauthenticated(exchange)
+            if finding is not None:
+                return None
+            return await v1.look_at_activity(exchange, await read_password())
 
     async def liveness(self, address: Address, deadline: Deadline) -> Liveness:
         async with exchange_with(address, deadline) as exchange:

@@ -7,17 +7,33 @@ path, answers 200 with a web page; health is shallow, it says healthy while no d
 
 import json
 import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any, Final
 
 from opencode_lifecycle.adapters.opencode.exchange import Answer, Exchange, Silence
 from opencode_lifecycle.model.password import Password
 from opencode_lifecycle.model.proof import ProofResult
-from opencode_lifecycle.ports.prober import Liveness
+from opencode_lifecycle.ports.prober import Activity, Liveness
 
 USERNAME: Final = "opencode"
 _HEALTH: Final = "/global/health"
+_END_OF_TIME: Final = 4_102_444_800_000
+"""The year 2100 in milliseconds: a later time is none."""
 _CONFIGURATION: Final = "/config"
+_SESSIONS: Final = "/experimental/session"
+_MOST_DIRECTORIES: Final = 20
+"""Asking for a directory makes the server load it and keep it, so that only those of the latest sessions are asked."""
+_PER_DIRECTORY: Final = ("/session/status", "/permission", "/question", "/pty")
+"""Sessions at work, and what waits for its user or is a terminal of theirs. Each is empty when nothing is."""
+_LIVENESS: Final[Mapping[Silence, Liveness]] = {
+    Silence.NOTHING_LISTENS: Liveness.SILENT,
+    Silence.BROKEN_OFF: Liveness.SILENT,
+    Silence.TOO_SLOW: Liveness.HUNG,
+    Silence.NOT_HTTP: Liveness.STRANGE,
+    Silence.TOO_LARGE: Liveness.STRANGE,
+}
 _VERSION: Final = re.compile(r"\d{1,6}\.\d{1,6}\.\d{1,6}(?:-[0-9A-Za-z.]{1,32})?")
 
 Finding = tuple[ProofResult, str]
@@ -28,8 +44,7 @@ async def look_unauthenticated(exchange: Exchange) -> tuple[Liveness, Finding | 
     """Ask for health without credentials. The finding is None when the server refused as it must."""
     answer = await exchange.get(_HEALTH)
     if isinstance(answer, Silence):
-        strange = answer in {Silence.NOT_HTTP, Silence.TOO_LARGE}
-        return (Liveness.STRANGE if strange else Liveness.SILENT), _silent(answer)
+        return _LIVENESS[answer], _silent(answer)
     if answer.status == HTTPStatus.UNAUTHORIZED and answer.asks_for_basic:
         return Liveness.ALIVE, None
     if answer.is_json and answer.status in range(200, 300):
@@ -72,6 +87,51 @@ async def look_at_configuration(
     return None
 
 
+async def look_at_activity(exchange: Exchange, password: Password) -> Activity | None:
+    """
+    Ask for the sessions of all directories, and in each of these for what is at work or waits.
+
+    A busy session shows only to who asks in its own directory. None when anything could not be read: what is not seen
+    may be at work.
+    """
+    sessions = _json(await exchange.get(_SESSIONS, credentials=(USERNAME, password)))
+    if not isinstance(sessions, list) or not all(isinstance(each, dict) for each in sessions):
+        return None
+    changes = [(_updated(each), each.get("directory")) for each in sessions]
+    if any(at is None or not isinstance(directory, str) for at, directory in changes):
+        return None
+    latest = sorted(((at or 0, str(directory)) for at, directory in changes), reverse=True)
+    directories = list(dict.fromkeys(directory for _, directory in latest))[:_MOST_DIRECTORIES]
+    busy = False
+    for directory in directories:
+        for path in _PER_DIRECTORY:
+            found = _json(
+                await exchange.get(path, query={"directory": directory}, credentials=(USERNAME, password))
+            )
+            if not isinstance(found, dict | list):
+                return None
+            busy = busy or bool(found)
+    changed_at = datetime.fromtimestamp(latest[0][0] / 1000, UTC) if latest else None
+    return Activity(busy=busy, changed_at=changed_at)
+
+
+def _updated(session: Mapping[str, Any]) -> int | None:
+    """Return when the session last changed, in milliseconds of the Unix clock."""
+    time = session.get("time")
+    updated = time.get("updated") if isinstance(time, dict) else None
+    return int(updated) if isinstance(updated, int | float) and 0 <= updated < _END_OF_TIME else None
+
+
+def _json(answer: Answer | Silence) -> Any:
+    """Return what a 200 with JSON holds, else None."""
+    if isinstance(answer, Silence) or answer.status != HTTPStatus.OK or not answer.is_json:
+        return None
+    try:
+        return json.loads(answer.body)
+    except (ValueError, RecursionError):
+        return None
+
+
 def _refusal(answer: Answer | Silence) -> Finding | None:
     if isinstance(answer, Silence):
         return _silent(answer)
@@ -96,10 +156,5 @@ def _unexpected(request: str, answer: Answer | Silence) -> Finding:
 
 def _json_object(answer: Answer | Silence) -> dict[str, Any] | None:
     """Return what a 200 holds; a web page has come here as an empty body, which is none."""
-    if isinstance(answer, Silence) or answer.status != HTTPStatus.OK:
-        return None
-    try:
-        value = json.loads(answer.body)
-    except (ValueError, RecursionError):
-        return None
+    value = _json(answer)
     return value if isinstance(value, dict) else None

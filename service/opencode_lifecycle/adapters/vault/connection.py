@@ -1,6 +1,6 @@
 """One thread's way to Vault: hvac's calls, with our bounds, our token and our errors."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -92,6 +92,15 @@ class VaultConnection:
         if isinstance(outcome, LifecycleError):
             raise outcome
         return outcome
+
+    def patch_metadata(self, mount: str, path: str, changes: Mapping[str, Any]) -> Any:
+        """Change a part of an item's metadata and leave the rest; hvac knows only how to replace it."""
+        return self._adapter.request(
+            method="patch",
+            url=f"/v1/{mount}/metadata/{path}",
+            headers={"Content-Type": "application/merge-patch+json"},
+            json=dict(changes),
+        )
 
     def close(self) -> None:
         self._session.close()

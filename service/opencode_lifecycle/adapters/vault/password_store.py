@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from http import HTTPStatus
 from pathlib import Path
@@ -23,10 +23,16 @@ from opencode_lifecycle.model.errors import (
     UpstreamNonsense,
     VersionConflict,
 )
-from opencode_lifecycle.model.identifiers import JobId
+from opencode_lifecycle.model.identifiers import JobId, UserId
 from opencode_lifecycle.model.password import Password, WrappedPassword
+from opencode_lifecycle.ports.secrets import SecretSeen
 
 USERNAME: Final = "opencode"
+_FOLDER: Final = "opencode"
+_PREFIX: Final = "oc-"
+_INSTALLATION: Final = "installation"
+_USER: Final = "user_id"
+"""In the custom metadata of an item: whose it is."""
 _PASSWORD_BYTES: Final = 32
 _ENSURE_TRIES: Final = 3
 """Each try that fails means that somebody else wrote or destroyed the item in between."""
@@ -41,6 +47,8 @@ log = structlog.get_logger(__name__)
 class _Item(NamedTuple):
     current: int
     readable: bool
+    installation: str | None = None
+    user_id: str | None = None
 
 
 class VaultPasswordStore:
@@ -76,6 +84,22 @@ class VaultPasswordStore:
     async def latest_version(self, job_id: JobId, deadline: Deadline) -> int | None:
         item = await self._calls.run(deadline, self._look_up, job_id, deadline)
         return item.current if item is not None and item.readable else None
+
+    async def look(self, job_id: JobId, deadline: Deadline) -> SecretSeen | None:
+        item = await self._calls.run(deadline, self._look_up, job_id, deadline)
+        if item is None:
+            return None
+        return SecretSeen(
+            version=item.current if item.readable else None,
+            installation=item.installation,
+            user_id=UserId(item.user_id) if item.user_id is not None else None,
+        )
+
+    async def mark(self, job_id: JobId, *, installation: str, user_id: UserId, deadline: Deadline) -> None:
+        await self._calls.run(deadline, self._mark, job_id, installation, user_id, deadline)
+
+    async def list_all(self, deadline: Deadline) -> Sequence[JobId]:
+        return await self._calls.run(deadline, self._list_all, deadline)
 
     async def rotate(self, job_id: JobId, *, expected: int, deadline: Deadline) -> int:
         return await self._calls.run(deadline, self._rotate, job_id, expected, deadline)
@@ -185,6 +209,27 @@ class VaultPasswordStore:
         if connection.status != HTTPStatus.NO_CONTENT:
             raise UpstreamNonsense(SYSTEM, "destroy", f"it answered {connection.status}", job_id=job_id)
 
+    def _mark(self, job_id: JobId, installation: str, user_id: UserId, deadline: Deadline) -> None:
+        connection = self._connection()
+        changes = {"custom_metadata": {_INSTALLATION: installation, _USER: user_id}}
+        connection.call(
+            "mark", deadline, lambda: connection.patch_metadata(self._mount, _path(job_id), changes)
+        )
+
+    def _list_all(self, deadline: Deadline) -> Sequence[JobId]:
+        """Read the names in one answer; Vault has no pages for them. A folder that is not there is an empty one."""
+        connection = self._connection()
+        try:
+            answer = connection.call(
+                "list", deadline, lambda: connection.kv.list_secrets(path=_FOLDER, mount_point=self._mount)
+            )
+        except SecretMissing:
+            return ()
+        names = field("list", answer, "data", "keys", of=list)
+        if not all(isinstance(name, str) for name in names):
+            raise UpstreamNonsense(SYSTEM, "list", "a name is no text")
+        return tuple(JobId(name) for name in names if name.startswith(_PREFIX) and not name.endswith("/"))
+
     def _look_up(self, job_id: JobId, deadline: Deadline) -> _Item | None:
         """Read the metadata, which holds no secret. None is Vault's own word that there is no such item."""
         connection = self._connection()
@@ -202,7 +247,12 @@ class VaultPasswordStore:
         version = field("latest version", answer, "data", "versions", str(current), of=dict)
         destroyed = field("latest version", version, "destroyed", of=bool)
         deleted_at = field("latest version", version, "deletion_time", of=str)
-        return _Item(current, readable=not destroyed and not self._is_past(deleted_at))
+        return _Item(
+            current,
+            not destroyed and not self._is_past(deleted_at),
+            _written(answer, _INSTALLATION),
+            _written(answer, _USER),
+        )
 
     def _is_past(self, deletion_time: str) -> bool:
         """Whether a version is deleted: a mount may give each an end that lies far ahead."""
@@ -270,4 +320,11 @@ class VaultPasswordStore:
 
 
 def _path(job_id: JobId) -> str:
-    return f"opencode/{job_id}"
+    return f"{_FOLDER}/{job_id}"
+
+
+def _written(answer: Any, name: str) -> str | None:
+    """Return what stands under *name* in the custom metadata; administrators may have written anything, or nothing."""
+    custom = answer["data"].get("custom_metadata")
+    value = custom.get(name) if isinstance(custom, dict) else None
+    return value if isinstance(value, str) and value else None

@@ -1,6 +1,7 @@
-# The lifecycle service: reads the instances of its own runtimes and their health. The health calls filter by node, too.
+# The lifecycle service: reads the instances of its own runtimes and their health, and takes an orphaned instance out of
+# the catalogue. The health calls filter by node, too.
 service_prefix "oc-" {
-  policy = "read"
+  policy = "write"
 }
 node_prefix "" {
   policy = "read"

@@ -11,6 +11,10 @@ namespace "opencode" {
     path "opencode/bundles/*" {
       capabilities = ["read", "write", "list", "destroy"]
     }
+    # The mark by which the installation knows its cluster again.
+    path "opencode/installations/*" {
+      capabilities = ["read", "write"]
+    }
     path "nomad/jobs/*" {
       capabilities = ["read", "write", "list", "destroy"]
     }

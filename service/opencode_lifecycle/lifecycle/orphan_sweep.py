@@ -1,0 +1,249 @@
+"""Finds what has no row, in every neighbour, and sees to it."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+import structlog
+
+from opencode_lifecycle.lifecycle.background import Pulse
+from opencode_lifecycle.lifecycle.fleet import Fleet
+from opencode_lifecycle.lifecycle.orphans import (
+    OrphanAction,
+    OrphanLimits,
+    action_for,
+    jobs_in,
+    orphans_among,
+    services_in,
+    without_row,
+)
+from opencode_lifecycle.model.clock import Clock
+from opencode_lifecycle.model.deadline import Deadline
+from opencode_lifecycle.model.errors import DeadlineExceeded, OrphanNotFound, OrphanNotProven, UpstreamError
+from opencode_lifecycle.model.identifiers import OrphanId, UserId, VolumeId, new_event_id
+from opencode_lifecycle.model.observation import JobSeen
+from opencode_lifecycle.model.operation import Event
+from opencode_lifecycle.model.orphan import Find, Orphan, OrphanKind
+from opencode_lifecycle.model.view import OrphanPlan
+from opencode_lifecycle.ports.orchestrator import Listing, LiveFiles, Orchestrator, Workspaces
+from opencode_lifecycle.ports.secrets import PasswordStore
+from opencode_lifecycle.ports.service_catalog import ServiceCatalog
+from opencode_lifecycle.ports.stores import EventStore, OrphanStore, StackStore
+
+log = structlog.get_logger(__name__)
+
+_ASKED = 200
+"""Secrets and pointers without a row that are asked whose they are, in one comparison: with many, another
+installation is near."""
+
+Adopt = Callable[[UserId, bool, str], Awaitable[None]]
+"""Make the row of a user, running or not, in somebody's name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """Where things of ours may lie."""
+
+    orchestrator: Orchestrator
+    workspaces: Workspaces
+    live_files: LiveFiles
+    passwords: PasswordStore
+    catalog: ServiceCatalog
+
+
+class OrphanSweep:
+    """
+    Compares every neighbour with the rows now and then.
+
+    The neighbours are read first and the rows after them: a stack that is made meanwhile has its row before anything
+    else. One that is deleted meanwhile is an orphan once and never again, which is why nothing is done at once.
+    """
+
+    def __init__(
+        self,
+        *,
+        places: Places,
+        stacks: StackStore,
+        orphans: OrphanStore,
+        events: EventStore,
+        fleet: Fleet,
+        list_once: Callable[[], Awaitable[Listing]],
+        catch_up: Callable[[], Awaitable[None]],
+        adopt: Adopt,
+        installation: str,
+        limits: OrphanLimits,
+        interval: timedelta,
+        timeout: timedelta,
+        now: Clock,
+    ) -> None:
+        self._places = places
+        self._stacks = stacks
+        self._orphans = orphans
+        self._events = events
+        self._fleet = fleet
+        self._list_once = list_once
+        self._catch_up = catch_up
+        self._adopt = adopt
+        self._installation = installation
+        self._limits = limits
+        self._interval = interval.total_seconds()
+        self._timeout = timeout.total_seconds()
+        self._now = now
+        self._comparing = asyncio.Lock()
+        self.pulse = Pulse()
+
+    async def sweep_periodically(self) -> None:
+        """Compare, see to what is ripe, and wait a period."""
+        await self.sweep_once()
+        await asyncio.sleep(self._interval)
+
+    async def sweep_once(self) -> Sequence[OrphanPlan]:
+        """Compare once, and adopt or delete what is ripe for it."""
+        async with self._comparing:
+            _, plans = await self.compare(counts=True)
+            self.pulse.beat()
+            if self._fleet.frozen:
+                return plans
+            for plan in plans:
+                try:
+                    await self._see_to(plan)
+                except (UpstreamError, DeadlineExceeded, OrphanNotFound) as error:
+                    log.warning("orphan left for now", orphan=plan.orphan.id, error=error.message)
+            return plans
+
+    async def compare(self, *, counts: bool = False) -> tuple[Listing, Sequence[OrphanPlan]]:
+        """
+        Find all orphans there are now, and say what becomes of each.
+
+        With *counts* the comparison is written down and confirms what the one before it found; else nothing changes.
+        """
+        listing, finds = await self._find()
+        await self._catch_up()
+        rows = {known.stack.job_id for known in self._fleet}
+        kept = {each.job_id for each in await self._stacks.kept_workspaces()}
+        lone = await self._with_owners(without_row(finds, rows, kept))
+        earlier = {orphan.id: orphan for orphan in (await self._orphans.find_orphans(limit=None)).items}
+        orphans = orphans_among(lone, earlier, installation=self._installation, now=self._now())
+        if counts:
+            await self._orphans.put_orphans(orphans)
+        return listing, [await self._plan(orphan) for orphan in orphans]
+
+    async def _find(self) -> tuple[Listing, list[Find]]:
+        deadline = Deadline.after(self._timeout, "compare everything with the rows")
+        places = self._places
+        listing = await self._list_once()
+        secrets, catalog, volumes, pointers = await asyncio.gather(
+            places.passwords.list_all(deadline),
+            places.catalog.list_all(deadline),
+            places.workspaces.list_all(deadline),
+            places.live_files.list_all(deadline),
+        )
+        finds = [Find(kind=OrphanKind.SECRET, job_id=job_id, reference=job_id) for job_id in secrets]
+        return listing, [*jobs_in(listing), *finds, *services_in(catalog), *volumes, *pointers]
+
+    async def _with_owners(self, finds: Sequence[Find]) -> list[Find]:
+        """Ask whose the secrets and pointers among *finds* are. Of those that are not asked, nobody knows."""
+        deadline = Deadline.after(self._timeout, "ask whose these are")
+        asked = [find for find in finds if find.kind in {OrphanKind.SECRET, OrphanKind.VARIABLE}][:_ASKED]
+        others = [find for find in finds if find not in asked]
+        return [*others, *[await self._with_owner(find, deadline) for find in asked]]
+
+    async def _with_owner(self, find: Find, deadline: Deadline) -> Find:
+        if find.kind is OrphanKind.SECRET:
+            seen = await self._places.passwords.look(find.job_id, deadline)
+            return replace(find, installation=seen.installation, user_id=seen.user_id) if seen else find
+        owner = await self._places.live_files.owner_of(find.job_id, deadline)
+        return replace(find, installation=owner.installation, user_id=owner.user_id) if owner else find
+
+    async def _plan(self, orphan: Orphan) -> OrphanPlan:
+        user_id = orphan.find.user_id
+        deleted_at = await self._stacks.deleted_at(user_id) if user_id is not None else None
+        action, message = action_for(orphan, deleted_at=deleted_at, now=self._now(), limits=self._limits)
+        return OrphanPlan(orphan=orphan, action=action.value, message=message)
+
+    async def _see_to(self, plan: OrphanPlan) -> None:
+        if plan.action == OrphanAction.ADOPT:
+            await self.adopt(plan.orphan.id, by="service")
+        elif plan.action == OrphanAction.DELETE:
+            await self.delete(plan.orphan.id, by="service")
+
+    # --- one orphan
+
+    async def adopt(self, orphan_id: OrphanId, *, by: str) -> UserId:
+        """Make the row that the orphan lacks, and return whose it is."""
+        orphan = await self._proven(orphan_id)
+        user_id = orphan.find.user_id
+        assert user_id is not None, "what is proven has an owner"
+        running = orphan.find.kind is OrphanKind.JOB and not orphan.find.details.get("stopped")
+        await self._adopt(user_id, running, by)
+        await self._orphans.remove_orphan(orphan_id)
+        await self._note(orphan, "orphan.adopted", by)
+        return user_id
+
+    async def delete(self, orphan_id: OrphanId, *, by: str) -> None:
+        """Delete the orphan, if it still is one: a row that came meanwhile keeps everything of its name."""
+        orphan = await self._proven(orphan_id)
+        user_id = orphan.find.user_id
+        assert user_id is not None, "what is proven has an owner"
+        if await self._stacks.get(user_id) is not None:
+            await self._orphans.remove_orphan(orphan_id)
+            raise OrphanNotFound
+        done = await self._delete(orphan.find)
+        if done:
+            await self._orphans.remove_orphan(orphan_id)
+        await self._note(orphan, "orphan.deleted" if done else "orphan.stopped", by)
+
+    async def _proven(self, orphan_id: OrphanId) -> Orphan:
+        orphan = await self._orphans.get_orphan(orphan_id)
+        if orphan is None:
+            raise OrphanNotFound
+        if not orphan.proven:
+            raise OrphanNotProven
+        return orphan
+
+    async def _delete(self, find: Find) -> bool:
+        """Delete it and return whether it is gone. A job is stopped first, and purged when nothing of it runs."""
+        deadline = Deadline.after(self._timeout, f"delete the orphaned {find.kind} {find.job_id}")
+        places = self._places
+        match find.kind:
+            case OrphanKind.JOB:
+                return await self._delete_job(find, deadline)
+            case OrphanKind.SECRET:
+                await places.passwords.destroy(find.job_id, deadline)
+            case OrphanKind.VARIABLE:
+                await places.live_files.clear(find.job_id, deadline)
+            case OrphanKind.VOLUME:
+                await places.workspaces.destroy(VolumeId(find.reference), deadline)
+            case OrphanKind.SERVICE:
+                for instance in await places.catalog.instances(find.job_id, deadline):
+                    if instance.service_id == find.reference:
+                        await places.catalog.deregister(instance, deadline)
+        return True
+
+    async def _delete_job(self, find: Find, deadline: Deadline) -> bool:
+        seen = await self._places.orchestrator.observe(find.job_id, deadline)
+        if not isinstance(seen.job, JobSeen):
+            return True
+        if not seen.job.belongs_to(self._installation):
+            raise OrphanNotFound
+        if not seen.job.stopped or seen.live:
+            await self._places.orchestrator.deregister(find.job_id, purge=False, deadline=deadline)
+            return False
+        # Purged only when nothing of it runs: on Nomad 1.11 a volume whose claimant lost its job panics the scheduler.
+        await self._places.orchestrator.deregister(find.job_id, purge=True, deadline=deadline)
+        return True
+
+    async def _note(self, orphan: Orphan, kind: str, by: str) -> None:
+        find = orphan.find
+        log.warning(kind, kind=find.kind, job_id=find.job_id, reference=find.reference, by=by)
+        event = Event(
+            id=new_event_id(),
+            user_id=find.user_id or UserId(""),
+            kind=kind,
+            actor=by,
+            at=self._now(),
+            generation=0,
+            data={"kind": find.kind.value, "job_id": find.job_id, "reference": find.reference},
+        )
+        await self._events.append([event])

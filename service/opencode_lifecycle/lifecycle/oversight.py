@@ -1,0 +1,150 @@
+"""What operators ask of the whole: how stale it is, what would be done, what stands in the way, what has no row."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import timedelta
+
+from opencode_lifecycle.lifecycle.conditions import Conditions
+from opencode_lifecycle.lifecycle.dispatcher import Dispatcher
+from opencode_lifecycle.lifecycle.effects import Effects, Pass
+from opencode_lifecycle.lifecycle.fleet import Fleet, Known
+from opencode_lifecycle.lifecycle.forecast import forecast
+from opencode_lifecycle.lifecycle.orphan_sweep import OrphanSweep
+from opencode_lifecycle.lifecycle.releases import Releases
+from opencode_lifecycle.lifecycle.steps import Limits, Step, Work
+from opencode_lifecycle.lifecycle.work import Desk
+from opencode_lifecycle.model.clock import Clock
+from opencode_lifecycle.model.condition import Condition
+from opencode_lifecycle.model.errors import DeadlineExceeded, UpstreamError
+from opencode_lifecycle.model.identifiers import ConditionId, OrphanId, UserId
+from opencode_lifecycle.model.orphan import Orphan
+from opencode_lifecycle.model.principal import Principal
+from opencode_lifecycle.model.staleness import StalenessSummary, staleness_of
+from opencode_lifecycle.model.view import Page, ReconcileReport, StackPlan, StackView
+from opencode_lifecycle.ports.stores import Claimed, OrphanStore, StackStore
+
+SHOWN = 500
+"""Stacks in one report: more than anybody reads, less than a large answer."""
+_BREATH = 200
+"""Stacks that are judged before others get their turn."""
+
+
+class Oversight:
+    """The use cases of operators."""
+
+    def __init__(
+        self,
+        *,
+        stacks: StackStore,
+        orphans: OrphanStore,
+        conditions: Conditions,
+        sweep: OrphanSweep,
+        fleet: Fleet,
+        releases: Releases,
+        effects: Effects,
+        dispatcher: Dispatcher,
+        desk: Desk,
+        limits: Limits,
+        inspect: Callable[[UserId], Awaitable[StackView]],
+        ages: Mapping[str, Callable[[], float | None]],
+        now: Clock,
+    ) -> None:
+        self._stacks = stacks
+        self._orphans = orphans
+        self._conditions = conditions
+        self._sweep = sweep
+        self._fleet = fleet
+        self._releases = releases
+        self._effects = effects
+        self._dispatcher = dispatcher
+        self._desk = desk
+        self._limits = limits
+        self._inspect = inspect
+        self._ages = ages
+        self._now = now
+
+    async def staleness(self) -> StalenessSummary:
+        return await self._stacks.staleness_summary()
+
+    def watch_ages(self) -> Mapping[str, float | None]:
+        """Return how old, in seconds, what each watch last saw is; None for one that saw nothing yet."""
+        return {name: age() for name, age in self._ages.items()}
+
+    def standing_conditions(self) -> Sequence[Condition]:
+        return self._conditions.standing()
+
+    # --- conditions
+
+    async def conditions(self, *, standing: bool, after: ConditionId | None, limit: int) -> Page[Condition]:
+        return await self._conditions.find(standing=standing, after=after, limit=limit)
+
+    async def confirm_condition(self, condition_id: ConditionId, *, by: Principal) -> Condition:
+        return await self._conditions.confirm(condition_id, by=by)
+
+    # --- orphans
+
+    async def orphans(self, *, after: OrphanId | None, limit: int) -> Page[Orphan]:
+        return await self._orphans.find_orphans(after=after, limit=limit)
+
+    async def adopt_orphan(self, orphan_id: OrphanId, *, by: Principal) -> StackView:
+        return await self._inspect(await self._sweep.adopt(orphan_id, by=by.name))
+
+    async def delete_orphan(self, orphan_id: OrphanId, *, by: Principal) -> None:
+        await self._sweep.delete(orphan_id, by=by.name)
+
+    # --- reconcile
+
+    async def reconcile(self, *, dry_run: bool, by: Principal) -> ReconcileReport:
+        """
+        List everything now, and say what is done for each stack and each orphan.
+
+        A dry run takes in what it sees, as every listing does, and begins nothing.
+        """
+        del by
+        listing, orphans = await self._sweep.compare()
+        needy: list[Known] = []
+        for number, known in enumerate(self._fleet):
+            if self._dispatcher.needs_attention(known):
+                needy.append(known)
+            if number % _BREATH == 0:
+                await asyncio.sleep(0)
+        plans = [await self._plan(known) for known in needy[:SHOWN]]
+        if not dry_run:
+            for known in needy:
+                self._dispatcher.hint(known.stack.user_id)
+        return ReconcileReport(
+            dry_run=dry_run,
+            at=self._now(),
+            index=listing.index,
+            compared=len(self._fleet),
+            frozen=bool(self._fleet.frozen),
+            conditions=self._conditions.standing(),
+            stacks=[plan for plan in plans if plan.steps],
+            not_shown=max(0, len(needy) - SHOWN),
+            orphans=orphans,
+        )
+
+    async def _plan(self, known: Known) -> StackPlan:
+        stack = known.stack
+        release, needs = await self._releases.get(stack.intent.wanted_release)
+        work = self._desk.work_on(stack, known, release, needs)
+
+        async def read(work: Work, step: Step) -> Work:
+            unclaimed = Claimed(stack=work.stack, token="", lapses_at=self._now() + timedelta(0))
+            current = Pass(unclaimed, work, release, work.stack.status, {})
+            await self._effects.apply(current, step)
+            return current.work
+
+        try:
+            steps, status = await forecast(work, read, now=self._now(), limits=self._limits)
+        except (UpstreamError, DeadlineExceeded) as error:
+            steps, status = [f"wait: {error.message}"], stack.status
+        return StackPlan(
+            user_id=stack.user_id,
+            job_id=stack.job_id,
+            phase=stack.status.phase,
+            reason=stack.status.reason or status.reason,
+            steps=steps,
+            message=status.message,
+            staleness=staleness_of(status, work.wanted, desired=stack.intent.desired),
+        )
