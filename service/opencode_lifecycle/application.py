@@ -22,6 +22,7 @@ from opencode_lifecycle.adapters.vault.password_store import VaultPasswordStore
 from opencode_lifecycle.api.server import Runner, build_app
 from opencode_lifecycle.lifecycle.access import new_token
 from opencode_lifecycle.lifecycle.control_plane import ControlPlane, Neighbours, Parameters
+from opencode_lifecycle.lifecycle.orphans import OrphanLimits
 from opencode_lifecycle.lifecycle.rate_limits import RateClass, RatePolicy
 from opencode_lifecycle.lifecycle.releases import ReleaseContent
 from opencode_lifecycle.lifecycle.steps import Limits
@@ -79,6 +80,7 @@ async def serving(settings: Settings, neighbours: Neighbours) -> AsyncIterator[s
         registry.register(telemetry.FleetCollector(plane))
         app = build_app(
             provisioning=plane.provisioning,
+            oversight=plane.oversight,
             access=plane.access,
             readiness=plane.readiness,
             idempotency=neighbours.store,
@@ -196,7 +198,13 @@ def _parameters(settings: Settings) -> Parameters:
             entrypoint=_entrypoint(settings),
             opencode_path=str(settings.opencode_path or "opencode"),
         ),
-        limits=Limits(start=settings.start_deadline, stop=settings.stop_deadline),
+        limits=Limits(
+            start=settings.start_deadline,
+            stop=settings.stop_deadline,
+            idle_after=settings.idle_after,
+            recycle_age=settings.recycle_age,
+            recycle_memory=settings.recycle_memory,
+        ),
         namespace=settings.nomad_namespace,
         region=settings.nomad_region,
         default_resources=settings.default_resources,
@@ -204,6 +212,12 @@ def _parameters(settings: Settings) -> Parameters:
         observation_max_age=settings.observation_max_age,
         resync_interval=settings.resync_interval,
         liveness_interval=settings.liveness_interval,
+        secret_sweep_interval=settings.secret_sweep_interval,
+        usage_interval=settings.comparison_interval,
+        comparison_interval=settings.comparison_interval,
+        orphan_limits=OrphanLimits(grace=settings.orphan_grace),
+        when_stale=settings.when_stale,
+        events_kept=settings.events_kept,
         claim_lifetime=settings.claim_lifetime,
         workers=settings.workers,
         upstream_timeout=settings.upstream_timeout,

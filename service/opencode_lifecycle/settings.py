@@ -23,6 +23,7 @@ from pydantic_settings import (
 
 from opencode_lifecycle.model.errors import InvalidSettings
 from opencode_lifecycle.model.identifiers import INSTALLATION_PATTERN
+from opencode_lifecycle.model.states import WhenStale
 
 ENVIRONMENT_PREFIX: Final = "OPENCODE_LIFECYCLE_"
 SAFE_OPENCODE_VERSION: Final = (1, 18, 15)
@@ -146,6 +147,21 @@ class Settings(BaseSettings):
     resync_interval: timedelta = timedelta(seconds=10)
     """Time between full listings of Nomad. Must be well below `observation_max_age`."""
     liveness_interval: timedelta = timedelta(seconds=10)
+    secret_sweep_interval: timedelta = timedelta(minutes=5)
+    """How often the version of each secret is looked at; all together at most 50 reads a second."""
+    comparison_interval: timedelta = timedelta(minutes=5)
+    """Between full comparisons: Consul's catalogue with what was proven, and every neighbour with our rows."""
+    when_stale: WhenStale = WhenStale.IDLE
+    """What is done about a running runtime that is stale: `report`, `idle` or `now`."""
+    idle_after: timedelta = timedelta(minutes=5)
+    """A runtime of which no session has changed for so long is idle."""
+    recycle_age: timedelta | None = None
+    """A runtime that is idle and older is started afresh; never, when not set."""
+    recycle_memory: Annotated[float, Field(gt=0, le=1)] | None = 0.9
+    """The share of its `memory_max` above which an idle runtime is started afresh. Needs cgroups on the nodes."""
+    orphan_grace: timedelta = timedelta(hours=1)
+    """How long an orphan that is proven ours is found again and again before it is deleted."""
+    events_kept: timedelta = timedelta(days=90)
     claim_lifetime: timedelta = timedelta(seconds=60)
     """How long a worker of a replica that died keeps others off a stack."""
     workers: Annotated[int, Field(ge=1, le=512)] = 64

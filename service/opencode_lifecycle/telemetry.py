@@ -10,6 +10,8 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from opencode_lifecycle.lifecycle.control_plane import ControlPlane
+from opencode_lifecycle.model.condition import ConditionKind
+from opencode_lifecycle.model.facets import Facet
 from opencode_lifecycle.model.states import Health, MigrationState, Phase
 
 
@@ -59,6 +61,16 @@ class FleetCollector(Collector):
             for state in states:
                 family.add_metric([state.value], counts[state])
             yield family
+        stale = Counter(facet for status in statuses for facet in status.stale)
+        family = GaugeMetricFamily(
+            "opencode_lifecycle_stale_stacks",
+            "Stacks that are not as they should be, by facet; one may be counted in several.",
+            labels=["facet"],
+        )
+        for facet in Facet:
+            family.add_metric([facet.value], stale[facet])
+        yield family
+        yield from self._of_the_whole()
         age = self._plane.fleet.listing_pulse.age()
         yield GaugeMetricFamily(
             "opencode_lifecycle_observation_age_seconds",
@@ -70,6 +82,27 @@ class FleetCollector(Collector):
             "Stacks being worked on now by this replica.",
             value=self._plane.dispatcher.at_work,
         )
+
+    def _of_the_whole(self) -> Iterator[Metric]:
+        standing = {condition.kind: condition for condition in self._plane.oversight.standing_conditions()}
+        conditions = GaugeMetricFamily(
+            "opencode_lifecycle_condition",
+            "1 while the condition stands and holds work back, 0.5 when it is confirmed, else 0.",
+            labels=["kind"],
+        )
+        for kind in ConditionKind:
+            condition = standing.get(kind)
+            value = 0.0 if condition is None else 1.0 if condition.freezes else 0.5
+            conditions.add_metric([kind.value], value)
+        yield conditions
+        ages = GaugeMetricFamily(
+            "opencode_lifecycle_watch_age_seconds",
+            "Age of what each watch last saw; -1 before it saw anything.",
+            labels=["watch"],
+        )
+        for watch, age in self._plane.oversight.watch_ages().items():
+            ages.add_metric([watch], -1 if age is None else age)
+        yield ages
 
     def describe(self) -> Iterator[Metric]:
         """Return nothing: what is collected is only known when it is asked for."""

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from api.in_memory import a_condition, an_orphan
 from api.world import SECRETS, World, eventually
 from opencode_lifecycle.api.routes import ROUTES, Route
 from opencode_lifecycle.lifecycle.rate_limits import RateClass, RatePolicy
@@ -28,6 +29,13 @@ MAY = {
     "stack_events": "backend operator auditor own",
     "events": "backend operator auditor own",
     "operation": "backend operator auditor own",
+    "staleness": "operator auditor",
+    "reconcile": "operator",
+    "list_orphans": "operator",
+    "adopt_orphan": "operator",
+    "delete_orphan": "operator",
+    "list_conditions": "operator auditor",
+    "confirm_condition": "operator",
     "list_tokens": "operator",
     "issue_token": "operator",
     "revoke_token": "operator",
@@ -41,13 +49,21 @@ async def open_world():
     async with World(rates=plenty) as world:
         world.provisioning.given("ada")
         world.provisioning.given("bob")
+        world.oversight.conditions_there.append(a_condition())
+        world.oversight.orphans_there.append(an_orphan())
         yield world
 
 
 def _target(route: Route, world: World, user_id: str = "ada") -> str:
     operation = next(iter(world.provisioning.operations), new_operation_id())
     token = next(iter(world.access.tokens.values())).id
-    return route.path.format(user_id=user_id, operation_id=operation, token_id=token)
+    return route.path.format(
+        user_id=user_id,
+        operation_id=operation,
+        token_id=token,
+        condition_id=a_condition().id,
+        orphan_id=an_orphan().id,
+    )
 
 
 def _expected(route: Route, caller: str) -> set[int]:
@@ -98,10 +114,6 @@ async def test_what_needs_no_token_answers_without_one(open_world, route):
         "/v1/releases",
         "/v1/rollouts",
         "/v1/rollouts/plan",
-        "/v1/staleness",
-        "/v1/reconcile",
-        "/v1/orphans",
-        "/v1/conditions",
         "/v1/groups/default",
         "/v1/endpoints",
         "/v1/stacks/ada/pin",

@@ -11,7 +11,14 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from yarl import URL
 
-from api.in_memory import Clocks, MemoryAccess, MemoryIdempotency, MemoryProvisioning, MemoryReadiness
+from api.in_memory import (
+    Clocks,
+    MemoryAccess,
+    MemoryIdempotency,
+    MemoryOversight,
+    MemoryProvisioning,
+    MemoryReadiness,
+)
 from opencode_lifecycle.api.server import Runner, build_app
 from opencode_lifecycle.lifecycle.rate_limits import DEFAULT_POLICIES, RateClass, RatePolicy
 from opencode_lifecycle.model.principal import Role
@@ -50,6 +57,7 @@ class Answer:
 class World:
     rates: Mapping[RateClass, RatePolicy] = field(default_factory=lambda: DEFAULT_POLICIES)
     provisioning: MemoryProvisioning = field(default_factory=MemoryProvisioning)
+    oversight: MemoryOversight = field(default_factory=MemoryOversight)
     access: MemoryAccess = field(default_factory=MemoryAccess)
     readiness: MemoryReadiness = field(default_factory=MemoryReadiness)
     clocks: Clocks = field(default_factory=Clocks)
@@ -64,6 +72,7 @@ class World:
             self.access.given(secret, role, name if role is Role.USER else None, name)
         app = build_app(
             provisioning=self.provisioning,
+            oversight=self.oversight,
             access=self.access,
             readiness=self.readiness,
             idempotency=self.idempotency,

@@ -6,9 +6,11 @@ from typing import Final
 from aiohttp import web
 
 from opencode_lifecycle.model.errors import InvalidRequest
-from opencode_lifecycle.model.identifiers import OperationId, TokenId
+from opencode_lifecycle.model.identifiers import ConditionId, OperationId, OrphanId, TokenId
 
 ULID_PATTERN: Final = r"[0-7][0-9A-HJKMNP-TV-Z]{25}"
+ORPHAN_ID_PATTERN: Final = r"orp_[0-9a-f]{24}"
+_ORPHAN: Final = re.compile(rf"{ORPHAN_ID_PATTERN}\Z", re.ASCII)
 _SEGMENT: Final = re.compile(rf"([a-z]+)_{ULID_PATTERN}\Z", re.ASCII)
 
 
@@ -18,6 +20,31 @@ def operation_id_of(request: web.Request) -> OperationId:
 
 def token_id_of(request: web.Request) -> TokenId:
     return TokenId(_last_segment(request, "tok"))
+
+
+def condition_id_of(request: web.Request) -> ConditionId:
+    """Read the id of `/v1/conditions/{id}/confirm`."""
+    segment = request.rel_url.raw_path.split("/")[-2]
+    if not is_condition_id(segment):
+        raise InvalidRequest("An id here is cond_ and a ULID.")
+    return ConditionId(segment)
+
+
+def orphan_id_of(request: web.Request) -> OrphanId:
+    """Read the id of `/v1/orphans/{id}/adopt` and `/delete`."""
+    segment = request.rel_url.raw_path.split("/")[-2]
+    if not is_orphan_id(segment):
+        raise InvalidRequest("An id here is orp_ and 24 hexadecimal digits.")
+    return OrphanId(segment)
+
+
+def is_condition_id(text: str) -> bool:
+    match = _SEGMENT.match(text)
+    return match is not None and match[1] == "cond"
+
+
+def is_orphan_id(text: str) -> bool:
+    return _ORPHAN.match(text) is not None
 
 
 def is_event_id(text: str) -> bool:

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from opencode_lifecycle.api import schemas
-from opencode_lifecycle.api.identifiers import ULID_PATTERN
+from opencode_lifecycle.api.identifiers import ORPHAN_ID_PATTERN, ULID_PATTERN
 from opencode_lifecycle.api.problems import ERRORS, HTTP_CODES, PROBLEM_TYPE
 from opencode_lifecycle.api.routes import Route
 from opencode_lifecycle.model.identifiers import USER_ID_PATTERN
@@ -20,6 +20,8 @@ _PATTERNS: Final = {
     "user_id": USER_ID_PATTERN,
     "operation_id": f"^op_{ULID_PATTERN}$",
     "token_id": f"^tok_{ULID_PATTERN}$",
+    "condition_id": f"^cond_{ULID_PATTERN}$",
+    "orphan_id": f"^{ORPHAN_ID_PATTERN}$",
 }
 _DESCRIPTION: Final = (
     "Gives every user a private OpenCode server. A write is accepted and answered with an operation; what it asked for is "

@@ -13,6 +13,7 @@ from typing import Any, Final, Generic, TypeVar, cast
 from urllib.parse import unquote_to_bytes
 
 from opencode_lifecycle.model.errors import InvalidRequest
+from opencode_lifecycle.model.facets import Facet
 from opencode_lifecycle.model.identifiers import GROUP_PATTERN, ReleaseId
 from opencode_lifecycle.model.states import Health, MigrationState, Phase, Reason
 
@@ -115,6 +116,15 @@ def _member(members: type[Member]) -> Callable[[str], Member]:
             raise ValueError(f"one of {', '.join(members)}") from None
 
     return read
+
+
+def _stale(text: str) -> bool | Facet:
+    if text in {"true", "false"}:
+        return text == "true"
+    try:
+        return Facet(text)
+    except ValueError:
+        raise ValueError(f"true, false or one of {', '.join(Facet)}") from None
 
 
 def _truth(text: str) -> bool:
@@ -236,8 +246,18 @@ RELEASE: Final[Parameter[ReleaseId | None]] = Parameter(
     {"type": "string"},
     "Only stacks on this release.",
 )
-STALE: Final[Parameter[bool | None]] = Parameter(
-    "stale", _truth, None, {"type": "boolean"}, "Only stacks that are, or are not, stale."
+STALE: Final[Parameter[bool | Facet | None]] = Parameter(
+    "stale",
+    _stale,
+    None,
+    {"type": "string", "enum": ["true", "false", *Facet]},
+    "Only stacks that are stale, are not, or are in this facet.",
+)
+DRY_RUN: Final[Parameter[bool]] = Parameter(
+    "dry_run", _truth, False, {"type": "boolean", "default": False}, "Only tell what would be done."
+)
+STANDING: Final[Parameter[bool]] = Parameter(
+    "standing", _truth, True, {"type": "boolean", "default": True}, "Leave out what is cleared."
 )
 GROUP: Final[Parameter[str | None]] = Parameter(
     "group",

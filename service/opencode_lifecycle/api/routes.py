@@ -23,6 +23,8 @@ READ, ENSURE, LIFECYCLE, ADMIN = RateClass.READ, RateClass.ENSURE, RateClass.LIF
 
 STACK: Final = "/v1/stacks/{user_id}"
 OPERATION: Final = "/v1/operations/{operation_id}"
+CONDITION: Final = "/v1/conditions/{condition_id}"
+ORPHAN: Final = "/v1/orphans/{orphan_id}"
 TOKEN: Final = "/v1/tokens/{token_id}"  # noqa: S105 - a path
 
 Answers = Mapping[int, type[BaseModel] | str | None]
@@ -66,6 +68,8 @@ def _roles(*roles: Role) -> frozenset[Role]:
 
 STACKS = schemas.ListShape[schemas.StackShape]
 EVENTS = schemas.ListShape[schemas.EventShape]
+CONDITIONS = schemas.ListShape[schemas.ConditionShape]
+ORPHANS = schemas.ListShape[schemas.OrphanShape]
 TOKENS = schemas.ListShape[schemas.TokenShape]
 ACCEPTED: Final[Answers] = {202: schemas.OperationShape}
 CREDENTIALS: Final[Answers] = {200: schemas.CredentialsShape}
@@ -109,6 +113,20 @@ ROUTES: Final[tuple[Route, ...]] = (
           {200: EVENTS}, None, PAGING, streams=True),
     Route("GET", OPERATION, "operation", ALL, READ, "Progress and outcome of an accepted request",
           {200: schemas.OperationShape}),
+    Route("GET", "/v1/staleness", "staleness", _roles(OPERATOR, AUDITOR), READ, "The fleet by the reasons why it is stale",
+          {200: schemas.StalenessSummaryShape}),
+    Route("POST", "/v1/reconcile", "reconcile", _roles(OPERATOR), ADMIN, "Compare everything now, and put it right or tell what would be done",
+          {200: schemas.ReconcileShape}, NOTHING, (query.DRY_RUN,), idempotent=True),
+    Route("GET", "/v1/orphans", "list_orphans", _roles(OPERATOR), ADMIN, "What bears our names and has no row",
+          {200: ORPHANS}, None, PAGING),
+    Route("POST", ORPHAN + "/adopt", "adopt_orphan", _roles(OPERATOR), ADMIN, "Make the row that the orphan lacks",
+          {200: schemas.StackShape}, NOTHING, (), idempotent=True),
+    Route("POST", ORPHAN + "/delete", "delete_orphan", _roles(OPERATOR), ADMIN, "Delete the orphan; a job is stopped first and deleted when called again",
+          {204: None}, NOTHING, (), idempotent=True),
+    Route("GET", "/v1/conditions", "list_conditions", _roles(OPERATOR, AUDITOR), ADMIN, "What is wrong with the whole, and what it holds back",
+          {200: CONDITIONS}, None, (query.STANDING, *PAGING)),
+    Route("POST", CONDITION + "/confirm", "confirm_condition", _roles(OPERATOR), ADMIN, "Take what is seen for the truth",
+          {200: schemas.ConditionShape}, NOTHING, (), idempotent=True),
     Route("GET", "/v1/tokens", "list_tokens", _roles(OPERATOR), ADMIN, "List service tokens",
           {200: TOKENS}, None, PAGING),
     Route("POST", "/v1/tokens", "issue_token", _roles(OPERATOR), ADMIN, "Issue a token; its secret is shown once",

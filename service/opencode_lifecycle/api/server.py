@@ -23,11 +23,12 @@ from opencode_lifecycle.api.history import HistoryHandlers
 from opencode_lifecycle.api.metrics import RequestMetrics
 from opencode_lifecycle.api.openapi import describe
 from opencode_lifecycle.api.operations import OperationHandlers
+from opencode_lifecycle.api.oversight import OversightHandlers
 from opencode_lifecycle.api.routes import ROUTES, Route
 from opencode_lifecycle.api.stacks import StackHandlers
 from opencode_lifecycle.api.streams import Streams
 from opencode_lifecycle.api.tokens import TokenHandlers
-from opencode_lifecycle.api.use_cases import Access, Provisioning, Readiness
+from opencode_lifecycle.api.use_cases import Access, Oversight, Provisioning, Readiness
 from opencode_lifecycle.lifecycle.rate_limits import DEFAULT_POLICIES, RateClass, RateLimiter, RatePolicy
 from opencode_lifecycle.model.clock import Clock, utc_now
 from opencode_lifecycle.ports.stores import IdempotencyStore
@@ -47,6 +48,7 @@ log = structlog.get_logger("opencode_lifecycle.api")
 def build_app(
     *,
     provisioning: Provisioning,
+    oversight: Oversight,
     access: Access,
     readiness: Readiness,
     idempotency: IdempotencyStore,
@@ -75,6 +77,7 @@ def build_app(
             allowed_environment=allowed_environment,
         ),
         OperationHandlers(provisioning=provisioning, idempotency=once, bodies=bodies),
+        OversightHandlers(oversight=oversight, provisioning=provisioning, idempotency=once, bodies=bodies),
         TokenHandlers(access=access, idempotency=once, bodies=bodies),
         HistoryHandlers(provisioning=provisioning, streams=streams),
         HealthHandlers(readiness=readiness, registry=registry),

@@ -30,6 +30,8 @@ def write_settings(layout: Layout, record: Record) -> None:
         "vault_workload_role": WORKLOAD_ROLE,
         "consul_address": record.address("consul"),
         "consul_token_file": str(layout.token("consul")),
+        # Seconds: one machine has few secrets, and who rotates one by hand is watching.
+        "secret_sweep_interval": 10,
         "driver": "raw_exec",
         "opencode_version": record.opencode_version,
         "opencode_path": record.programs["opencode"],

@@ -6,7 +6,8 @@ import secrets
 
 from opencode_lifecycle.model.clock import Clock
 from opencode_lifecycle.model.errors import TokenNotFound
-from opencode_lifecycle.model.identifiers import TokenId, UserId, new_token_id
+from opencode_lifecycle.model.identifiers import TokenId, UserId, new_event_id, new_token_id
+from opencode_lifecycle.model.operation import Event
 from opencode_lifecycle.model.principal import Principal, Role, ServiceToken
 from opencode_lifecycle.model.view import Page
 from opencode_lifecycle.ports.stores import TokenStore
@@ -61,7 +62,7 @@ class Access:
     ) -> tuple[ServiceToken, str]:
         """Make and record a token. The secret is returned this once."""
         token, secret = new_token(name, role, subject, by=by.name, now=self._now)
-        await self._tokens.add_token(token)
+        await self._tokens.add_token(token, self._event("token.issued", token.id, by))
         await self.refresh()
         return token, secret
 
@@ -70,10 +71,21 @@ class Access:
 
     async def revoke(self, token_id: TokenId, *, by: Principal) -> None:
         """Make the token invalid now. Raises `TokenNotFound` when there was never one of that id."""
-        del by
-        if not await self._tokens.revoke_token(token_id, self._now()):
+        event = self._event("token.revoked", token_id, by)
+        if not await self._tokens.revoke_token(token_id, self._now(), event):
             raise TokenNotFound(token_id=token_id)
         await self.refresh()
+
+    def _event(self, kind: str, token_id: TokenId, by: Principal) -> Event:
+        return Event(
+            id=new_event_id(),
+            user_id=UserId(""),
+            kind=kind,
+            actor=by.name,
+            at=self._now(),
+            generation=0,
+            data={"token": token_id},
+        )
 
 
 def _hash(secret: str) -> str:

@@ -253,12 +253,17 @@ class InstallationStore(Protocol):
 
 
 class TokenStore(Protocol):
-    async def add_token(self, token: ServiceToken) -> None: ...
+    async def add_token(self, token: ServiceToken, event: Event | None = None) -> None:
+        """Add it, together with what is to be remembered of that."""
+        ...
 
     async def find_tokens(self, *, after: TokenId | None, limit: int) -> Page[ServiceToken]: ...
 
-    async def revoke_token(self, token_id: TokenId, at: datetime) -> bool:
-        """Return whether there was such a token. Revoking twice keeps the first time."""
+    async def revoke_token(self, token_id: TokenId, at: datetime, event: Event | None = None) -> bool:
+        """
+        Return whether there was such a token. Revoking twice keeps the first time, and the event of the second is not
+        written.
+        """
         ...
 
     async def active_tokens(self) -> Sequence[ServiceToken]: ...

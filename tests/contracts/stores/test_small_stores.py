@@ -8,7 +8,8 @@ import pytest
 
 from database_examples import LATER, NOW, RELEASE, a_release
 from opencode_lifecycle.model.errors import IdempotencyInFlight, IdempotencyMismatch, ReleaseNotFound
-from opencode_lifecycle.model.identifiers import OperationId, ReleaseId, TokenId, UserId
+from opencode_lifecycle.model.identifiers import EventId, OperationId, ReleaseId, TokenId, UserId
+from opencode_lifecycle.model.operation import Event
 from opencode_lifecycle.model.principal import Role, ServiceToken
 from opencode_lifecycle.ports.stores import IdempotentAnswer
 
@@ -61,6 +62,20 @@ async def test_revoking_twice_keeps_the_first_time(database):
 
 async def test_revoking_an_unknown_token_says_so(database):
     assert not await database.revoke_token(TokenId("tok_none"), NOW)
+
+
+async def test_issuing_and_revoking_are_remembered_with_the_token_and_once(database):
+    def event(number: int, kind: str) -> Event:
+        return Event(
+            id=EventId(f"evt_{number}"), user_id=UserId(""), kind=kind, actor="olga", at=NOW, generation=0
+        )
+
+    await database.add_token(a_token(), event(1, "token.issued"))
+    await database.revoke_token(TokenId("tok_1"), LATER, event(2, "token.revoked"))
+    await database.revoke_token(TokenId("tok_1"), LATER, event(3, "token.revoked"))
+
+    page = await database.find_events(user_id=None, after=None, limit=10)
+    assert [each.kind for each in page.items] == ["token.issued", "token.revoked"]
 
 
 async def test_a_revocation_wakes_whoever_waits_for_changes(database):

@@ -7,9 +7,11 @@ from typing import Any, Final
 from sqlalchemy import bindparam, insert, select, update
 
 from opencode_lifecycle.adapters.database.base import Store
+from opencode_lifecycle.adapters.database.events import append_events
 from opencode_lifecycle.adapters.database.tables import service_tokens
 from opencode_lifecycle.adapters.database.transaction import Transaction
 from opencode_lifecycle.model.identifiers import TokenId
+from opencode_lifecycle.model.operation import Event
 from opencode_lifecycle.model.principal import Role, ServiceToken
 from opencode_lifecycle.model.view import Page
 
@@ -26,9 +28,10 @@ _REVOKE: Final = (
 
 
 class TokenRows(Store):
-    async def add_token(self, token: ServiceToken) -> None:
+    async def add_token(self, token: ServiceToken, event: Event | None = None) -> None:
         def add(transaction: Transaction) -> None:
             transaction.write(_INSERT, _values_of(token))
+            append_events(transaction, [event] if event is not None else [])
             transaction.announces = True
 
         await self._write("add token", add)
@@ -41,11 +44,12 @@ class TokenRows(Store):
         found = [_token_of(row) for row in rows[:limit]]
         return Page(items=found, next_cursor=found[-1].id if len(rows) > limit else None)
 
-    async def revoke_token(self, token_id: TokenId, at: datetime) -> bool:
+    async def revoke_token(self, token_id: TokenId, at: datetime, event: Event | None = None) -> bool:
         def revoke(transaction: Transaction) -> bool:
             if not transaction.read(_GET, {"which": token_id}):
                 return False
-            transaction.write(_REVOKE, {"which": token_id, "at": at})
+            revoked = transaction.write(_REVOKE, {"which": token_id, "at": at})
+            append_events(transaction, [event] if event is not None and revoked else [])
             transaction.announces = True
             return True
 
