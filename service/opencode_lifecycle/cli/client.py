@@ -163,6 +163,28 @@ class Client:
     async def revoke_token(self, token_id: str) -> JsonObject:
         return (await self._call("DELETE", _path("v1", "tokens", token_id), keyed=True)).body
 
+    async def staleness(self) -> JsonObject:
+        return (await self._call("GET", "/v1/staleness")).body
+
+    async def reconcile(self, *, dry_run: bool) -> JsonObject:
+        query = [("dry_run", str(dry_run).lower())]
+        return (await self._call("POST", "/v1/reconcile", query, keyed=True)).body
+
+    def orphans(self) -> AsyncIterator[JsonObject]:
+        return self._pages(_path("v1", "orphans"), (), None)
+
+    async def adopt_orphan(self, orphan_id: str) -> JsonObject:
+        return (await self._call("POST", _path("v1", "orphans", orphan_id, "adopt"), keyed=True)).body
+
+    async def delete_orphan(self, orphan_id: str) -> JsonObject:
+        return (await self._call("POST", _path("v1", "orphans", orphan_id, "delete"), keyed=True)).body
+
+    def conditions(self, *, standing: bool) -> AsyncIterator[JsonObject]:
+        return self._pages(_path("v1", "conditions"), [("standing", str(standing).lower())], None)
+
+    async def confirm_condition(self, condition_id: str) -> JsonObject:
+        return (await self._call("POST", _path("v1", "conditions", condition_id, "confirm"), keyed=True)).body
+
     async def openapi(self) -> JsonObject:
         return (await self._call("GET", "/openapi.json")).body
 

@@ -9,6 +9,7 @@ from rich.text import Text
 from opencode_lifecycle.cli.advice import about_reason
 from opencode_lifecycle.cli.client import JsonObject
 from opencode_lifecycle.cli.output import Screen, age, state
+from opencode_lifecycle.model.facets import Facet
 
 TASK: Final = "server"
 """The name of the task in every job template of ours."""
@@ -59,7 +60,7 @@ def show_staleness(screen: Screen, stack: JsonObject) -> None:
     screen.table(
         ["FACET", "HAVE", "WANT", "SEVERITY", "RESTART"],
         [
-            [r.get("facet"), r.get("have"), r.get("want"), state(r.get("severity")), r.get("restart")]
+            [r.get("facet"), _lines(r, "have"), _lines(r, "want"), state(r.get("severity")), r.get("restart")]
             for r in reasons
         ],
     )
@@ -208,6 +209,19 @@ def _runtime(runtime: JsonObject) -> list[tuple[str, Any]]:
 def _stale_facets(stack: JsonObject) -> Text | None:
     facets = ", ".join(str(reason.get("facet")) for reason in _objects(stack.get("staleness")))
     return Text(facets, style="yellow") if facets else None
+
+
+def _lines(reason: JsonObject, name: str) -> Any:
+    """Show an edit from outside field by field; the service joins them by semicolons."""
+    value = reason.get(name)
+    if reason.get("facet") == Facet.EDITED_OUTSIDE and isinstance(value, str):
+        return value.replace("; ", "\n")
+    return value
+
+
+def show_inline(value: Any) -> Any:
+    """Return a JSON value as one line for a table's cell."""
+    return _inline(value)
 
 
 def _object(of: JsonObject, name: str) -> JsonObject:

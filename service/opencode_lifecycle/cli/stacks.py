@@ -14,6 +14,7 @@ from opencode_lifecycle.cli.connection import Session, calls_service
 from opencode_lifecycle.cli.output import age, plain
 from opencode_lifecycle.cli.parameters import DurationType, PairType, UserIdType, choice, user_argument
 from opencode_lifecycle.cli.stack_tables import show_events, show_operation, show_stack, show_stacks
+from opencode_lifecycle.model.facets import Facet
 from opencode_lifecycle.model.identifiers import UserId
 from opencode_lifecycle.model.states import Health, MigrationState, Phase, Reason
 
@@ -38,6 +39,7 @@ async def show(session: Session, user_id: UserId) -> None:
 @click.option("--release", metavar="ID", help="Stacks that run this release.")
 @click.option("--group", metavar="NAME")
 @click.option("--stale/--current", default=None, help="Only what is stale, or only what is not.")
+@click.option("--stale-in", type=choice(Facet), help="Only what is stale in this.")
 @click.option("--label", type=PairType(), help="Only stacks with this label.")
 @click.option("--limit", type=click.IntRange(min=1), help="Stop after so many; without it, all.")
 @calls_service("list")
@@ -46,13 +48,16 @@ async def list_stacks(
     /,
     *,
     stale: bool | None,
+    stale_in: str | None,
     label: tuple[str, str] | None,
     limit: int | None,
     **filters: str | None,
 ) -> None:
     """Stacks, all or those that match every filter. Pages are fetched as needed."""
     query = [(name, value) for name, value in filters.items() if value is not None]
-    if stale is not None:
+    if stale_in is not None:
+        query.append(("stale", stale_in))
+    elif stale is not None:
         query.append(("stale", str(stale).lower()))
     if label is not None:
         query.append(("label", "=".join(label)))
