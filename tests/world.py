@@ -89,6 +89,7 @@ class World:
             "default_resources": "small",
             "resync_interval": timedelta(milliseconds=200),
             "liveness_interval": timedelta(milliseconds=100),
+            "secret_sweep_interval": timedelta(milliseconds=100),
             "upstream_timeout": timedelta(seconds=2),
             **parameters,
         }

@@ -206,6 +206,13 @@ class FakeNomad:
         self._put_job(job_id, job, job.seen.meta, {**job.specification, "Variables": values})
         self._schedule(job_id)
 
+    def purge_outside(self, job_id: JobId) -> None:
+        """Do what an operator's `nomad job stop -purge` does."""
+        self._stop_allocations(job_id)
+        del self.jobs[job_id]
+        self._tell(JobChanged(index=self._next_index(), job_id=job_id, job=None))
+        self._forget_ended(job_id)
+
     def plant_job(self, job_id: JobId, **meta: str) -> None:
         """Put a job there that we did not register; without meta it is a foreign one."""
         self._put_job(job_id, None, meta, {"ID": job_id, "Meta": meta})

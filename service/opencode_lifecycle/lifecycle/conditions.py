@@ -1,5 +1,6 @@
 """Standing conditions: raised, kept, confirmed and cleared, and what they freeze."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -42,7 +43,8 @@ class Conditions:
         self._fleet = fleet
         self._now = now
         self._standing: dict[ConditionKind, Condition] = {}
-        self._unwritten: dict[ConditionId, tuple[Condition, Event]] = {}
+        self._unwritten: list[tuple[Condition, Event]] = []
+        self._writing = asyncio.Lock()
         self._on_confirmation = on_confirmation
 
     def standing(self) -> tuple[Condition, ...]:
@@ -104,16 +106,18 @@ class Conditions:
         self._fleet.freeze(frozenset(kind for kind, each in self._standing.items() if each.freezes))
 
     def _write(self, condition: Condition, kind: str, actor: str) -> None:
-        self._unwritten[condition.id] = (condition, self._event(condition, kind, actor))
+        self._unwritten.append((condition, self._event(condition, kind, actor)))
 
     async def _flush(self) -> None:
-        for condition_id, (condition, event) in list(self._unwritten.items()):
-            try:
-                await self._store.put_condition(condition, event)
-            except UpstreamError as error:
-                log.warning("condition not written yet", kind=condition.kind, error=error.message)
-                return
-            self._unwritten.pop(condition_id, None)
+        async with self._writing:
+            while self._unwritten:
+                condition, event = self._unwritten[0]
+                try:
+                    await self._store.put_condition(condition, event)
+                except UpstreamError as error:
+                    log.warning("condition not written yet", kind=condition.kind, error=error.message)
+                    return
+                del self._unwritten[0]
 
     def _event(self, condition: Condition, kind: str, actor: str) -> Event:
         return Event(

@@ -104,7 +104,7 @@ class CatalogWatch:
                     f"Consul lists {address.url} for {names} as well; it is proven anew when that is settled"
                 )
                 log.warning("address contested", job_id=stack.job_id, others=names)
-            self._fleet.doubt(stack.user_id, why)
+            self._fleet.doubt(stack.user_id, address if why else None, why)
         self.comparison_pulse.beat()
 
     def _address_of(self, job_id: JobId) -> Address | None:

@@ -17,7 +17,7 @@ from opencode_lifecycle.model.condition import ConditionKind
 from opencode_lifecycle.model.identifiers import AllocationId, JobId, UserId
 from opencode_lifecycle.model.observation import ABSENT, UNKNOWN, AllocationSeen, JobSeen, Observation
 from opencode_lifecycle.model.proof import Proof, ProofResult
-from opencode_lifecycle.model.stack import Stack, Status
+from opencode_lifecycle.model.stack import Address, Stack, Status
 from opencode_lifecycle.model.view import StackView
 from opencode_lifecycle.ports.orchestrator import (
     AllocationChanged,
@@ -48,7 +48,8 @@ class Known:
     memory: int | None = None
     """Bytes that its runtime used when last asked."""
     doubt: str = ""
-    """Why the proven address may be another's by now. Gone with the next proof."""
+    doubted: Address | None = None
+    """An address that may be another's by now, and why; gone when that is settled."""
     answered: tuple[AllocationId, int] | None = None
     """The allocation, and which run of its task, that answered us as it must, in this life of the process. What an earlier life proved may be gone:
     a Nomad that was away itself still calls a dead allocation running."""
@@ -56,6 +57,10 @@ class Known:
     ready_until: float = 0.0
     """Until when, on the monotonic clock, `view` may be given to a hot ensure without a further look at anything."""
     waiters: list[asyncio.Event] = field(default_factory=list)
+
+    def doubt_of(self, address: Address | None) -> str:
+        """Return why *address* is in doubt; empty when it is not."""
+        return self.doubt if address is not None and address == self.doubted else ""
 
     def has_answered(self) -> bool:
         """Whether the runtime that the row names has answered this process as it must."""
@@ -119,7 +124,7 @@ class Fleet:
             if _run_of(before) != _run_of(stack.status):
                 # Another server: what was heard of the one before says nothing of it.
                 known.liveness, known.silent_probes = None, 0
-                known.activity, known.activity_at, known.memory, known.doubt = None, None, None, ""
+                known.activity, known.activity_at, known.memory = None, None, None
             known.stack = stack
         if written is not None:
             # Written by us or by another replica; floors are kept in the row, too, since memory may be younger than it.
@@ -289,7 +294,7 @@ class Fleet:
         if known is not None:
             known.proof = proof
             if proof.result is ProofResult.PROVEN:
-                known.answered, known.doubt = (proof.allocation_id, proof.restarts), ""
+                known.answered = (proof.allocation_id, proof.restarts)
             self._changed(known)
 
     def probed(
@@ -340,12 +345,12 @@ class Fleet:
             known.memory = memory
             self._changed(known)
 
-    def doubt(self, user_id: UserId, why: str) -> None:
-        """Withdraw the proof of the runtime's address until it is given anew; an empty *why* takes the doubt back."""
+    def doubt(self, user_id: UserId, address: Address | None, why: str) -> None:
+        """Let no proof of *address* count while it is in doubt; an empty *why* takes the doubt back."""
         known = self._by_user.get(user_id)
-        if known is None or known.doubt == why:
+        if known is None or (known.doubt, known.doubted) == (why, address):
             return
-        known.doubt = why
+        known.doubt, known.doubted = why, address
         if why:
             known.proof, known.answered = None, None
         self._changed(known)

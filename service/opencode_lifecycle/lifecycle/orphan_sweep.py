@@ -1,7 +1,7 @@
 """Finds what has no row, in every neighbour, and sees to it."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -21,7 +21,7 @@ from opencode_lifecycle.lifecycle.orphans import (
 from opencode_lifecycle.model.clock import Clock
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import DeadlineExceeded, OrphanNotFound, OrphanNotProven, UpstreamError
-from opencode_lifecycle.model.identifiers import OrphanId, UserId, VolumeId, new_event_id
+from opencode_lifecycle.model.identifiers import JobId, OrphanId, UserId, VolumeId, new_event_id
 from opencode_lifecycle.model.observation import JobSeen
 from opencode_lifecycle.model.operation import Event
 from opencode_lifecycle.model.orphan import Find, Orphan, OrphanKind
@@ -127,7 +127,8 @@ class OrphanSweep:
         orphans = orphans_among(lone, earlier, installation=self._installation, now=self._now())
         if counts:
             await self._orphans.put_orphans(orphans)
-        return listing, [await self._plan(orphan) for orphan in orphans]
+        jobs = {orphan.find.job_id for orphan in orphans if orphan.find.kind is OrphanKind.JOB}
+        return listing, [await self._plan(orphan, jobs) for orphan in orphans]
 
     async def _find(self) -> tuple[Listing, list[Find]]:
         deadline = Deadline.after(self._timeout, "compare everything with the rows")
@@ -156,10 +157,16 @@ class OrphanSweep:
         owner = await self._places.live_files.owner_of(find.job_id, deadline)
         return replace(find, installation=owner.installation, user_id=owner.user_id) if owner else find
 
-    async def _plan(self, orphan: Orphan) -> OrphanPlan:
+    async def _plan(self, orphan: Orphan, jobs: Collection[JobId]) -> OrphanPlan:
         user_id = orphan.find.user_id
         deleted_at = await self._stacks.deleted_at(user_id) if user_id is not None else None
-        action, message = action_for(orphan, deleted_at=deleted_at, now=self._now(), limits=self._limits)
+        action, message = action_for(
+            orphan,
+            deleted_at=deleted_at,
+            has_job=orphan.find.job_id in jobs,
+            now=self._now(),
+            limits=self._limits,
+        )
         return OrphanPlan(orphan=orphan, action=action.value, message=message)
 
     async def _see_to(self, plan: OrphanPlan) -> None:

@@ -106,10 +106,10 @@ def orphans_among(
 
 
 def action_for(
-    orphan: Orphan, *, deleted_at: datetime | None, now: datetime, limits: OrphanLimits
+    orphan: Orphan, *, deleted_at: datetime | None, has_job: bool, now: datetime, limits: OrphanLimits
 ) -> tuple[OrphanAction, str]:
     """
-    Return what becomes of *orphan*, and why.
+    Return what becomes of *orphan*, and why. *has_job* says that a job of its name is among the orphans.
 
     A job whose stack was never deleted lost its row, and gets it back. What a deletion left behind is deleted. Data is
     deleted only by a person, and so is a secret of which no deletion is known: it holds more than we could make again.
@@ -123,6 +123,8 @@ def action_for(
         return OrphanAction.REPORT, "it holds data, which only a person deletes"
     if kind is OrphanKind.JOB and deleted_at is None:
         return OrphanAction.ADOPT, "its row was lost"
+    if has_job and deleted_at is None:
+        return OrphanAction.REPORT, "it belongs to a job that gets its row back"
     if kind is OrphanKind.SECRET and deleted_at is None:
         return OrphanAction.REPORT, "no deletion of its stack is known, so a person decides"
     if now - orphan.first_seen_at < limits.grace:

@@ -178,9 +178,9 @@ class Proving:
             return await self._passwords.read(stack.job_id, candidate.secret_version, deadline)
 
         known = self._fleet.get(stack.user_id)
-        if known is not None and known.doubt:
+        if known is not None and (doubt := known.doubt_of(candidate.address)):
             # It may be another's by now, who would learn the password.
-            return self._not_ready(candidate, known.doubt)
+            return self._not_ready(candidate, doubt)
         try:
             missing = await self._not_in_catalog(stack, candidate, deadline)
             if missing is not None:

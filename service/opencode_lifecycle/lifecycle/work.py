@@ -23,6 +23,7 @@ class Desk:
 
     def work_on(self, stack: Stack, known: Known, release: Release, needs: TemplateNeeds) -> Work:
         """Return what is known of *stack* now, with what it should be on *release*."""
+        runtime = stack.status.runtime
         resources = release.resource_classes.get(stack.intent.resources)
         return Work(
             stack=stack,
@@ -38,7 +39,7 @@ class Desk:
             secret=known.secret,
             memory=known.memory,
             memory_max=resources.memory_max * _MIB if resources is not None else 0,
-            doubt=known.doubt,
+            doubt=known.doubt_of(runtime.address if runtime is not None else None),
             when_stale=self.when_stale,
             frozen=self.fleet.frozen,
         )

@@ -1,0 +1,275 @@
+"""When not to believe what Nomad shows: nothing is concluded from absence that may be a lie."""
+
+from datetime import timedelta
+
+import pytest
+
+from opencode_lifecycle.model.condition import ConditionKind
+from opencode_lifecycle.model.identifiers import UserId
+from opencode_lifecycle.model.states import Phase, Reason
+from world import ADA, BACKEND, OPERATOR, World
+
+USERS = ("ada", "bob", "cyd", "dan")
+
+
+@pytest.fixture
+async def world(tmp_path):
+    world = World(tmp_path, observation_max_age=timedelta(seconds=30))
+    async with world.running():
+        yield world
+
+
+async def a_fleet(world: World) -> dict[str, list[str]]:
+    """Return the allocations of four users who run."""
+    for user in USERS:
+        assert (await world.ensure(user)).ready
+    return allocations(world)
+
+
+def allocations(world: World) -> dict[str, list[str]]:
+    return {user: [each.id for each in world.live_allocations(user)] for user in USERS}
+
+
+def standing(world: World) -> dict[ConditionKind, bool]:
+    """Return what stands, and whether it freezes."""
+    return {each.kind: each.freezes for each in world.plane.conditions.standing()}
+
+
+async def confirm(world: World, kind: ConditionKind) -> None:
+    (condition,) = [each for each in world.plane.conditions.standing() if each.kind is kind]
+    await world.plane.oversight.confirm_condition(condition.id, by=OPERATOR)
+
+
+async def some_listings(world: World) -> None:
+    """Let several listings pass, whatever they show."""
+    for _ in range(4):
+        await world.plane._nomad.list_once()
+
+
+async def test_an_empty_listing_raises_a_condition_and_ends_nothing(world):
+    before = await a_fleet(world)
+
+    world.nomad.hide_from_listings()
+    await some_listings(world)
+
+    assert standing(world) == {ConditionKind.MASS_DISAPPEARANCE: True}
+    assert allocations(world) == before
+    assert {world.stack(user).status.phase for user in USERS} == {Phase.RUNNING}
+
+
+async def test_ensure_still_answers_for_what_a_lying_listing_hides(world):
+    await a_fleet(world)
+    world.nomad.hide_from_listings()
+    await some_listings(world)
+
+    assert (await world.ensure("ada")).ready
+
+
+async def test_a_listing_that_shows_everything_again_ends_the_condition(world):
+    await a_fleet(world)
+    world.nomad.hide_from_listings()
+    await some_listings(world)
+
+    world.nomad.show_in_listings()
+    await some_listings(world)
+
+    assert standing(world) == {}
+    conditions = await world.plane.oversight.conditions(standing=False, after=None, limit=10)
+    assert [each.cleared_at is not None for each in conditions.items] == [True]
+
+
+async def test_one_job_that_is_removed_by_hand_is_started_again_without_asking(world):
+    await a_fleet(world)
+    job_id = world.job_id("bob")
+
+    world.nomad.purge_outside(job_id)
+
+    await world.until(lambda: job_id in world.nomad.jobs)
+    await world.phase(Phase.RUNNING, "bob")
+    assert standing(world) == {}
+
+
+async def test_many_jobs_that_are_really_gone_wait_for_an_operator(world):
+    await a_fleet(world)
+
+    for user in USERS:
+        world.nomad.purge_outside(world.job_id(user))
+    await some_listings(world)
+
+    assert standing(world) == {ConditionKind.MASS_DISAPPEARANCE: True}
+    assert world.nomad.jobs == {}
+
+
+async def test_a_confirmed_disappearance_is_made_good(world):
+    await a_fleet(world)
+    for user in USERS:
+        world.nomad.purge_outside(world.job_id(user))
+    await some_listings(world)
+
+    await confirm(world, ConditionKind.MASS_DISAPPEARANCE)
+
+    for user in USERS:
+        await world.until(lambda user=user: len(world.live_allocations(user)) == 1)
+        await world.phase(Phase.RUNNING, user)
+    await some_listings(world)
+    assert standing(world) == {}
+
+
+async def test_who_confirmed_is_kept_with_the_condition_and_in_the_history(world):
+    await a_fleet(world)
+    world.nomad.hide_from_listings()
+    await some_listings(world)
+
+    await confirm(world, ConditionKind.MASS_DISAPPEARANCE)
+
+    page = await world.plane.oversight.conditions(standing=False, after=None, limit=10)
+    assert page.items[0].confirmed_by == "operator"
+    events = await world.plane.provisioning.events(None, None, 500)
+    assert [e.actor for e in events.items if e.kind == "condition.confirmed"] == ["operator"]
+
+
+async def test_what_stands_holds_through_a_restart(tmp_path):
+    world = World(tmp_path)
+    async with world.running():
+        before = await a_fleet(world)
+        world.nomad.hide_from_listings()
+        await some_listings(world)
+    async with world.running():
+        await some_listings(world)
+
+        assert standing(world) == {ConditionKind.MASS_DISAPPEARANCE: True}
+        assert allocations(world) == before
+
+
+async def test_an_empty_listing_at_start_is_not_believed_either(tmp_path):
+    world = World(tmp_path)
+    async with world.running():
+        before = await a_fleet(world)
+    world.nomad.hide_from_listings()
+    async with world.running():
+        await some_listings(world)
+
+        assert standing(world) == {ConditionKind.MASS_DISAPPEARANCE: True}
+        assert allocations(world) == before
+        assert {world.stack(user).status.phase for user in USERS} == {Phase.RUNNING}
+
+
+async def test_another_cluster_at_the_same_address_gets_nothing_from_us(tmp_path):
+    world = World(tmp_path)
+    async with world.running():
+        await a_fleet(world)
+    world.nomad.become_another_cluster()
+    async with world.running():
+        await some_listings(world)
+
+        assert standing(world)[ConditionKind.OTHER_CLUSTER]
+        assert world.nomad.jobs == {}
+
+
+async def test_a_new_user_is_not_started_in_a_cluster_that_is_not_known_to_be_ours(tmp_path):
+    world = World(tmp_path)
+    async with world.running():
+        await a_fleet(world)
+    world.nomad.become_another_cluster()
+    async with world.running():
+        await some_listings(world)
+        await world.ensure("eve", wait=None)
+        await world.until(lambda: world.stack("eve").status.reason is Reason.BRAKE)
+
+        assert world.nomad.jobs == {}
+
+
+async def test_a_new_cluster_is_taken_over_once_it_is_confirmed(tmp_path):
+    world = World(tmp_path)
+    async with world.running():
+        await a_fleet(world)
+    world.nomad.become_another_cluster()
+    async with world.running():
+        await some_listings(world)
+        await confirm(world, ConditionKind.OTHER_CLUSTER)
+        await world.until(lambda: ConditionKind.OTHER_CLUSTER not in standing(world))
+
+        assert world.nomad.cluster_mark.marks["main"] is not None
+
+
+async def test_a_nomad_of_an_older_snapshot_freezes_what_it_lacks(world):
+    await world.ensure("ada")
+    snapshot = world.nomad.snapshot()
+    await world.ensure("bob")
+    world.nomad.restore(snapshot)
+
+    await world.until(lambda: ConditionKind.OLDER_SNAPSHOT in standing(world))
+    await some_listings(world)
+
+    assert world.job_id("bob") not in world.nomad.jobs
+
+
+async def test_a_confirmed_older_snapshot_is_brought_to_where_it_should_be(world):
+    await world.ensure("ada")
+    snapshot = world.nomad.snapshot()
+    await world.ensure("bob")
+    world.nomad.restore(snapshot)
+    await world.until(lambda: ConditionKind.OLDER_SNAPSHOT in standing(world))
+
+    await confirm(world, ConditionKind.OLDER_SNAPSHOT)
+
+    await world.until(lambda: world.job_id("bob") in world.nomad.jobs)
+    await world.phase(Phase.RUNNING, "bob")
+    assert len(world.live_allocations("ada")) == 1
+
+
+async def test_a_deletion_waits_while_a_disappearance_is_not_confirmed(world):
+    await a_fleet(world)
+    world.consul.forget(world.job_id(), world.live_allocations()[0].id)
+    for user in USERS:
+        world.nomad.purge_outside(world.job_id(user))
+    await some_listings(world)
+
+    operation = await world.plane.provisioning.delete(ADA, delete_workspace=True, by=BACKEND, if_match=None)
+    await world.until(lambda: world.stack().status.reason is Reason.BRAKE)
+    assert world.job_id() in world.vault.job_ids
+    assert world.job_id() in world.nomad.workspaces.volumes
+
+    await confirm(world, ConditionKind.MASS_DISAPPEARANCE)
+    done = await world.finished(operation)
+    assert done.receipt["secret"] == "destroyed"
+
+
+async def test_what_is_seen_to_be_there_can_be_stopped_while_a_condition_stands(world):
+    await a_fleet(world)
+    for user in ("bob", "cyd", "dan"):
+        world.nomad.purge_outside(world.job_id(user))
+    await some_listings(world)
+
+    operation = await world.plane.provisioning.stop(ADA, by=BACKEND, hold=False, if_match=None)
+    await world.finished(operation)
+
+    assert world.stack().status.phase is Phase.STOPPED
+
+
+async def test_a_new_user_is_started_while_a_disappearance_is_not_confirmed(world):
+    await a_fleet(world)
+    world.nomad.hide_from_listings()
+    await some_listings(world)
+
+    assert (await world.ensure("eve")).ready
+
+
+async def test_many_secrets_that_are_missing_at_once_are_not_made_again(world):
+    await a_fleet(world)
+    versions = {user: world.stack(user).status.secret_version for user in USERS}
+    for user in USERS:
+        world.vault.delete_latest(world.job_id(user))
+
+    await world.until(lambda: ConditionKind.SECRETS_MISSING in standing(world))
+
+    assert {user: world.stack(user).status.secret_version for user in USERS} == versions
+
+
+async def test_one_secret_that_an_operator_deleted_is_made_again(world):
+    await a_fleet(world)
+    world.vault.delete_latest(world.job_id("bob"))
+
+    await world.until(lambda: world.stack("bob").status.secret_version == 2)
+
+    assert world.plane.fleet.get(UserId("bob")).stack.status.phase is Phase.RUNNING

@@ -1,0 +1,235 @@
+"""Health that means something: the wedge, the crash loop, the old and the large, and an address that is another's."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from opencode_lifecycle.lifecycle.steps import Limits
+from opencode_lifecycle.model.condition import ConditionKind
+from opencode_lifecycle.model.identifiers import AllocationId, JobId
+from opencode_lifecycle.model.observation import TaskTrouble
+from opencode_lifecycle.model.states import Health, Phase, Reason
+from world import BACKEND, World
+
+LIMITS = {
+    "start": timedelta(seconds=60),
+    "stop": timedelta(seconds=60),
+    "poll": timedelta(milliseconds=50),
+    "idle_after": timedelta(0),
+    "idle_poll": timedelta(milliseconds=20),
+}
+
+
+def a_world(path, **changes) -> World:
+    parameters = {
+        "liveness_interval": timedelta(milliseconds=20),
+        "comparison_interval": timedelta(milliseconds=50),
+    }
+    limits = Limits(**{**LIMITS, **changes.pop("limits", {})})
+    return World(path, **{**parameters, "limits": limits, **changes})
+
+
+@pytest.fixture
+async def world(tmp_path):
+    world = a_world(tmp_path)
+    async with world.running():
+        yield world
+
+
+def server_of(world: World, user: str = "ada"):
+    address = world.live_allocations(user)[0].address
+    return world.prober.servers[address.host, address.port]
+
+
+async def test_a_runtime_that_takes_connections_and_answers_none_is_replaced(world):
+    await world.ensure()
+    before = world.live_allocations()[0].id
+
+    server_of(world).hangs = True
+
+    await world.until(lambda: [a.id for a in world.live_allocations()] not in [[before], []])
+    await world.phase(Phase.RUNNING)
+    events = (await world.plane.provisioning.events("ada", None, 100)).items
+    assert [e.data["reason"] for e in events if e.kind == "phase.stopping"] == ["unresponsive"]
+
+
+async def test_a_runtime_that_hangs_again_at_once_is_shown_and_not_replaced_again(world):
+    await world.ensure()
+    world.server_changes = {}
+    server_of(world).hangs = True
+    before = world.live_allocations()[0].id
+    await world.until(lambda: [a.id for a in world.live_allocations()] not in [[before], []])
+    await world.phase(Phase.RUNNING)
+    again = world.live_allocations()[0].id
+
+    server_of(world).hangs = True
+    await world.until(lambda: world.plane.fleet.get("ada").silent_probes > 12)
+
+    assert world.stack().status.health is Health.UNRESPONSIVE
+    assert [each.id for each in world.live_allocations()] == [again]
+
+
+async def test_a_runtime_that_was_seen_at_work_is_given_longer(tmp_path):
+    world = a_world(tmp_path, limits={"patience_when_busy": 1000, "idle_after": timedelta(minutes=5)})
+    async with world.running():
+        world.server_changes = {"busy": True, "changed_at": datetime.now(UTC)}
+        await world.ensure()
+        before = world.live_allocations()[0].id
+        world.plane.fleet.saw_activity(
+            "ada",
+            await world.prober.activity(
+                address=world.live_allocations()[0].address,
+                read_password=lambda: _password(world),
+                deadline=_soon(),
+            ),
+            datetime.now(UTC),
+        )
+
+        server_of(world).hangs = True
+        await world.until(lambda: world.plane.fleet.get("ada").silent_probes > 12)
+
+        assert [each.id for each in world.live_allocations()] == [before]
+
+
+async def test_when_many_fall_silent_at_once_none_is_replaced(world):
+    users = ("ada", "bob", "cyd")
+    for user in users:
+        await world.ensure(user)
+    before = {user: [a.id for a in world.live_allocations(user)] for user in users}
+
+    for user in users:
+        server_of(world, user).hangs = True
+    await world.until(
+        lambda: ConditionKind.MASS_SILENCE in {each.kind for each in world.plane.conditions.standing()}
+    )
+    await world.until(lambda: all(world.plane.fleet.get(user).silent_probes > 12 for user in users))
+
+    assert {user: [a.id for a in world.live_allocations(user)] for user in users} == before
+    for user in users:
+        server_of(world, user).hangs = False
+    await world.until(lambda: not world.plane.conditions.standing())
+
+
+async def test_a_runtime_that_nearly_fills_its_memory_is_started_afresh_when_idle(tmp_path):
+    world = a_world(tmp_path, usage_interval=timedelta(milliseconds=20))
+    async with world.running():
+        await world.ensure()
+        before = world.live_allocations()[0].id
+
+        world.nomad.memory[before] = 500 * 1024 * 1024
+
+        await world.until(lambda: [a.id for a in world.live_allocations()] not in [[before], []])
+        stack = await world.phase(Phase.RUNNING)
+        assert stack.status.recycled_at is not None
+
+
+async def test_a_large_runtime_that_works_is_left_alone(tmp_path):
+    world = a_world(tmp_path, usage_interval=timedelta(milliseconds=20))
+    async with world.running():
+        world.server_changes = {"busy": True}
+        await world.ensure()
+        before = world.live_allocations()[0].id
+
+        world.nomad.memory[before] = 500 * 1024 * 1024
+        await world.until(lambda: "memory" in world.stack().status.message)
+
+        assert [each.id for each in world.live_allocations()] == [before]
+
+
+async def test_an_old_runtime_is_started_afresh_when_idle(tmp_path):
+    world = a_world(tmp_path, limits={"recycle_age": timedelta(milliseconds=200)})
+    async with world.running():
+        await world.ensure()
+        before = world.live_allocations()[0].id
+
+        await world.until(lambda: [a.id for a in world.live_allocations()] not in [[before], []])
+
+
+@pytest.mark.parametrize(
+    ("trouble", "reason"),
+    [
+        (TaskTrouble.EXITED, Reason.CRASH_LOOP),
+        (TaskTrouble.OUT_OF_MEMORY, Reason.OUT_OF_MEMORY),
+        (TaskTrouble.DRIVER, Reason.DRIVER_FAILED),
+    ],
+)
+async def test_a_crash_loop_is_shown_with_its_cause(world, trouble, reason):
+    world.nomad.autorun = False
+    await world.ensure(wait=None)
+    await world.until(lambda: len(world.live_allocations()) == 1)
+
+    world.nomad.trouble_allocation(world.job_id(), trouble, "exit code 137")
+
+    await world.until(lambda: world.stack().status.reason is reason)
+    assert world.stack().status.message == "exit code 137"
+
+
+async def test_an_address_that_consul_lists_for_another_runtime_as_well_is_withdrawn(world):
+    await world.ensure()
+    address = world.live_allocations()[0].address
+
+    world.consul.register(JobId("oc-other-job"), AllocationId("other"), address)
+
+    await world.until(lambda: "oc-other-job" in world.stack().status.message)
+    assert world.stack().status.phase is Phase.STARTING
+    assert world.stack().status.runtime is None
+
+
+async def test_no_password_is_sent_to_an_address_that_is_in_doubt(world):
+    await world.ensure()
+    server = server_of(world)
+    address = world.live_allocations()[0].address
+    shown = len(server.tried)
+
+    world.consul.register(JobId("oc-other-job"), AllocationId("other"), address)
+    await world.until(lambda: "as well" in world.stack().status.message)
+
+    assert len(server.tried) == shown
+
+
+async def test_an_address_is_proven_anew_when_its_doubt_is_settled(world):
+    await world.ensure()
+    before = world.live_allocations()[0]
+    world.consul.register(JobId("oc-other-job"), AllocationId("other"), before.address)
+    await world.until(lambda: world.stack().status.phase is Phase.STARTING)
+
+    world.consul.forget(JobId("oc-other-job"), AllocationId("other"))
+
+    stack = await world.phase(Phase.RUNNING)
+    assert stack.status.runtime.allocation_id == before.id
+
+
+async def test_a_leftover_of_an_allocation_that_ended_puts_no_address_in_doubt(world):
+    await world.ensure("bob")
+    old = world.live_allocations("bob")[0]
+    await world.ensure("ada")
+    address = world.live_allocations("ada")[0].address
+    recreate = world.plane.provisioning.recreate
+    await world.finished(await recreate("bob", by=BACKEND, if_match=None))
+
+    world.consul.register(world.job_id("bob"), old.id, address)
+    await world.plane._catalog.compare_once()
+
+    assert world.plane.fleet.get("ada").doubt == ""
+
+
+async def test_a_critical_check_has_the_runtime_looked_at_at_once(tmp_path):
+    world = a_world(tmp_path, liveness_interval=timedelta(hours=1))
+    async with world.running():
+        await world.ensure()
+        server_of(world).password = ""
+
+        world.consul.set_passing(world.job_id(), world.live_allocations()[0].id, passing=False)
+
+        stack = await world.phase(Phase.FAILED)
+        assert stack.status.reason is Reason.OPEN_WITHOUT_PASSWORD
+
+
+async def _password(world: World):
+    return await world.vault.read(world.job_id(), 1, _soon())
+
+
+def _soon():
+    from opencode_lifecycle.model.deadline import Deadline  # noqa: PLC0415
+
+    return Deadline.after(5, "test")

@@ -1,0 +1,270 @@
+"""Why a runtime is not as it should be, and how it is put right."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from opencode_lifecycle.lifecycle.steps import Limits
+from opencode_lifecycle.model.facets import Facet
+from opencode_lifecycle.model.staleness import Severity
+from opencode_lifecycle.model.states import Desired, MigrationState, Phase, WhenStale
+from world import ADA, BACKEND, World, content
+
+IDLE_AT_ONCE = Limits(
+    start=timedelta(seconds=60),
+    stop=timedelta(seconds=60),
+    poll=timedelta(milliseconds=50),
+    idle_after=timedelta(0),
+    idle_poll=timedelta(milliseconds=20),
+)
+
+
+@pytest.fixture
+async def world(tmp_path):
+    """One in which a stale runtime is shown and left alone."""
+    world = World(tmp_path, when_stale=WhenStale.REPORT)
+    async with world.running():
+        yield world
+
+
+@pytest.fixture
+async def idle(tmp_path):
+    """One in which a stale runtime is put right when it is idle, which is every moment that no session works."""
+    world = World(tmp_path, limits=IDLE_AT_ONCE)
+    async with world.running():
+        yield world
+
+
+async def reasons(world: World) -> dict[Facet, tuple[str, str]]:
+    view = await world.plane.provisioning.inspect(ADA)
+    return {reason.facet: (reason.have, reason.want) for reason in view.staleness}
+
+
+async def until_stale(world: World, facet: Facet) -> None:
+    await world.until(lambda: facet in world.stack().status.stale)
+
+
+async def test_a_secret_that_an_administrator_wrote_is_noticed(world):
+    await world.ensure()
+    world.vault.put(world.job_id(), {"password": "another", "env": {}})
+
+    await until_stale(world, Facet.SECRET_VERSION)
+
+    assert (await reasons(world)) == {Facet.SECRET_VERSION: ("1", "2")}
+    assert world.stack().status.migration_state is MigrationState.STALE
+
+
+async def test_a_secret_version_is_critical_and_needs_a_restart(world):
+    await world.ensure()
+    world.vault.put(world.job_id(), {"password": "another", "env": {}})
+    await until_stale(world, Facet.SECRET_VERSION)
+
+    (reason,) = (await world.plane.provisioning.inspect(ADA)).staleness
+
+    assert (reason.severity, reason.restart) == (Severity.CRITICAL, True)
+
+
+async def test_a_new_secret_is_rolled_in_when_the_runtime_is_idle(idle):
+    await idle.ensure()
+    before = idle.live_allocations()[0].id
+    idle.vault.put(idle.job_id(), {"password": "another", "env": {}})
+
+    await idle.until(lambda: idle.stack().status.secret_version == 2)
+    await idle.until(lambda: [a.id for a in idle.live_allocations()] not in [[before], []])
+    stack = await idle.phase(Phase.RUNNING)
+
+    assert stack.status.facets.secret_version == 2
+    await idle.until(lambda: idle.stack().status.migration_state is MigrationState.CURRENT)
+
+
+async def test_an_agent_at_work_is_not_interrupted_for_a_new_secret(idle):
+    idle.server_changes = {"busy": True, "changed_at": datetime.now(UTC)}
+    await idle.ensure()
+    before = idle.live_allocations()[0].id
+    idle.vault.put(idle.job_id(), {"password": "another", "env": {}})
+
+    await idle.until(lambda: "waits until it is idle" in idle.stack().status.message)
+
+    assert [each.id for each in idle.live_allocations()] == [before]
+    assert idle.stack().status.phase is Phase.RUNNING
+
+
+async def test_a_runtime_whose_sessions_cannot_be_seen_counts_as_busy(idle):
+    await idle.ensure()
+    before = idle.live_allocations()[0].id
+    (server,) = idle.prober.servers.values()
+    server.hangs = True
+    idle.vault.put(idle.job_id(), {"password": "another", "env": {}})
+
+    await idle.until(lambda: "waits until it is idle" in idle.stack().status.message)
+
+    assert [each.id for each in idle.live_allocations()] == [before]
+
+
+async def test_under_now_even_a_busy_runtime_is_put_right(tmp_path):
+    world = World(tmp_path, when_stale=WhenStale.NOW)
+    async with world.running():
+        world.server_changes = {"busy": True}
+        await world.ensure()
+        before = world.live_allocations()[0].id
+        world.vault.put(world.job_id(), {"password": "another", "env": {}})
+
+        await world.until(lambda: [a.id for a in world.live_allocations()] not in [[before], []])
+        await world.phase(Phase.RUNNING)
+
+
+async def test_what_is_stale_while_the_service_is_down_is_marked_when_it_starts(tmp_path):
+    world = World(tmp_path, when_stale=WhenStale.REPORT)
+    async with world.running():
+        await world.ensure()
+    world.nomad.change_outside(world.job_id(), memory=999)
+    async with world.running():
+        await until_stale(world, Facet.EDITED_OUTSIDE)
+
+
+async def test_an_edit_from_outside_is_shown_field_by_field(world):
+    await world.ensure()
+    world.nomad.change_outside(world.job_id(), memory=999)
+
+    await until_stale(world, Facet.EDITED_OUTSIDE)
+
+    assert (await reasons(world))[Facet.EDITED_OUTSIDE] == (
+        "Variables[memory] = 999",
+        "Variables[memory] = 256",
+    )
+
+
+async def test_an_edit_from_outside_is_in_the_history(world):
+    await world.ensure()
+    world.nomad.change_outside(world.job_id(), memory=999)
+    await until_stale(world, Facet.EDITED_OUTSIDE)
+
+    events = await world.plane.provisioning.events(ADA, None, 100)
+
+    (edited,) = [event for event in events.items if event.kind == "stack.edited_outside"]
+    assert edited.data == {"fields": ["Variables[memory]"]}
+
+
+async def test_an_edit_from_outside_is_taken_back_when_the_runtime_is_idle(idle):
+    await idle.ensure()
+    idle.nomad.change_outside(idle.job_id(), memory=999)
+
+    await idle.until(lambda: idle.nomad.jobs[idle.job_id()].specification["Variables"]["memory"] == 256)
+    await idle.phase(Phase.RUNNING)
+    await idle.until(lambda: not idle.stack().status.stale)
+
+
+async def test_an_edit_that_changes_in_place_is_taken_back_at_once_and_without_a_restart(idle):
+    idle.server_changes = {"busy": True}
+    await idle.ensure()
+    before = idle.live_allocations()[0].id
+    idle.nomad.change_outside(idle.job_id(), description="mine now")
+
+    await idle.until(
+        lambda: idle.nomad.jobs[idle.job_id()].specification["Variables"]["description"] != "mine now"
+    )
+
+    assert [each.id for each in idle.live_allocations()] == [before]
+
+
+async def test_registering_the_same_again_is_no_edit(world):
+    await world.ensure()
+    before = world.nomad.jobs[world.job_id()].seen.modify_index
+    world.nomad.change_outside(world.job_id())
+
+    await world.until(lambda: world.stack().status.job_modify_index > before)
+
+    assert world.stack().status.edits == ()
+    assert await reasons(world) == {}
+
+
+async def test_an_image_that_somebody_put_into_the_job_is_shown_as_what_runs(world):
+    await world.ensure()
+    world.nomad.edit_outside(world.job_id(), image="mine:1")
+
+    await until_stale(world, Facet.IMAGE)
+
+    assert (await reasons(world))[Facet.IMAGE] == ("mine:1", "")
+
+
+async def test_a_runtime_that_vanished_is_shown_as_missing_until_it_runs_again(world):
+    await world.ensure()
+    world.nomad.autorun = False
+
+    world.nomad.purge_outside(world.job_id())
+    await until_stale(world, Facet.MISSING)
+    assert Facet.MISSING in await reasons(world)
+
+    await world.until(lambda: len(world.live_allocations()) == 1)
+    world.nomad.run_allocation(world.job_id())
+    await world.phase(Phase.RUNNING)
+    assert await reasons(world) == {}
+
+
+async def test_a_stack_that_is_stopped_is_not_stale(world):
+    await world.ensure()
+    world.vault.put(world.job_id(), {"password": "another", "env": {}})
+    await until_stale(world, Facet.SECRET_VERSION)
+
+    await world.finished(await world.plane.provisioning.stop(ADA, by=BACKEND, hold=False, if_match=None))
+
+    assert world.stack().intent.desired is Desired.STOPPED
+    assert await reasons(world) == {}
+    assert world.stack().status.stale == frozenset()
+
+
+async def test_new_instructions_of_the_settings_do_not_touch_a_stack_that_wants_its_release(tmp_path):
+    world = World(tmp_path)
+    async with world.running():
+        await world.ensure()
+    world.content = content(instructions="Be brief.")
+    async with world.running():
+        assert (await world.ensure()).ready
+        assert await reasons(world) == {}
+
+
+async def test_the_summary_of_the_fleet_says_the_same_as_each_stack(world):
+    for user in ("ada", "bob"):
+        await world.ensure(user)
+    world.vault.put(world.job_id(), {"password": "another", "env": {}})
+    await until_stale(world, Facet.SECRET_VERSION)
+
+    summary = await world.plane.oversight.staleness()
+
+    assert (summary.stacks, summary.stale) == (2, 1)
+    assert [(count.facet, count.stacks) for count in summary.facets] == [(Facet.SECRET_VERSION, 1)]
+
+
+async def test_a_dry_run_tells_how_an_edit_is_taken_back_and_takes_nothing_back(tmp_path):
+    world = World(tmp_path, when_stale=WhenStale.NOW)
+    async with world.running():
+        await world.ensure()
+        world.plane.dispatcher._workers = 0
+        world.nomad.change_outside(world.job_id(), description="mine now")
+
+        report = await world.plane.oversight.reconcile(dry_run=True, by=BACKEND)
+
+        (plan,) = report.stacks
+        assert plan.steps == ["compare the job with what was registered", "register the job"]
+        assert world.nomad.jobs[world.job_id()].specification["Variables"]["description"] == "mine now"
+
+
+async def test_a_dry_run_of_a_fleet_that_is_as_it_should_be_names_nothing(world):
+    await world.ensure()
+
+    report = await world.plane.oversight.reconcile(dry_run=True, by=BACKEND)
+
+    assert (report.compared, report.stacks, report.orphans) == (1, [], [])
+
+
+async def test_a_reconcile_has_done_what_its_dry_run_said(tmp_path):
+    world = World(tmp_path, when_stale=WhenStale.NOW)
+    async with world.running():
+        await world.ensure()
+        world.nomad.change_outside(world.job_id(), memory=999)
+
+        await world.plane.oversight.reconcile(dry_run=False, by=BACKEND)
+
+        await world.until(
+            lambda: world.nomad.jobs[world.job_id()].specification["Variables"]["memory"] == 256
+        )
