@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -37,6 +37,8 @@ class Faults:
 
     def __init__(self) -> None:
         self.calls: Counter[str] = Counter()
+        self.policy: Callable[[str, bool], Awaitable[None]] | None = None
+        """Asked before and after the effect of every call; it may wait, or raise what the caller gets."""
         self._faults: list[_Fault] = []
 
     def fail_next(
@@ -65,6 +67,8 @@ class Faults:
             await self._strike(method, after_commit=True)
 
     async def _strike(self, method: str, *, after_commit: bool) -> None:
+        if self.policy is not None:
+            await self.policy(method, after_commit)
         for fault in self._faults:
             if fault.method in {method, "*"} and fault.after_commit is after_commit:
                 break

@@ -80,6 +80,11 @@ class FakeNomad:
         self.cluster_mark = FakeClusterMark()
         self.memory: dict[AllocationId, int] = {}
         """Bytes that an allocation uses; of any other it is not known."""
+        self.is_racy = False
+        self.is_mute = False
+        """Whether the event stream leaves out what happens, without a word."""
+        self.unlinked: set[JobId] = set()
+        """Jobs that were stopped while an allocation of theirs lived: the next one does not wait for it."""
         self._hidden: set[JobId] | None = None
         """What listings leave out; None for nothing, a set that holds every name for everything."""
         self.node = node
@@ -247,6 +252,10 @@ class FakeNomad:
                 raise IndexConflict(
                     "nomad", "register", f"{job.job_id} is at index {actual}, not {expected_index}"
                 )
+            if self.is_racy:
+                # As on 1.11: the check is not repeated where the job is written, so two writers can both pass it.
+                await asyncio.sleep(0)
+                known = self.jobs.get(job.job_id)
             unchanged = (
                 known is not None and not known.seen.stopped and known.specification == job.specification
             )
@@ -287,6 +296,8 @@ class FakeNomad:
                 job.seen = replace(job.seen, stopped=True, version=job.seen.version + 1, modify_index=index)
                 self._tell(JobChanged(index=index, job_id=job_id, job=job.seen))
             self._placement.pop(job_id, None)
+            if self._live(job_id):
+                self.unlinked.add(job_id)
             self._stop_allocations(job_id)
             if purge:
                 del self.jobs[job_id]
@@ -463,6 +474,8 @@ class FakeNomad:
         return self.index
 
     def _tell(self, change: Change) -> None:
+        if self.is_mute:
+            return
         for follower in self._followers:
             follower.put_nowait(change)
 

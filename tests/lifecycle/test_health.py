@@ -148,12 +148,12 @@ async def test_an_old_runtime_is_started_afresh_when_idle(tmp_path):
 @pytest.mark.parametrize(
     ("trouble", "reason"),
     [
-        (TaskTrouble.EXITED, Reason.CRASH_LOOP),
+        (TaskTrouble.EXITED, Reason.DRIVER_FAILED),
         (TaskTrouble.OUT_OF_MEMORY, Reason.OUT_OF_MEMORY),
         (TaskTrouble.DRIVER, Reason.DRIVER_FAILED),
     ],
 )
-async def test_a_crash_loop_is_shown_with_its_cause(world, trouble, reason):
+async def test_a_start_that_fails_is_shown_with_its_cause(world, trouble, reason):
     world.nomad.autorun = False
     await world.ensure(wait=None)
     await world.until(lambda: len(world.live_allocations()) == 1)
@@ -161,6 +161,17 @@ async def test_a_crash_loop_is_shown_with_its_cause(world, trouble, reason):
     world.nomad.trouble_allocation(world.job_id(), trouble, "exit code 137")
 
     await world.until(lambda: world.stack().status.reason is reason)
+    assert world.stack().status.message == "exit code 137"
+
+
+async def test_a_runtime_that_ran_and_exits_is_shown_as_a_crash_loop_with_its_exit_code(world):
+    await world.ensure()
+    world.prober.withdraw(world.live_allocations()[0].address)
+    world.nomad.restart_task(world.job_id())
+
+    world.nomad.trouble_allocation(world.job_id(), TaskTrouble.EXITED, "exit code 137")
+
+    await world.until(lambda: world.stack().status.reason is Reason.CRASH_LOOP)
     assert world.stack().status.message == "exit code 137"
 
 

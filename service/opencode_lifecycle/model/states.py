@@ -95,7 +95,7 @@ class Reason(StrEnum):
     RECREATE = "recreate"
     """It is stopped in order to be started afresh."""
     CRASH_LOOP = "crash_loop"
-    """The runtime exits again and again; the message has the exit code."""
+    """The runtime was proven and exited since; the message has the exit code. Nomad starts it again."""
     OUT_OF_MEMORY = "out_of_memory"
     """The runtime was killed for want of memory."""
     UNRESPONSIVE = "unresponsive"

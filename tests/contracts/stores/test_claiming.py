@@ -274,6 +274,7 @@ async def test_phases_are_appended_to_the_unfinished_operation(database):
     assert operation.finished_at is None
 
 
+@pytest.mark.databases
 async def test_an_outcome_finishes_the_operation_it_answers(database):
     stack = await put(database)
     claimed = await take(database)

@@ -164,6 +164,7 @@ async def test_a_refusal_does_not_undo_the_decisions_that_are_committed_with_it(
     assert await database.get(BOB) is not None
 
 
+@pytest.mark.databases
 async def test_a_decision_that_cannot_be_written_spoils_no_other(database):
     twice = an_operation()
 
@@ -184,6 +185,7 @@ async def test_a_decision_that_cannot_be_written_spoils_no_other(database):
     assert await database.get(UserId("dan")) is not None
 
 
+@pytest.mark.databases
 async def test_work_that_fails_half_way_through_is_undone_and_spoils_no_other(database):
     def broken(situation):
         return Decision(stack=a_stack("carol"), operation=replace(an_operation("carol"), kind=None))

@@ -21,6 +21,8 @@ from opencode_lifecycle.model.identifiers import UserId
 
 TESTS = Path(__file__).resolve().parents[2]
 
+pytestmark = pytest.mark.databases
+
 
 def file_of(url: str) -> Path:
     return Path(url.removeprefix("sqlite+aiosqlite:///"))

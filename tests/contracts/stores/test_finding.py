@@ -274,6 +274,7 @@ async def test_quotas_can_be_counted_from_rows_alone(database):
     assert await found(database, group="team") == [ADA]
 
 
+@pytest.mark.databases
 async def test_a_stack_needs_a_release_that_exists(database):
     unknown = replace(a_stack(), intent=replace(a_stack().intent, wanted_release="rel_unknown"))
 

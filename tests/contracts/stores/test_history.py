@@ -74,6 +74,7 @@ async def test_an_event_comes_back_as_it_was_stored(database):
     assert (await database.find_events(user_id=ADA, after=None, limit=10)).items == [event]
 
 
+@pytest.mark.databases
 async def test_text_that_a_database_cannot_hold_is_replaced_in_events_too(database):
     await database.append([an_event(text="a\0b\ud800c")])
 
@@ -117,6 +118,7 @@ async def test_a_reader_whose_last_event_is_not_kept_goes_on_near_it(database):
     assert await kinds(database, after=EventId(second.id + "0")) == []
 
 
+@pytest.mark.databases
 async def test_an_event_is_stored_once(database):
     event = an_event()
     await database.append([event])
@@ -133,6 +135,7 @@ async def test_concurrent_events_are_all_kept(database):
     assert sorted(await kinds(database), key=int) == [str(number) for number in range(100)]
 
 
+@pytest.mark.databases
 async def test_times_keep_their_moment_and_come_back_in_utc(database):
     chatham = timezone(timedelta(hours=12, minutes=45))
     local = datetime(2026, 4, 5, 3, 30, 0, 1, tzinfo=chatham)
@@ -144,6 +147,7 @@ async def test_times_keep_their_moment_and_come_back_in_utc(database):
     assert event.at.isoformat() == "2026-04-04T14:45:00.000001+00:00"
 
 
+@pytest.mark.databases
 async def test_a_time_without_a_zone_is_refused(database):
     with pytest.raises(UpstreamRejected):
         await database.append([replace(an_event(), at=datetime(2026, 1, 1))])  # noqa: DTZ001 - the defect

@@ -158,8 +158,10 @@ def _why_not_running(
                 return Reason.SECRET_MISSING, allocation.trouble_message
             case TaskTrouble.DRIVER:
                 return Reason.DRIVER_FAILED, allocation.trouble_message
-            case TaskTrouble.EXITED:
+            case TaskTrouble.EXITED if proof is not None and _ran_before(proof, allocation):
                 return Reason.CRASH_LOOP, allocation.trouble_message
+            case TaskTrouble.EXITED:
+                return Reason.DRIVER_FAILED, allocation.trouble_message
             case TaskTrouble.OUT_OF_MEMORY:
                 return Reason.OUT_OF_MEMORY, allocation.trouble_message
             case unreachable:
@@ -167,6 +169,11 @@ def _why_not_running(
     if proof is not None and allocation is not None and is_about(proof, allocation):
         return proof.reason, proof.detail
     return None, "waiting for an allocation" if allocation is None else "waiting for its server to answer"
+
+
+def _ran_before(proof: Proof, allocation: AllocationSeen) -> bool:
+    """Whether an earlier run of the same allocation was proven: it can start, and does not stay."""
+    return proof.result is ProofResult.PROVEN and proof.allocation_id == allocation.id
 
 
 def _proven(work: Work, job: JobSeen, allocation: AllocationSeen, proof: Proof, now: datetime) -> Status:
