@@ -167,6 +167,16 @@ class FakeNomad:
             started_at=self._now(),
         )
 
+    def run_allocation_of(self, job_id: JobId, allocation: AllocationSeen) -> AllocationSeen:
+        """Let this very allocation run, whatever else of its job lives."""
+        return self._update(
+            allocation,
+            job_id,
+            client_status=ClientStatus.RUNNING,
+            address=Address(host="127.0.0.1", port=next(self._ports)),
+            started_at=self._now(),
+        )
+
     def fail_allocation(
         self, job_id: JobId, trouble: TaskTrouble, message: str, *, reschedule: bool = True
     ) -> AllocationSeen:

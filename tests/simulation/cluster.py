@@ -1,0 +1,222 @@
+"""The neighbours of a simulated control plane: the fakes, with clients that take their time and answers that get lost."""
+
+import asyncio
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import timedelta
+from random import Random
+
+from fakes.consul import FakeConsul
+from fakes.nomad import FakeNomad
+from fakes.opencode import FakeOpenCode, FakeProber
+from fakes.store import FakeStore
+from fakes.vault import FakeVault
+from opencode_lifecycle.lifecycle.control_plane import ControlPlane, Neighbours, Parameters
+from opencode_lifecycle.lifecycle.orphans import OrphanLimits
+from opencode_lifecycle.lifecycle.steps import Limits
+from opencode_lifecycle.model.errors import UpstreamUnavailable
+from opencode_lifecycle.model.identifiers import JobId
+from opencode_lifecycle.model.observation import AllocationSeen, ClientStatus
+from simulation.loop import VirtualLoop
+from world import SITE, content
+
+LIFE: ContextVar[int] = ContextVar("LIFE", default=0)
+"""Which life of the control plane a call belongs to."""
+
+WRITES = frozenset(
+    {
+        "register",
+        "deregister",
+        "ensure",
+        "rotate",
+        "destroy",
+        "mark",
+        "publish",
+        "point",
+        "clear",
+        "write_mark",
+        "decide",
+        "claim",
+        "save",
+        "release_claim",
+        "renew_claim",
+        "finish_deletion",
+        "put_condition",
+        "put_orphans",
+        "put_cluster_mark",
+    }
+)
+"""The external effects: before and after each of them the control plane may die."""
+
+LIMITS = Limits(start=timedelta(seconds=60), stop=timedelta(seconds=60), idle_after=timedelta(seconds=20))
+
+
+@dataclass(slots=True)
+class Trouble:
+    """What goes wrong at the moment: chances per call, and systems that are away."""
+
+    fail: float = 0.0
+    lose_reply: float = 0.0
+    slow: float = 0.0
+    away: set[str] = field(default_factory=set)
+    die_at: tuple[str, bool, int] | None = None
+    """Die before (False) or after (True) the n-th call of this method from now."""
+
+
+class Cluster:
+    """Everything outside the control plane, and the lives that the control plane has lived so far."""
+
+    def __init__(self, loop: VirtualLoop, random: Random) -> None:
+        self.loop = loop
+        self.random = random
+        self.trouble = Trouble()
+        self.store = FakeStore(clock=loop.wall_clock)
+        self.nomad = FakeNomad(autorun=False, autostop=False, now=loop.wall_clock)
+        self.nomad.is_racy = True
+        self.nomad.on_run = self._on_run
+        self.vault = FakeVault()
+        self.consul = FakeConsul()
+        self.prober = FakeProber(now=loop.wall_clock)
+        self.owner: dict[tuple[str, int], JobId] = {}
+        self.dead: set[int] = set()
+        self.effects: list[tuple[str, bool]] = []
+        """Every external effect that happened, as (method, after)."""
+        self.trace: list[str] = []
+        self.on_death = lambda: None
+        systems = {
+            "nomad": (self.nomad, self.nomad.workspaces, self.nomad.live_files, self.nomad.cluster_mark),
+            "vault": (self.vault,),
+            "consul": (self.consul,),
+            "database": (self.store,),
+            "opencode": (self.prober,),
+        }
+        for system, fakes in systems.items():
+            for fake in fakes:
+                fake.faults.policy = self._policy_of(system)
+
+    def plane(self, *, shares_database: bool = False) -> ControlPlane:
+        return ControlPlane(
+            Neighbours(
+                store=self.store,
+                orchestrator=self.nomad,
+                workspaces=self.nomad.workspaces,
+                live_files=self.nomad.live_files,
+                cluster_mark=self.nomad.cluster_mark,
+                passwords=self.vault,
+                catalog=self.consul,
+                prober=self.prober,
+            ),
+            Parameters(
+                site=SITE,
+                limits=LIMITS,
+                namespace="opencode",
+                region="global",
+                default_resources="small",
+                secret_sweep_interval=timedelta(seconds=60),
+                usage_interval=timedelta(hours=1),
+                comparison_interval=timedelta(seconds=60),
+                orphan_limits=OrphanLimits(confirmations=2, grace=timedelta(seconds=60)),
+                shares_database=shares_database,
+                clock=self.loop.wall_clock,
+                random=Random(self.random.random()),
+            ),
+        )
+
+    content = staticmethod(content)
+
+    def say(self, text: str) -> None:
+        self.trace.append(f"{self.loop.time():9.3f}  {text}")
+
+    def _policy_of(self, system: str):
+        async def policy(method: str, after: bool) -> None:  # noqa: FBT001 - as `Faults` calls it
+            life = LIFE.get()
+            if life in self.dead:
+                raise asyncio.CancelledError
+            if life == 0:
+                return
+            if method in WRITES:
+                self.effects.append((method, after))
+                if after and method != "claim":
+                    self.say(f"  {system}.{method}")
+            self._die_if_so(method, after, life)
+            await self._trouble(system, method, after=after)
+
+        return policy
+
+    def _die_if_so(self, method: str, after: bool, life: int) -> None:  # noqa: FBT001
+        die = self.trouble.die_at
+        if die is None or die[:2] != (method, after):
+            return
+        if die[2] > 1:
+            self.trouble.die_at = (*die[:2], die[2] - 1)
+            return
+        self.trouble.die_at = None
+        self.say(f"the control plane dies {'after' if after else 'before'} {method}")
+        self.dead.add(life)
+        self.on_death()
+        raise asyncio.CancelledError
+
+    async def _trouble(self, system: str, method: str, *, after: bool) -> None:
+        trouble, random = self.trouble, self.random
+        if trouble.slow and random.random() < trouble.slow:
+            await asyncio.sleep(random.choice((0.01, 0.3, 2.0)))
+            if LIFE.get() in self.dead:
+                raise asyncio.CancelledError
+        if system in trouble.away and not after:
+            raise UpstreamUnavailable(system, method, "connection refused")
+        chance = trouble.lose_reply if after else trouble.fail
+        if chance and system != "opencode" and random.random() < chance:
+            self.say(f"{system}.{method} {'has lost its reply' if after else 'fails'}")
+            raise UpstreamUnavailable(system, method, "the connection broke")
+
+    # --- what Nomad's clients do
+
+    async def clients(self) -> None:
+        """Start and end allocations, each after a while of its own."""
+        while True:
+            await asyncio.sleep(self.random.choice((0.05, 0.2, 0.7)))
+            for job_id, all_of_job in list(self.nomad.allocations.items()):
+                for allocation in list(all_of_job):
+                    if self.random.random() < 0.6:
+                        self._advance(job_id, allocation)
+
+    def _advance(self, job_id: JobId, allocation: AllocationSeen) -> None:
+        if allocation.client_status.is_terminal:
+            return
+        if allocation.desired_status == "stop":
+            self.end(job_id, allocation, ClientStatus.COMPLETE)
+        elif allocation.client_status is ClientStatus.PENDING:
+            others = [a for a in self.nomad._live(job_id) if a.id != allocation.id]
+            if others and job_id not in self.nomad.unlinked:
+                return
+            self.say(f"{job_id}: allocation {allocation.id[-4:]} runs")
+            self.nomad.run_allocation_of(job_id, allocation)
+
+    def end(self, job_id: JobId, allocation: AllocationSeen, status: ClientStatus) -> None:
+        """Let the allocation end, with its server and its place in Consul."""
+        self.say(f"{job_id}: allocation {allocation.id[-4:]} is {status}")
+        if allocation.address is not None:
+            self.prober.withdraw(allocation.address)
+            self.owner.pop((allocation.address.host, allocation.address.port), None)
+        self.consul.forget(job_id, allocation.id)
+        self.nomad._update(allocation, job_id, client_status=status)
+        if not self.nomad._live(job_id):
+            self.nomad.unlinked.discard(job_id)
+            job = self.nomad.jobs.get(job_id)
+            if job is not None and not job.seen.stopped and allocation.desired_status == "run":
+                self.nomad._schedule(job_id)
+
+    def _on_run(self, job_id: JobId, allocation: AllocationSeen) -> None:
+        job = self.nomad.jobs.get(job_id)
+        if job is None or allocation.address is None or "secret_version" not in job.seen.meta:
+            return
+        item = self.vault._items.get(job_id)
+        data = item.versions.get(int(job.seen.meta["secret_version"])) if item is not None else None
+        if data is None:
+            return
+        server = FakeOpenCode(
+            password=str(data["password"]), version=job.seen.meta["opencode_version"]
+        )
+        self.prober.serve(allocation.address, server)
+        self.owner[allocation.address.host, allocation.address.port] = job_id
+        self.consul.register(job_id, allocation.id, allocation.address)

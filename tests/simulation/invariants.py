@@ -1,0 +1,209 @@
+"""
+What must hold after every step, and at the end.
+
+I1 at most one live server of a stack by our doing · I2 no address is given out that is not the stack's own, proven ·
+I3 what was accepted happens · I4 a job has a row and a row its job · I5 one password per version, and nowhere but in Vault ·
+I6 what is deleted stays deleted · I7 an event for everything accepted · I9 `observed_generation` never goes back ·
+I11 not seeing destroys nothing. I8 (quotas) and I10 (rollouts) come with what they are about.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from opencode_lifecycle.lifecycle.control_plane import ControlPlane
+from opencode_lifecycle.model.identifiers import UserId
+from opencode_lifecycle.model.observation import ClientStatus
+from opencode_lifecycle.model.states import Desired, Phase, Reason
+from simulation.cluster import LIFE, Cluster
+
+if TYPE_CHECKING:
+    from simulation.schedule import Schedule
+
+_REPLACING = {Reason.STALE, Reason.UNRESPONSIVE, Reason.RECYCLE, Reason.RECREATE}
+
+class Violation(AssertionError):
+    """An invariant does not hold."""
+
+
+class Watcher:
+    """Looks at every effect as it happens."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self.plane: ControlPlane | None = None
+        self.violation: Violation | None = None
+        self._generations: dict[tuple[UserId, Any], int] = {}
+        self._hook("deregister", cluster.nomad, self._on_deregister)
+        self._hook("destroy", cluster.vault, self._on_destroy)
+        self._hook("destroy", cluster.nomad.workspaces, self._on_destroy_workspace)
+        self._hook("save", cluster.store, self._on_save)
+        self._watch_allocations()
+
+    def _hook(self, method: str, fake: Any, check: Any) -> None:
+        original = getattr(fake, method)
+
+        async def checked(*args: Any, **kwargs: Any) -> Any:
+            if LIFE.get() in self._cluster.dead or LIFE.get() == 0:
+                return await original(*args, **kwargs)
+            try:
+                after = check(*args, **kwargs)
+                result = await original(*args, **kwargs)
+                if after is not None:
+                    after()
+            except Violation as violation:
+                # The product would take it for a defect of its own, write it into its log and go on.
+                self.violation = self.violation or violation
+                raise
+            return result
+
+        setattr(fake, method, checked)
+
+    def _watch_allocations(self) -> None:
+        nomad = self._cluster.nomad
+        original = nomad._update
+
+        def updated(*args: Any, **kwargs: Any) -> Any:
+            result = original(*args, **kwargs)
+            for job_id, allocations in nomad.allocations.items():
+                running = [a for a in allocations if a.client_status is ClientStatus.RUNNING]
+                if len(running) > 1:
+                    self.violation = Violation(f"I1: {len(running)} servers of {job_id} run at once")
+                    raise self.violation
+            return result
+
+        nomad._update = updated
+
+    def _row_of_job(self, job_id: str) -> Any:
+        for row in self._cluster.store.rows.values():
+            if row.stack.job_id == job_id:
+                return row
+        return None
+
+    def _on_deregister(self, job_id: str, **_: Any) -> None:
+        row = self._row_of_job(job_id)
+        if row is None:
+            return
+        phase = row.stack.status.phase
+        if phase not in {Phase.STOPPING, Phase.FAILED, Phase.DELETING}:
+            raise Violation(f"I11: {job_id} is stopped in phase {phase}")
+
+    def _on_destroy(self, job_id: str, *_: Any) -> None:
+        row = self._row_of_job(job_id)
+        if row is not None and row.stack.intent.desired is not Desired.DELETED:
+            raise Violation(f"I11: the secret of {job_id} is destroyed, and nobody deleted it")
+        if self._cluster.nomad._live(job_id):
+            raise Violation(f"I11: the secret of {job_id} is destroyed under a live allocation")
+
+    def _on_destroy_workspace(self, volume_id: str, *_: Any) -> None:
+        for job_id, volume in self._cluster.nomad.workspaces.volumes.items():
+            row = self._row_of_job(job_id)
+            if volume.volume_id == volume_id and row is not None and not row.stack.intent.delete_workspace:
+                raise Violation(f"I11: the data of {job_id} is destroyed, and nobody asked for that")
+
+    def _on_save(self, claimed: Any, progress: Any) -> Any:
+        user, now = claimed.stack.user_id, progress.status.observed_generation
+        intent, status, before = claimed.stack.intent, progress.status, claimed.stack.status
+        asked = intent.desired is not Desired.RUNNING or intent.fresh_start > before.fresh_start_done
+        if status.phase is Phase.STOPPING and before.phase is not Phase.STOPPING:
+            if not asked and status.reason not in _REPLACING:
+                raise Violation(f"I11: {user} is about to be stopped, and nobody asked for it")
+
+        def saved() -> None:
+            row = self._cluster.store.rows.get(user)
+            key = (user, row.stack.created_at if row is not None else None)
+            if now < self._generations.get(key, 0):
+                raise Violation(f"I9: observed_generation of {user} goes back")
+            self._generations[key] = now
+
+        return saved
+
+    def accepted(self, user: UserId) -> None:
+        """Hold the history against what was just accepted: each generation of a stack has its event."""
+        row = self._cluster.store.rows.get(user)
+        if row is None:
+            return
+        generation = row.stack.intent.generation
+        for event in reversed(self._cluster.store.events):
+            if event.user_id == user and event.generation == generation and event.kind.startswith("stack."):
+                return
+        raise Violation(f"I7: generation {generation} of {user} is not in the history")
+
+    # --- at rest
+
+    def check_rest(self, wanted: Any) -> None:
+        """Hold every user's stack, and what is there of it, against what was accepted."""
+        cluster = self._cluster
+        for user, possible in wanted.items():
+            row = cluster.store.rows.get(user)
+            desired = row.stack.intent.desired if row is not None else None
+            if desired not in possible:
+                raise Violation(f"I3: {user} is to be {desired}, and was asked to be one of {possible}")
+            self._check_stack(user, row)
+        rows = {row.stack.job_id for row in cluster.store.rows.values()}
+        for job_id in cluster.nomad.jobs:
+            if job_id not in rows:
+                raise Violation(f"I4: {job_id} has no row")
+
+    def _check_stack(self, user: UserId, row: Any) -> None:
+        from opencode_lifecycle.model.identifiers import job_id_of  # noqa: PLC0415
+
+        cluster = self._cluster
+        job_id = job_id_of("main", user)
+        live = cluster.nomad._live(job_id)
+        if row is None:
+            left = [
+                name
+                for name, there in (
+                    ("job", job_id in cluster.nomad.jobs),
+                    ("secret", job_id in cluster.vault.job_ids),
+                    ("pointer", job_id in cluster.nomad.live_files.pointers),
+                    ("allocation", bool(live)),
+                )
+                if there
+            ]
+            if left:
+                raise Violation(f"I6: of {user}, who was deleted, there is still {', '.join(left)}")
+            return
+        status = row.stack.status
+        if row.stack.intent.desired is Desired.STOPPED and live:
+            raise Violation(f"I3: {user} was stopped and still runs")
+        if row.stack.intent.desired is not Desired.RUNNING:
+            return
+        if len(live) != 1:
+            raise Violation(f"I3: {user} should run, and has {len(live)} allocations")
+        runtime = status.runtime
+        if runtime is None or runtime.address is None or runtime.allocation_id != live[0].id:
+            raise Violation(f"I2: {user} runs, and its address is not that of its allocation")
+        server = cluster.prober.servers.get((runtime.address.host, runtime.address.port))
+        if server is None or cluster.owner.get((runtime.address.host, runtime.address.port)) != job_id:
+            raise Violation(f"I2: the address of {user} is not its own")
+        if server.password != cluster.vault.stored(job_id, runtime.secret_version)["password"]:
+            raise Violation(f"I5: the server of {user} has another password than its version")
+        if row.stack.intent.rotation > status.rotation_done:
+            raise Violation(f"I3: the password of {user} was never rotated")
+
+    def check_secrets(self) -> None:
+        """Look for passwords where none may be."""
+        cluster = self._cluster
+        passwords = [
+            str(data["password"])
+            for item in cluster.vault._items.values()
+            for data in item.versions.values()
+            if data is not None
+        ]
+        jobs = [job.specification for job in cluster.nomad.jobs.values()]
+        for where, what in (
+            ("rows", cluster.store.rows),
+            ("events", cluster.store.events),
+            ("operations", cluster.store.operations),
+            ("jobs", jobs),
+            ("variables", cluster.nomad.live_files.pointers),
+        ):
+            text = repr(what)
+            if any(password in text for password in passwords):
+                raise Violation(f"I5: a password is in {where}")
+
+
+def check_end(schedule: "Schedule") -> None:
+    schedule.watcher.check_rest(schedule.wanted)
+    if schedule.seed % 20 == 0:
+        schedule.watcher.check_secrets()
