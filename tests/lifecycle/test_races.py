@@ -449,3 +449,24 @@ async def test_requests_that_find_a_stack_unseen_share_one_look(tmp_path):
         assert all(answer.ready for answer in answers)
         assert world.nomad.faults.calls["observe"] - before <= 2
         assert world.plane.fleet.get(UserId("ada")).silent_probes == 0
+
+
+async def test_a_deletion_that_comes_between_a_start_and_its_secret_leaves_no_secret_behind(world: World):
+    await world.ensure()
+    world.consul.forget(world.job_id(), world.live_allocations()[0].id)
+    save, deletions = world.store.save, []
+
+    async def delete_before_the_start_is_saved(claimed, progress):
+        if progress.status.phase is Phase.PENDING and not deletions:
+            deletions.append(await of(world).delete(ADA, delete_workspace=True, **ASKED))
+        return await save(claimed, progress)
+
+    world.store.save = delete_before_the_start_is_saved
+    await of(world).recreate(ADA, **ASKED)
+    await world.until(lambda: bool(deletions))
+
+    receipt = (await world.finished(deletions[0])).receipt
+
+    assert receipt["secret"] == "destroyed"
+    assert world.job_id() not in world.vault.job_ids
+    assert world.job_id() not in world.nomad.live_files.pointers

@@ -106,6 +106,7 @@ class Reconciler:
         return Pass(claimed, work, release, stack.status, {})
 
     async def _go(self, current: Pass) -> bool:
+        generation = current.work.stack.intent.generation
         for _ in range(STEPS_OF_A_PASS):
             step = plan(current.work, now=self._now(), limits=self._limits)
             match step:
@@ -120,11 +121,24 @@ class Reconciler:
                 case _:
                     await self._hold_claim(current)
                     await self._save_moves(current)
+                    if current.work.stack.intent.generation != generation:
+                        await self._begin_anew(current)
+                        return True
                     await self._effects.apply(current, step)
         job_id, phase = current.work.stack.job_id, current.work.stack.status.phase
         log.error("plan goes in circles", job_id=job_id, phase=phase)
         await self._stacks.release_claim(current.claimed, next_attempt_at=self._now() + timedelta(minutes=1))
         return False
+
+    async def _begin_anew(self, current: Pass) -> None:
+        """
+        Leave a pass whose stack is wanted otherwise by now.
+
+        1. A start has made the secret; the stack is deleted meanwhile, and the next save brings that.
+        2. For the deletion the secret would count as seen to, and stay.
+        """
+        log.debug("wanted otherwise by now", job_id=current.work.stack.job_id)
+        await self._stacks.release_claim(current.claimed, next_attempt_at=self._now())
 
     async def _hold_claim(self, current: Pass) -> None:
         """
