@@ -7,10 +7,16 @@ Run by its wrapper as: stub_opencode.py MANNER VERSION serve --hostname HOST --p
 import base64
 import json
 import os
+import socket
+import struct
 import sys
+import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-MANNERS = ("sound", "unhealthy", "open")
+MANNERS = ("sound", "unhealthy", "missing", "hangs", "resets", "open")
+STRANGER = "stranger refused"
+"""Said on stdout when somebody came with credentials of another server."""
+LINGER_NONE = struct.pack("ii", 1, 0)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -20,10 +26,21 @@ class Handler(BaseHTTPRequestHandler):
     password = ""
 
     def do_GET(self) -> None:
+        if self.manner == "hangs":
+            threading.Event().wait()
+        if self.manner == "resets":
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NONE)
+            self.close_connection = True
+            return
         given = self.headers.get("Authorization", "")
         right = "Basic " + base64.b64encode(f"opencode:{self.password}".encode()).decode()
         if given != right and self.manner != "open":
+            if given:
+                sys.stdout.write(f"{STRANGER}\n")
+                sys.stdout.flush()
             self._answer(401, {})
+        elif self.manner == "missing":
+            self._answer(404, {})
         elif self.path.startswith("/global/health"):
             healthy = self.manner != "unhealthy"
             self._answer(200 if healthy else 500, {"healthy": healthy, "version": self.version})

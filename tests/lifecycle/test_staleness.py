@@ -268,3 +268,18 @@ async def test_a_reconcile_has_done_what_its_dry_run_said(tmp_path):
         await world.until(
             lambda: world.nomad.jobs[world.job_id()].specification["Variables"]["memory"] == 256
         )
+
+
+async def test_a_rotation_is_not_taken_for_the_work_of_an_administrator(tmp_path):
+    world = World(tmp_path, limits=IDLE_AT_ONCE, secret_sweep_interval=timedelta(hours=1))
+    async with world.running():
+        await world.ensure()
+        rotate = world.plane.provisioning.rotate_password
+        await world.finished(await rotate(ADA, by=BACKEND, if_match=None))
+        rotated = world.live_allocations()[0].id
+
+        await world.plane._nomad.list_once()
+
+        assert world.stack().status.secret_version == 2
+        assert [each.id for each in world.live_allocations()] == [rotated]
+        assert await reasons(world) == {}

@@ -105,7 +105,10 @@ class Watcher:
         asked = intent.desired is not Desired.RUNNING or intent.fresh_start > before.fresh_start_done
         if status.phase is Phase.STOPPING and before.phase is not Phase.STOPPING:
             if not asked and status.reason not in _REPLACING:
-                raise Violation(f"I11: {user} is about to be stopped, and nobody asked for it")
+                raise Violation(
+                    f"I11: {user} is about to be stopped for {status.reason} in phase {before.phase}, "
+                    "and nobody asked for it"
+                )
 
         def saved() -> None:
             row = self._cluster.store.rows.get(user)

@@ -251,8 +251,10 @@ class Schedule:
         if plane is None:
             return
         meant = _meaning(operation)
-        if operation == "stop" and None in self.wanted[user]:
-            # A stop does not bring back what is being deleted.
+        row = self.cluster.store.rows.get(user)
+        is_deleted = row is not None and row.stack.intent.desired is Desired.DELETED
+        if operation == "stop" and (is_deleted or None in self.wanted[user]):
+            # A stop does not bring back what is being deleted; it only takes back what was to follow.
             meant = meant | {None}
         self._at_once[user] += 1
         self._begun[user] += 1

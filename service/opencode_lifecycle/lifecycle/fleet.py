@@ -121,6 +121,9 @@ class Fleet:
             written = stack.status.job_modify_index
             if written == before.job_modify_index:
                 written = None
+            if before.secret_version != stack.status.secret_version:
+                # What was seen before is not about the version that the row names now.
+                known.secret = None
             if _run_of(before) != _run_of(stack.status):
                 # Another server: what was heard of the one before says nothing of it.
                 known.liveness, known.silent_probes = None, 0

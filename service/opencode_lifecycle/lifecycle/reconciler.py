@@ -242,6 +242,9 @@ class Reconciler:
             outcome = OperationOutcome(state=OperationState.FAILED, reason=reason, message=error.message)
         elif status.phase not in {Phase.RUNNING, Phase.STOPPED, Phase.FAILED}:
             # What a failed stack failed of stays said: it may be a reason not to try again.
+            # Why a runtime is being replaced is what its plan goes by; what is in the way is only told.
+            is_replaced = status.phase is Phase.STOPPING and status.reason is not None
+            reason = status.reason if is_replaced and status.reason is not None else reason
             status = replace(status, reason=reason, message=error.message, attempts=attempts)
         elif status.phase is Phase.RUNNING:
             # Nothing is said against a runtime that runs; but each try waits longer than the one before.

@@ -1,0 +1,73 @@
+"""What the faults need: servers and services as the end-to-end tests have them, and the record of each trial."""
+
+from collections.abc import Iterator
+
+import pytest
+from rich.console import Console
+
+from end_to_end.conftest import model, new_service, opencode_path, servers
+from faults.matrix import MATRIX
+from faults.plans import OUTCOMES, PLAN, Plan
+from faults.trials import Outcome, Trial, figures_of, table_of
+from postgresql_fixture import postgresql
+from real_opencode import opencode_program
+
+__all__ = ["model", "new_service", "opencode_path", "opencode_program", "postgresql", "servers"]
+
+_TRIAL: pytest.StashKey[Trial] = pytest.StashKey()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "fault(name): is about one of the faults of the matrix")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "trial" in metafunc.fixturenames:
+        plan = metafunc.config.stash.get(PLAN, Plan())
+        numbers = range(plan.repetitions)
+        metafunc.parametrize("trial", numbers, indirect=True, ids=[f"{number + 1}" for number in numbers])
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the faults that were not asked for."""
+    names = config.stash.get(PLAN, Plan()).names
+    if names:
+        left_out = [item for item in items if _fault_of(item) not in names]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
+def _fault_of(item: pytest.Item) -> str | None:
+    marker = item.get_closest_marker("fault")
+    return marker.args[0] if marker is not None else None
+
+
+@pytest.fixture
+def trial(request: pytest.FixtureRequest) -> Iterator[Trial]:
+    name = _fault_of(request.node)
+    assert name is not None, "a test with a trial is marked with its fault"
+    trial = Trial(name, request.param, request.config.stash.get(PLAN, Plan()).repetitions)
+    request.node.stash[_TRIAL] = trial
+    yield trial
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    report = yield
+    trial = item.stash.get(_TRIAL, None)
+    if trial is None and report.failed and (name := _fault_of(item)) is not None:
+        trial = Trial(name, 0, 1)
+    if trial is not None and (report.when == "call" or report.failed):
+        outcome = Outcome(trial=trial, test=item.name, held=report.passed)
+        item.config.stash.setdefault(OUTCOMES, []).append(outcome)
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    figures = figures_of(config.stash.get(OUTCOMES, []), MATRIX)
+    if figures:
+        console = Console(highlight=False, width=160)
+        with console.capture() as drawn:
+            console.print(table_of(figures))
+        terminalreporter.section("faults")
+        terminalreporter.write_line(drawn.get())
