@@ -76,7 +76,7 @@ class HostileServer:
         try:
             with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
                 while True:
-                    request = await _read(reader, number)
+                    request = await read_request(reader, number)
                     self.requests.append(request)
                     if not await _answer(self.script(request), reader, writer):
                         break
@@ -103,7 +103,7 @@ async def hostile_server() -> AsyncIterator[HostileServer]:
         await server.wait_closed()
 
 
-async def _read(reader: asyncio.StreamReader, connection: int) -> SeenRequest:
+async def read_request(reader: asyncio.StreamReader, connection: int) -> SeenRequest:
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
     first, *rest = head.strip().split("\r\n")
     method, path, _ = first.split(" ")

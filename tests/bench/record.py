@@ -40,7 +40,10 @@ def mock_template() -> str:
     text = shipped("nomad_jobs/opencode-raw-exec.nomad.hcl").read_text()
     text = text.replace('driver       = "raw_exec"', 'driver       = "mock_driver"')
     text, configs = re.subn(
-        r"config \{\n\s+command = .*?\]\)\n\s+\}", 'config {\n        run_for = "24h"\n      }', text, flags=re.DOTALL
+        r"config \{\n\s+command = .*?\]\)\n\s+\}",
+        'config {\n        run_for = "24h"\n      }',
+        text,
+        flags=re.DOTALL,
     )
     # The program and where it works are not used any more, and Nomad refuses what it cannot evaluate, not what is idle.
     assert configs == 1, "the template's config block is not as expected"
@@ -68,13 +71,28 @@ class _Recorder:
         url = f"{self._cluster.nomad_address}/v1/{path}?{urlencode(parameters)}"
         async with self._operator.session.get(url, headers={"X-Nomad-Token": self._token}) as answer:
             assert answer.status == 200, (path, answer.status, await answer.text())
-            headers = {name: answer.headers[name] for name in answer.headers if name.startswith("X-Nomad")}
-            return {
-                "headers": {**headers, "Content-Type": answer.headers["Content-Type"]},
-                "body": await answer.json(),
+            kept = {
+                name: value
+                for name, value in answer.headers.items()
+                if name.startswith("X-Nomad") or name in {"Content-Type", "Content-Encoding"}
             }
+            return {"headers": kept, "body": await answer.json()}
 
-    async def listen(self, index: int, opened: asyncio.Event) -> None:
+    async def consul(self, path: str) -> Any:
+        headers = {"X-Consul-Token": self._cluster.consul_token}
+        url = f"{self._cluster.consul_address}/v1/{path}"
+        async with self._operator.session.get(url, headers=headers) as answer:
+            assert answer.status == 200, path
+            return await answer.json()
+
+    async def vault(self, path: str) -> Any:
+        headers = {"X-Vault-Token": self._cluster.vault_token}
+        url = f"{self._cluster.vault_address}/v1/{path}"
+        async with self._operator.session.get(url, headers=headers) as answer:
+            assert answer.status == 200, path
+            return await answer.json()
+
+    async def listen(self, index: int) -> None:
         query = [("namespace", NAMESPACE), ("index", str(index))]
         query += [("topic", topic) for topic in ("Job", "Allocation", "Evaluation")]
         url = f"{self._cluster.nomad_address}/v1/event/stream?{urlencode(query)}"
@@ -83,7 +101,6 @@ class _Recorder:
         async with self._operator.session.get(url, headers=headers, timeout=timeout) as answer:
             async for line in answer.content:
                 self.lines.append(json.loads(line))
-                opened.set()
 
 
 async def record(cluster: RealCluster, directory: Path) -> dict[str, Any]:
@@ -99,17 +116,18 @@ async def record(cluster: RealCluster, directory: Path) -> dict[str, Any]:
             "vast": ResourceClassSettings(cpu=1, memory=10**9, memory_max=10**9),
         },
     )
-    async with servers.operator(cluster) as by, service(settings, directory) as running:
+    async with servers.operator(cluster) as by:
         await by.clean_up()
         recorder = _Recorder(cluster, by)
-        opened = asyncio.Event()
-        async with running.session() as session, asyncio.TaskGroup() as tasks:
-            listening = tasks.create_task(recorder.listen(await by.index(), opened))
-            for user in (*USERS, TOO_LARGE):
-                body = {"resources": "vast" if user == TOO_LARGE else "small"}
-                async with session.put(f"/v1/stacks/{user}", json=body) as answer:
-                    assert answer.status == 202, await answer.text()
-            recorded = await _reads(recorder, by)
+        async with asyncio.TaskGroup() as tasks:
+            listening = tasks.create_task(recorder.listen(await by.index()))
+            async with service(settings, directory) as running, running.session() as session:
+                for user in (*USERS, TOO_LARGE):
+                    body = {"resources": "vast" if user == TOO_LARGE else "small"}
+                    async with session.put(f"/v1/stacks/{user}", json=body) as answer:
+                        assert answer.status == 202, await answer.text()
+                recorded = await _reads(recorder, by)
+            # Without the service, which would put right what is done to its jobs now.
             recorded["events"] = await _lives(recorder, by, listening)
         await by.clean_up()
     return recorded
@@ -130,7 +148,13 @@ async def _reads(recorder: _Recorder, by: Operator) -> dict[str, Any]:
     volumes = await recorder.answer("volumes", type="host")
     [volume] = [each["ID"] for each in volumes["body"] if each["Name"] == ada]
     return {
-        "specimen": {"user": USERS[0], "job": ada, "allocation": allocation, "volume": volume, "blocked": atlas},
+        "specimen": {
+            "user": USERS[0],
+            "job": ada,
+            "allocation": allocation,
+            "volume": volume,
+            "blocked": atlas,
+        },
         "jobs": await recorder.answer("jobs", prefix="oc-", meta="true"),
         "jobs page": await recorder.answer("jobs", prefix="oc-", meta="true", per_page="2"),
         "job statuses": await recorder.answer("jobs/statuses", prefix="oc-"),
@@ -151,6 +175,10 @@ async def _reads(recorder: _Recorder, by: Operator) -> dict[str, Any]:
         "volumes": volumes,
         "volume": await recorder.answer(f"volume/host/{volume}"),
         "leader": await recorder.answer("status/leader"),
+        "consul health": await recorder.consul(f"health/service/{ada}"),
+        "consul nodes": await recorder.consul("catalog/nodes"),
+        "consul services": await recorder.consul("catalog/node-services/opencode"),
+        "vault metadata": await recorder.vault(f"kv/metadata/opencode/{ada}"),
         "agent": {"version": (await by.nomad("GET", "agent/self"))["config"]["Version"]["Version"]},
     }
 
@@ -177,7 +205,8 @@ async def _lives(recorder: _Recorder, by: Operator, listening: "asyncio.Task[Non
 def main() -> None:
     with servers.cluster() as cluster, tempfile.TemporaryDirectory(prefix="oc-record-") as name:
         recorded = asyncio.run(record(cluster, Path(name)))
-    text = json.dumps(recorded, separators=(",", ":"), sort_keys=True)
+        text = json.dumps(recorded, separators=(",", ":"), sort_keys=True)
+        text = text.replace(str(cluster.directory), "/srv/cluster").replace(name, "/srv/service")
     FILE.write_bytes(gzip.compress(text.encode(), 9, mtime=0))
     sys.stderr.write(f"{FILE}: {len(text)} bytes, {FILE.stat().st_size} compressed\n")
 

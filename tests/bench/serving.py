@@ -1,10 +1,12 @@
 """
 Runs the service as `opencode-lifecycle serve` does, and says its address, which the caller cannot know.
 
-With BENCH_METER naming a file, it writes there at its end where its CPU time went.
+With BENCH_METER naming a file, it writes there at its end where its CPU time went; with BENCH_PROFILE, what Python's own
+profiler saw of the main thread.
 """
 
 import asyncio
+import cProfile
 import json
 import os
 import signal
@@ -31,7 +33,11 @@ async def main(settings: Settings, report: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    where = os.environ.get("BENCH_METER")
-    asyncio.run(
-        main(Settings.model_validate_json(Path(sys.argv[1]).read_text()), Path(where) if where else None)
-    )
+    where, profile = os.environ.get("BENCH_METER"), os.environ.get("BENCH_PROFILE")
+    settings = Settings.model_validate_json(Path(sys.argv[1]).read_text())
+    profiler = cProfile.Profile()
+    if profile:
+        profiler.enable()
+    asyncio.run(main(settings, Path(where) if where else None))
+    if profile:
+        profiler.dump_stats(profile)

@@ -53,6 +53,10 @@ class Servers:
         headers = {"X-Consul-Token": self.cluster.consul_token}
         return await _exchange(self.cluster.consul_address + path, "GET", headers, query)
 
+    async def consul_write(self, path: str, body: object) -> None:
+        headers = {"X-Consul-Token": self.cluster.consul_token}
+        await _exchange(self.cluster.consul_address + path, "PUT", headers, {}, body)
+
     async def instances(self, job_id: str) -> Sequence[Any]:
         return await self.consul(f"/v1/health/service/{job_id}")
 

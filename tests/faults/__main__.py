@@ -31,7 +31,9 @@ class Planned:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="faults", description=__doc__)
     parser.add_argument("--repetitions", type=int, default=20)
-    parser.add_argument("names", nargs="*", metavar="fault", help=f"one of {', '.join(MATRIX)}; all when none")
+    parser.add_argument(
+        "names", nargs="*", metavar="fault", help=f"one of {', '.join(MATRIX)}; all when none"
+    )
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(MATRIX):
         parser.error(f"no fault is called {', '.join(sorted(unknown))}")

@@ -1,11 +1,15 @@
 """What the faults need: servers and services as the end-to-end tests have them, and the record of each trial."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
 
 import pytest
+import pytest_asyncio
 from rich.console import Console
 
+from cluster_fixture import RealCluster
 from end_to_end.conftest import model, new_service, opencode_path, servers
+from faults.interceptor import SERVERS, Interceptor, interceptor_of
 from faults.matrix import MATRIX
 from faults.plans import OUTCOMES, PLAN, Plan
 from faults.trials import Outcome, Trial, figures_of, table_of
@@ -71,3 +75,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
             console.print(table_of(figures))
         terminalreporter.section("faults")
         terminalreporter.write_line(drawn.get())
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def ways(cluster: RealCluster) -> AsyncIterator[dict[str, Interceptor]]:
+    """Give what stands between a service and each of its servers. It works while a test of the module runs."""
+    async with AsyncExitStack() as stack:
+        yield {
+            server: await stack.enter_async_context(interceptor_of(getattr(cluster, f"{server}_address")))
+            for server in SERVERS
+        }

@@ -1,27 +1,21 @@
 """Stands between the service and one of its servers, and does to each exchange what a test wants done to it."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import aiohttp
-from aiohttp import web
-from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
+
+from hostile_server import SeenRequest, read_request
 
 _OF_ONE_CONNECTION = frozenset(
     {"connection", "keep-alive", "transfer-encoding", "content-length", "host", "upgrade", "te"}
 )
-_STREAMS = "/v1/event/stream"
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A request as it came. `path` has the query."""
-
-    method: str
-    path: str
-    body: bytes
+_STREAM = "/v1/event/stream"
+SERVERS = ("nomad", "vault", "consul")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,27 +26,31 @@ class Reply:
 
 
 PassOn = Callable[[], Awaitable[Reply]]
-Meddler = Callable[[Asked, PassOn], Awaitable[Reply | None]]
+Meddler = Callable[[SeenRequest, PassOn], Awaitable[Reply | None]]
 """Returns what the service is answered. None breaks the connection, before or after the request was passed on."""
 
 
-async def honest(asked: Asked, pass_on: PassOn) -> Reply | None:
+async def honest(asked: SeenRequest, pass_on: PassOn) -> Reply | None:
     del asked
     return await pass_on()
 
 
 @dataclass(slots=True)
 class Interceptor:
-    """A server's event stream is passed on as it comes; everything else goes through the meddler, one exchange at a time."""
+    """
+    Passes a server's event stream on as it comes, and everything else through the meddler, one exchange at a time.
+
+    No web server: none that knows its methods would take Vault's LIST.
+    """
 
     target: str
+    client: aiohttp.ClientSession
     port: int = 0
     meddler: Meddler = honest
-    asked: list[Asked] = field(default_factory=list)
+    asked: list[SeenRequest] = field(default_factory=list)
     """Every request that came, in order."""
     _is_cut: bool = False
-    _streams: set[web.Request] = field(default_factory=set)
-    _client: aiohttp.ClientSession | None = None
+    _conversations: dict["asyncio.Task[None]", asyncio.StreamWriter] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
@@ -68,103 +66,115 @@ class Interceptor:
 
     @asynccontextmanager
     async def cut(self) -> AsyncIterator[None]:
-        """Break every connection, also those that are open, for a while."""
+        """Break every connection for a while, also those that are open."""
         self._is_cut = True
-        for request in list(self._streams):
-            _abort(request)
+        for writer in list(self._conversations.values()):
+            writer.transport.abort()
         try:
             yield
         finally:
             self._is_cut = False
 
-    async def serve(self, request: web.Request) -> web.StreamResponse:
-        if self._is_cut:
-            return _abort(request)
-        if request.path == _STREAMS:
-            return await self._stream(request)
-        asked = Asked(request.method, request.raw_path, await request.read())
-        self.asked.append(asked)
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._conversations[task] = writer
         try:
-            reply = await self.meddler(asked, lambda: self._pass_on(request, asked))
-        except (aiohttp.ClientError, OSError):
-            reply = None
-        if reply is None or self._is_cut:
-            return _abort(request)
-        return web.Response(status=reply.status, headers=reply.headers, body=reply.body)
-
-    async def _pass_on(self, request: web.Request, asked: Asked) -> Reply:
-        async with self._send(request, asked.body) as response:
-            return Reply(response.status, _passed(response.headers), await response.read())
-
-    async def _stream(self, request: web.Request) -> web.StreamResponse:
-        self._streams.add(request)
-        try:
-            async with self._send(request, b"") as response:
-                passed = web.StreamResponse(status=response.status, headers=_passed(response.headers))
-                await passed.prepare(request)
-                async for block in response.content.iter_any():
-                    await passed.write(block)
-                return passed
-        except (aiohttp.ClientError, OSError):
-            return _abort(request)
+            # The end of this task is nobody's to hear of but ours: asyncio 3.11 complains of one that was cancelled.
+            with contextlib.suppress(
+                ConnectionError, asyncio.IncompleteReadError, aiohttp.ClientError, asyncio.CancelledError
+            ):
+                while not self._is_cut and await self._exchange(await read_request(reader, 0), writer):
+                    pass
         finally:
-            self._streams.discard(request)
+            del self._conversations[task]
+            writer.transport.abort()
 
-    def _send(self, request: web.Request, body: bytes) -> "aiohttp.client._RequestContextManager":
-        assert self._client is not None
-        return self._client.request(
-            request.method,
-            URL(self.target + request.raw_path, encoded=True),
-            headers=_passed(request.headers),
-            data=body or None,
+    async def end(self) -> None:
+        tasks = list(self._conversations)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _exchange(self, asked: SeenRequest, writer: asyncio.StreamWriter) -> bool:
+        """Return whether the connection goes on."""
+        if asked.path.startswith(_STREAM):
+            await self._stream(asked, writer)
+            return False
+        self.asked.append(asked)
+        reply = await self.meddler(asked, lambda: self._pass_on(asked))
+        if reply is None or self._is_cut:
+            return False
+        length = ("Content-Length", str(len(reply.body)))
+        writer.write(_head(reply.status, [*reply.headers.items(), length]) + reply.body)
+        await writer.drain()
+        return True
+
+    async def _pass_on(self, asked: SeenRequest) -> Reply:
+        async with self._send(asked) as response:
+            body = await response.read()
+            return Reply(response.status, dict(_passed(response.headers.items())), body)
+
+    async def _stream(self, asked: SeenRequest, writer: asyncio.StreamWriter) -> None:
+        async with self._send(asked) as response:
+            close = ("Connection", "close")
+            writer.write(_head(response.status, [*_passed(response.headers.items()), close]))
+            async for block in response.content.iter_any():
+                writer.write(block)
+                await writer.drain()
+
+    def _send(self, asked: SeenRequest) -> "aiohttp.client._RequestContextManager":
+        return self.client.request(
+            asked.method,
+            URL(self.target + asked.path, encoded=True),
+            headers=dict(_passed(asked.headers.items())),
+            data=asked.body or None,
             allow_redirects=False,
         )
 
 
-def _passed(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
-    return CIMultiDict(
-        (name, value) for name, value in headers.items() if name.lower() not in _OF_ONE_CONNECTION
-    )
+def _passed(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    return [(name, value) for name, value in headers if name.lower() not in _OF_ONE_CONNECTION]
 
 
-def _abort(request: web.Request) -> web.Response:
-    with suppress(AttributeError):
-        request.transport.abort()
-    return web.Response(status=500)
+def _head(status: int, headers: Iterable[tuple[str, str]]) -> bytes:
+    lines = [f"HTTP/1.1 {status} Passed", *(f"{name}: {value}" for name, value in headers)]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n"
 
 
 @asynccontextmanager
 async def interceptor_of(target: str) -> AsyncIterator[Interceptor]:
-    interceptor = Interceptor(target)
-    app = web.Application(client_max_size=1 << 26)
-    app.router.add_route("*", "/{path:.*}", interceptor.serve)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    interceptor.port = runner.addresses[0][1]
     async with aiohttp.ClientSession(
         timeout=aiohttp.ClientTimeout(total=None),
         connector=aiohttp.TCPConnector(limit=0, force_close=True),
         auto_decompress=False,
         skip_auto_headers=["User-Agent", "Accept", "Accept-Encoding", "Content-Type"],
-    ) as interceptor._client:
+    ) as client:
+        interceptor = Interceptor(target, client)
+        server = await asyncio.start_server(interceptor.serve, "127.0.0.1", 0)
+        interceptor.port = server.sockets[0].getsockname()[1]
         try:
             yield interceptor
         finally:
-            async with interceptor.cut():
-                await runner.cleanup()
+            server.close()
+            await interceptor.end()
+            await server.wait_closed()
+
+
+def addresses(ways: Mapping[str, Interceptor]) -> dict[str, str]:
+    """Return the settings that lead a service to them."""
+    return {f"{server}_address": way.url for server, way in ways.items()}
 
 
 @dataclass(slots=True)
 class LosesAnswers:
     """Loses the answers to the first *times* requests that are meant, after they were carried out."""
 
-    is_meant: Callable[[Asked], bool]
+    is_meant: Callable[[SeenRequest], bool]
     times: int = 1
-    lost: list[Asked] = field(default_factory=list)
+    lost: list[SeenRequest] = field(default_factory=list)
 
-    async def __call__(self, asked: Asked, pass_on: PassOn) -> Reply | None:
+    async def __call__(self, asked: SeenRequest, pass_on: PassOn) -> Reply | None:
         reply = await pass_on()
         if self.is_meant(asked) and len(self.lost) < self.times and reply.status < 300:
             self.lost.append(asked)

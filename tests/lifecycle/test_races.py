@@ -470,3 +470,22 @@ async def test_a_deletion_that_comes_between_a_start_and_its_secret_leaves_no_se
     assert receipt["secret"] == "destroyed"
     assert world.job_id() not in world.vault.job_ids
     assert world.job_id() not in world.nomad.live_files.pointers
+
+
+async def test_an_ensure_after_a_deletion_whose_reply_was_lost_is_not_answered_from_memory(world: World):
+    await world.ensure()
+    decide = world.store.decide
+
+    async def lose_the_reply(user_id, decision):
+        await decide(user_id, decision)
+        world.store.decide = decide
+        raise UpstreamUnavailable("database", "decide", "the connection broke")
+
+    world.store.decide = lose_the_reply
+    with pytest.raises(UpstreamUnavailable):
+        await of(world).delete(ADA, delete_workspace=False, **ASKED)
+
+    answer = await world.ensure(wait=None)
+
+    assert not answer.ready
+    assert world.stack().intent.successor is not None

@@ -31,6 +31,11 @@ WRITES = frozenset(
         "rotate",
         "destroy",
         "mark",
+        "void_claims",
+        "append",
+        "remove_orphan",
+        "use_release",
+        "add_release",
         "publish",
         "point",
         "clear",
@@ -93,6 +98,8 @@ class Cluster:
         for system, fakes in systems.items():
             for fake in fakes:
                 fake.faults.policy = self._policy_of(system)
+        # Both have a call of this name, and they are not the same effect.
+        self.nomad.workspaces.faults.policy = self._policy_of("nomad", "volume ")
 
     def plane(self, *, shares_database: bool = False) -> ControlPlane:
         return ControlPlane(
@@ -127,7 +134,7 @@ class Cluster:
     def say(self, text: str) -> None:
         self.trace.append(f"{self.loop.time():9.3f}  {text}")
 
-    def _policy_of(self, system: str):
+    def _policy_of(self, system: str, prefix: str = ""):
         async def policy(method: str, after: bool) -> None:  # noqa: FBT001 - as `Faults` calls it
             life = LIFE.get()
             if life in self.dead:
@@ -135,10 +142,11 @@ class Cluster:
             if life == 0:
                 return
             if method in WRITES:
-                self.effects.append((method, after))
+                method = prefix + method
+                self.effects.append((f"{system}.{method}", after))
                 if after and method != "claim":
                     self.say(f"  {system}.{method}")
-            self._die_if_so(method, after, life)
+            self._die_if_so(f"{system}.{method}", after, life)
             await self._trouble(system, method, after=after)
 
         return policy
@@ -214,9 +222,7 @@ class Cluster:
         data = item.versions.get(int(job.seen.meta["secret_version"])) if item is not None else None
         if data is None:
             return
-        server = FakeOpenCode(
-            password=str(data["password"]), version=job.seen.meta["opencode_version"]
-        )
+        server = FakeOpenCode(password=str(data["password"]), version=job.seen.meta["opencode_version"])
         self.prober.serve(allocation.address, server)
         self.owner[allocation.address.host, allocation.address.port] = job_id
         self.consul.register(job_id, allocation.id, allocation.address)

@@ -10,7 +10,7 @@ I11 not seeing destroys nothing. I8 (quotas) and I10 (rollouts) come with what t
 from typing import TYPE_CHECKING, Any
 
 from opencode_lifecycle.lifecycle.control_plane import ControlPlane
-from opencode_lifecycle.model.identifiers import UserId
+from opencode_lifecycle.model.identifiers import UserId, job_id_of
 from opencode_lifecycle.model.observation import ClientStatus
 from opencode_lifecycle.model.states import Desired, Phase, Reason
 from simulation.cluster import LIFE, Cluster
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from simulation.schedule import Schedule
 
 _REPLACING = {Reason.STALE, Reason.UNRESPONSIVE, Reason.RECYCLE, Reason.RECREATE}
+
+_OLDEST_WATCH = 400.0
+"""Seconds: beyond the longest period of a watch with the longest pause after failures."""
+
 
 class Violation(AssertionError):
     """An invariant does not hold."""
@@ -33,6 +37,7 @@ class Watcher:
         self.violation: Violation | None = None
         self._generations: dict[tuple[UserId, Any], int] = {}
         self._hook("deregister", cluster.nomad, self._on_deregister)
+        self._hook("register", cluster.nomad, self._on_register)
         self._hook("destroy", cluster.vault, self._on_destroy)
         self._hook("destroy", cluster.nomad.workspaces, self._on_destroy_workspace)
         self._hook("save", cluster.store, self._on_save)
@@ -78,6 +83,10 @@ class Watcher:
                 return row
         return None
 
+    def _on_register(self, job: Any, **_: Any) -> None:
+        if self._row_of_job(job.job_id) is None:
+            raise Violation(f"I6: {job.job_id} is registered, and has no row")
+
     def _on_deregister(self, job_id: str, **_: Any) -> None:
         row = self._row_of_job(job_id)
         if row is None:
@@ -112,6 +121,7 @@ class Watcher:
 
         def saved() -> None:
             row = self._cluster.store.rows.get(user)
+            self._check_address(user, before, status)
             key = (user, row.stack.created_at if row is not None else None)
             if now < self._generations.get(key, 0):
                 raise Violation(f"I9: observed_generation of {user} goes back")
@@ -119,7 +129,22 @@ class Watcher:
 
         return saved
 
+    def _check_address(self, user: UserId, before: Any, status: Any) -> None:
+        """Hold an address, when it is first published, against whose server answers there."""
+        runtime, earlier = status.runtime, before.runtime
+        if runtime is None or runtime.address is None or runtime == earlier:
+            return
+        owner = self._cluster.owner.get((runtime.address.host, runtime.address.port))
+        if owner is not None and owner != job_id_of("main", user):
+            raise Violation(f"I2: {user} is given the address of {owner}")
+
     def accepted(self, user: UserId) -> None:
+        try:
+            self._check_history(user)
+        except Violation as violation:
+            self.violation = self.violation or violation
+
+    def _check_history(self, user: UserId) -> None:
         """Hold the history against what was just accepted: each generation of a stack has its event."""
         row = self._cluster.store.rows.get(user)
         if row is None:
@@ -147,8 +172,6 @@ class Watcher:
                 raise Violation(f"I4: {job_id} has no row")
 
     def _check_stack(self, user: UserId, row: Any) -> None:
-        from opencode_lifecycle.model.identifiers import job_id_of  # noqa: PLC0415
-
         cluster = self._cluster
         job_id = job_id_of("main", user)
         live = cluster.nomad._live(job_id)
@@ -179,10 +202,28 @@ class Watcher:
         server = cluster.prober.servers.get((runtime.address.host, runtime.address.port))
         if server is None or cluster.owner.get((runtime.address.host, runtime.address.port)) != job_id:
             raise Violation(f"I2: the address of {user} is not its own")
+        if server.hangs:
+            raise Violation(f"I3: the server of {user} answers nothing, and is left so")
         if server.password != cluster.vault.stored(job_id, runtime.secret_version)["password"]:
             raise Violation(f"I5: the server of {user} has another password than its version")
         if row.stack.intent.rotation > status.rotation_done:
             raise Violation(f"I3: the password of {user} was never rotated")
+
+    def check_watches(self, plane: ControlPlane | None) -> None:
+        """Hold every watch to having seen something not long ago: one that gave up sees nothing any more."""
+        if plane is None:
+            raise Violation("G1: there is no control plane")
+        for name in (
+            "nomad_listing",
+            "nomad_events",
+            "probes",
+            "vault_versions",
+            "consul_comparison",
+            "orphans",
+        ):
+            age = plane.oversight.watch_ages()[name]
+            if age is None or age > _OLDEST_WATCH:
+                raise Violation(f"G1: the watch {name} has seen nothing for {age} s")
 
     def check_secrets(self) -> None:
         """Look for passwords where none may be."""
@@ -208,5 +249,6 @@ class Watcher:
 
 def check_end(schedule: "Schedule") -> None:
     schedule.watcher.check_rest(schedule.wanted)
+    schedule.watcher.check_watches(schedule.plane)
     if schedule.seed % 20 == 0:
         schedule.watcher.check_secrets()

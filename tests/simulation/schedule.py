@@ -67,7 +67,9 @@ class Script:
 class Schedule:
     """Runs one schedule."""
 
-    def __init__(self, seed: int, script: Script | None = None, *, patch: Callable[[], object] | None = None) -> None:
+    def __init__(
+        self, seed: int, script: Script | None = None, *, patch: Callable[[], object] | None = None
+    ) -> None:
         self.seed = seed
         self.script = script or Script()
         self.random = Random(seed)
@@ -80,6 +82,9 @@ class Schedule:
         """What each user's last accepted request may have been; more than one where an answer was lost."""
         self._at_once: Counter[UserId] = Counter()
         self._begun: Counter[UserId] = Counter()
+        self._snapshot: object = None
+        self.first_effect = 0
+        """Where, among all effects, those of the last scripted operation begin."""
         self._patch = patch
         self._life: asyncio.Task[None] | None = None
         self._requests: set[asyncio.Task[None]] = set()
@@ -177,14 +182,14 @@ class Schedule:
             await self.ask(USERS[0], operation)
             await self.rest()
         crash = self.script.crash
+        self.first_effect = len(self.cluster.effects)
         if crash is not None:
             self.cluster.trouble.die_at = (crash.method, crash.after, crash.nth)
         await self.ask(USERS[0], last)
-        await asyncio.sleep(self.random.choice((0.0, 1.0, 10.0)))
 
     async def _improvised(self) -> None:
         for _ in range(self.random.randint(2, 6)):
-            if self.random.random() < 0.45:
+            if self.random.random() < 0.6:
                 self._mischief()
             user = USERS[0] if self.random.random() < 0.7 else USERS[1]
             request = self.ask(user, self.random.choice(OPERATIONS))
@@ -193,7 +198,7 @@ class Schedule:
                 self._requests.add(task)
             else:
                 await request
-            await asyncio.sleep(self.random.choice((0.0, 0.05, 0.5, 3.0, 20.0)))
+            await asyncio.sleep(self.random.choice((0.0, 0.05, 0.5, 3.0, 20.0, 45.0)))
             if self.random.random() < 0.3:
                 self._heal()
         if self._requests:
@@ -206,12 +211,13 @@ class Schedule:
         job_id = job_id_of("main", random.choice(USERS))
         live = cluster.nomad._live(job_id)
         if kind == "die":
-            method = random.choice(("register", "deregister", "ensure", "save", "decide", "point", "destroy", "claim"))
-            cluster.trouble.die_at = (method, random.random() < 0.5, random.randint(1, 4))
+            cluster.trouble.die_at = (random.choice(DEATHS), random.random() < 0.5, random.randint(1, 3))
         elif kind == "away":
             cluster.trouble.away.add(random.choice(("nomad", "vault", "consul", "database")))
         elif kind == "flaky":
-            cluster.trouble.fail, cluster.trouble.lose_reply = 0.15, 0.15
+            cluster.trouble.fail, cluster.trouble.lose_reply = random.choice(
+                ((0.15, 0.15), (0.4, 0.0), (0.0, 0.4))
+            )
         elif kind == "slow":
             cluster.trouble.slow = 0.3
         elif kind == "kill allocation" and live:
@@ -230,6 +236,19 @@ class Schedule:
             self.loop.create_task(self._stop_outside(job_id))
         elif kind == "purge outside" and job_id in cluster.nomad.jobs and not live:
             cluster.nomad.purge_outside(job_id)
+        elif kind == "wedge" and live and live[0].address is not None:
+            server = cluster.prober.servers.get((live[0].address.host, live[0].address.port))
+            if server is not None:
+                server.hangs = True
+        elif kind == "lose node" and live:
+            cluster.end(job_id, live[0], ClientStatus.LOST)
+        elif kind == "no room":
+            cluster.nomad.refuse_placement("Resources exhausted on 1 node")
+        elif kind == "restore snapshot":
+            if self._snapshot is not None:
+                cluster.nomad.restore(self._snapshot)
+                cluster.nomad.unlinked.clear()
+            self._snapshot = cluster.nomad.snapshot()
         elif kind == "put secret" and job_id in cluster.vault.job_ids:
             cluster.vault.put(job_id, {"password": f"an administrator's {self.loop.time()}", "env": {}})
 
@@ -243,6 +262,7 @@ class Schedule:
         trouble.away.clear()
         self.cluster.nomad.is_mute = False
         self.cluster.nomad.show_in_listings()
+        self.cluster.nomad.allow_placement()
 
     async def ask(self, user: UserId, operation: str) -> None:
         """Ask as a backend does, once. What is answered was accepted; what is not may have been."""
@@ -292,7 +312,11 @@ class Schedule:
         by = {"by": BACKEND, "if_match": None}
         match operation:
             case "ensure":
-                wish = UNCHANGED if self.random.random() < 0.8 else EnsureRequest(labels={"n": str(self.random.random())[:6]})
+                wish = (
+                    UNCHANGED
+                    if self.random.random() < 0.8
+                    else EnsureRequest(labels={"n": str(self.random.random())[:6]})
+                )
                 await calls.ensure(user, wish, wait=None, **by)
             case "stop":
                 await calls.stop(user, hold=False, **by)
@@ -321,8 +345,10 @@ class Schedule:
 
     async def _settle(self) -> None:
         self._heal()
-        self.cluster.trouble.die_at = None
         self.cluster.say("all is well from here")
+        # Whoever is to die may do so still, on the way to where all comes to rest.
+        await asyncio.sleep(30)
+        self.cluster.trouble.die_at = None
         end = self.loop.time() + SETTLE_SECONDS
         while True:
             await self._confirm_all()
@@ -351,9 +377,30 @@ class Schedule:
                     await plane.oversight.confirm_condition(condition.id, by=OPERATOR)
 
 
+DEATHS = (
+    "nomad.register",
+    "nomad.deregister",
+    "nomad.volume ensure",
+    "nomad.publish",
+    "nomad.point",
+    "nomad.clear",
+    "vault.ensure",
+    "vault.rotate",
+    "vault.destroy",
+    "database.save",
+    "database.decide",
+    "database.claim",
+    "database.finish_deletion",
+)
+
 MISCHIEF = (
     "die",
     "die",
+    "die",
+    "die",
+    "lose node",
+    "restore snapshot",
+    "no room",
     "away",
     "flaky",
     "slow",
@@ -366,6 +413,7 @@ MISCHIEF = (
     "stop outside",
     "purge outside",
     "put secret",
+    "wedge",
 )
 
 

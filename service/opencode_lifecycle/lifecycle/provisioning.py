@@ -113,6 +113,8 @@ class Provisioning:
         self._upstream_timeout = upstream_timeout.total_seconds()
         self._max_age = observation_max_age.total_seconds()
         self._ending = False
+        self._uncertain: set[UserId] = set()
+        """Users about whom a write may have happened of which memory knows nothing."""
         self._looks: dict[UserId, asyncio.Task[None]] = {}
         self._ensuring: dict[
             tuple[UserId, str, str, int | None], asyncio.Task[tuple[Situation, Decision]]
@@ -123,7 +125,7 @@ class Provisioning:
     def hot(self, user_id: UserId, request: EnsureRequest) -> StackView | None:
         """Return the stack when an ensure of it changes nothing and its runtime is proven, all from memory."""
         known = self._fleet.get(user_id)
-        if known is None or not _asks_nothing_new(known.stack, request):
+        if known is None or user_id in self._uncertain or not _asks_nothing_new(known.stack, request):
             return None
         if known.view is not None and monotonic() < known.ready_until:
             return known.view
@@ -373,7 +375,18 @@ class Provisioning:
         return operation
 
     async def _decide(self, user_id: UserId, decide: Decide) -> tuple[Situation, Decision]:
-        situation, decision = await self._stacks.decide(user_id, decide)
+        """
+        Write the decision.
+
+        1. A deletion is written; the reply is lost, and its caller is told that it failed.
+        2. The next ensure must not be answered from a memory in which the stack still runs.
+        """
+        try:
+            situation, decision = await self._stacks.decide(user_id, decide)
+        except (UpstreamError, DeadlineExceeded):
+            self._uncertain.add(user_id)
+            raise
+        self._uncertain.discard(user_id)
         stack = decision.stack or situation.stack
         if stack is not None:
             self._fleet.put(stack)
@@ -405,10 +418,12 @@ class Provisioning:
 
     async def _known(self, user_id: UserId) -> Known:
         known = self._fleet.get(user_id)
-        if known is not None:
+        if known is not None and user_id not in self._uncertain:
             return known
         stack = await self._stacks.get(user_id)
+        self._uncertain.discard(user_id)
         if stack is None:
+            self._fleet.remove(user_id)
             raise StackNotFound(user_id=user_id)
         return self._fleet.put(stack)
 

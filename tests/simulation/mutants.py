@@ -1,0 +1,330 @@
+"""
+Planted bugs, each of a class that other control planes had (G1 to G30 of the list of bug classes), and of our own.
+
+A simulator that finds none of them proves nothing. Each is planted into the product's own objects for one schedule after
+another until an invariant does not hold.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from unittest.mock import patch
+
+from opencode_lifecycle.lifecycle import admission, background, control_plane, decisions, orphan_sweep
+from opencode_lifecycle.lifecycle.effects import Effects
+from opencode_lifecycle.lifecycle.fleet import Fleet
+from opencode_lifecycle.lifecycle.orphan_sweep import OrphanSweep
+from opencode_lifecycle.lifecycle.orphans import OrphanLimits
+from opencode_lifecycle.lifecycle.planning import ending, running, starting
+from opencode_lifecycle.lifecycle.reconciler import Reconciler
+from opencode_lifecycle.lifecycle.steps import StopJob
+from opencode_lifecycle.lifecycle.watching import NomadWatch
+from opencode_lifecycle.model.errors import IndexConflict, OrphanNotFound, UpstreamError
+from opencode_lifecycle.model.identifiers import JobId
+from opencode_lifecycle.model.observation import ABSENT, ClientStatus, JobSeen, Observation
+
+from simulation.schedule import Schedule
+
+Plant = Callable[[], Iterator[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """One planted bug, of class *of*."""
+
+    of: str
+    what: str
+    plant: Plant
+
+
+@contextmanager
+def _watch_gives_up() -> Iterator[None]:
+    async def once_only(name, once, **_):
+        try:
+            while True:
+                await once()
+        except Exception:
+            await asyncio.Event().wait()
+
+    with patch.object(control_plane, "keep_going", once_only):
+        yield
+
+
+@contextmanager
+def _stream_is_trusted_alone() -> Iterator[None]:
+    async def never(self):
+        await asyncio.Event().wait()
+
+    async def no_list(self):
+        async for change in self._orchestrator.follow(self._index):
+            self._fleet.apply(change)
+
+    with (
+        patch.object(NomadWatch, "list_periodically", never),
+        patch.object(NomadWatch, "follow_once", no_list),
+    ):
+        yield
+
+
+@contextmanager
+def _failure_reads_as_absence() -> Iterator[None]:
+    look = Effects._look
+
+    async def blind(self, current, deadline):
+        try:
+            await look(self, current, deadline)
+        except UpstreamError:
+            seen = Observation(job=ABSENT, index=10**9, observed_at=self._now())
+            current.work = replace(current.work, observation=seen, done=current.work.done | {"look"})
+
+    with patch.object(Effects, "_look", blind):
+        yield
+
+
+@contextmanager
+def _stop_that_failed_counts_as_done() -> Iterator[None]:
+    apply = Effects.apply
+
+    async def careless(self, current, step):
+        try:
+            await apply(self, current, step)
+        except UpstreamError:
+            if not isinstance(step, StopJob):
+                raise
+            seen = current.work.observation
+            ended = [replace(each, client_status=ClientStatus.COMPLETE) for each in seen.allocations]
+            job = replace(seen.job, stopped=True) if isinstance(seen.job, JobSeen) else seen.job
+            current.work = replace(current.work, observation=replace(seen, job=job, allocations=ended))
+
+    with patch.object(Effects, "apply", careless):
+        yield
+
+
+@contextmanager
+def _accepted_work_is_only_hinted_at() -> Iterator[None]:
+    change = decisions._change
+
+    def forgetful(*args):
+        return replace(change(*args), wake=False)
+
+    with patch.object(decisions, "_change", forgetful):
+        yield
+
+
+@contextmanager
+def _a_lost_runtime_is_not_missed() -> Iterator[None]:
+    # Nor by its silence, which would have it replaced in the end.
+    with (
+        patch.object(running, "_lost", lambda *_: None),
+        patch.object(running, "_replace_wedged", lambda *_: None),
+    ):
+        yield
+
+
+@contextmanager
+def _a_recreate_is_done_for_ever() -> Iterator[None]:
+    entered = ending.entered
+
+    def forgetful(stack, to, **changes):
+        changes.pop("fresh_start_done", None)
+        return entered(stack, to, **changes)
+
+    with patch.object(ending, "entered", forgetful):
+        yield
+
+
+@contextmanager
+def _the_sweeper_acts_on_an_old_decision() -> Iterator[None]:
+    find, delete = OrphanSweep._find, OrphanSweep._delete
+
+    async def rows_first(self):
+        rows = {known.stack.job_id for known in self._fleet}
+        listing, finds = await find(self)
+        await asyncio.sleep(2)
+        self._old_rows = rows
+        return listing, finds
+
+    def by_old_rows(finds, rows, kept):
+        return [each for each in finds if each.job_id not in _OLD.get("rows", rows)]
+
+    async def remembering(self):
+        _OLD["rows"] = {known.stack.job_id for known in self._fleet}
+        await asyncio.sleep(2)
+        return await find(self)
+
+    async def without_asking(self, orphan_id, *, by):
+        orphan = await self._proven(orphan_id)
+        await delete(self, orphan.find)
+        await self._orphans.remove_orphan(orphan_id)
+
+    hasty = OrphanLimits(confirmations=0, grace=orphan_sweep.timedelta(0))
+    init = OrphanSweep.__init__
+
+    def eager(self, **values):
+        init(self, **{**values, "limits": hasty, "interval": orphan_sweep.timedelta(seconds=3)})
+
+    with (
+        patch.object(OrphanSweep, "__init__", eager),
+        patch.object(OrphanSweep, "_find", remembering),
+        patch.object(OrphanSweep, "delete", without_asking),
+        patch.object(orphan_sweep, "without_row", by_old_rows),
+        patch.object(orphan_sweep, "action_for", lambda *_, **__: (orphan_sweep.OrphanAction.DELETE, "")),
+    ):
+        yield
+
+
+_OLD: dict[str, set[JobId]] = {}
+
+
+@contextmanager
+def _names_that_prefix_one_another_meet() -> Iterator[None]:
+    with patch.object(decisions, "job_id_of", lambda installation, user: JobId(f"oc-{user[:3]}")):
+        yield
+
+
+@contextmanager
+def _a_start_does_not_wait_for_the_end() -> Iterator[None]:
+    with (
+        patch.object(ending, "wait_for_end", lambda *_: None),
+        patch.object(starting, "wait_for_end", lambda *_: None),
+    ):
+        yield
+
+
+@contextmanager
+def _a_wedge_is_not_replaced() -> Iterator[None]:
+    with patch.object(running, "_replace_wedged", lambda *_: None):
+        yield
+
+
+@contextmanager
+def _an_old_view_decides() -> Iterator[None]:
+    with patch.object(Fleet, "wrote", lambda *_: None):
+        yield
+
+
+@contextmanager
+def _a_conflict_is_taken_for_success() -> Iterator[None]:
+    register = Effects._register
+
+    async def careless(self, current, expected_index, facets, deadline):
+        orchestrator = self._orchestrator
+
+        class Careless:
+            def __getattr__(self, name):
+                return getattr(orchestrator, name)
+
+            async def register(self, job, *, expected_index, deadline):
+                try:
+                    return await orchestrator.register(job, expected_index=expected_index, deadline=deadline)
+                except IndexConflict:
+                    return expected_index + 1
+
+        self._orchestrator = Careless()
+        try:
+            await register(self, current, expected_index, facets, deadline)
+        finally:
+            self._orchestrator = orchestrator
+
+    with patch.object(Effects, "_register", careless):
+        yield
+
+
+@contextmanager
+def _the_brake_is_off() -> Iterator[None]:
+    with patch.object(admission, "judge", lambda *_, **__: {}), patch.object(running, "Look", lambda: None):
+        yield
+
+
+@contextmanager
+def _an_earlier_run_proves_a_later_one() -> Iterator[None]:
+    def by_name(proof, allocation):
+        return proof is not None and allocation is not None
+
+    with patch.object(starting, "is_about", by_name):
+        yield
+
+
+@contextmanager
+def _a_pass_goes_on_with_what_is_wanted_no_more() -> Iterator[None]:
+    async def go_on(self, current):
+        step = None
+        from opencode_lifecycle.lifecycle.planning import plan  # noqa: PLC0415
+
+        step = plan(current.work, now=self._now(), limits=self._limits)
+        del step
+        await self._stacks.release_claim(current.claimed, next_attempt_at=None)
+
+    with patch.object(Reconciler, "_begin_anew", go_on):
+        yield
+
+
+@contextmanager
+def _the_volume_goes_before_its_allocation() -> Iterator[None]:
+    plan_deleted = ending.plan_deleted
+
+    def hasty(work, seen, now, limits):
+        return plan_deleted(work, replace(seen, job=ABSENT, allocations=()), now, limits)
+
+    from opencode_lifecycle.lifecycle import planning  # noqa: PLC0415
+
+    with patch.object(planning, "plan_deleted", hasty):
+        yield
+
+
+MUTANTS = (
+    Mutant("G1", "a watch that failed once is never run again", _watch_gives_up),
+    Mutant("G2", "the event stream is trusted, and nothing is listed", _stream_is_trusted_alone),
+    Mutant("G3", "a failed look reads as `it is not there`", _failure_reads_as_absence),
+    Mutant("G4", "a stop that failed counts as done", _stop_that_failed_counts_as_done),
+    Mutant("G5", "accepted work lives in a hint, not in the row", _accepted_work_is_only_hinted_at),
+    Mutant("G9", "a runtime that is gone is not missed", _a_lost_runtime_is_not_missed),
+    Mutant("G11", "a recreate is not remembered as done", _a_recreate_is_done_for_ever),
+    Mutant("G12", "the sweeper acts on rows that it read before", _the_sweeper_acts_on_an_old_decision),
+    Mutant("G18", "what was seen before our last write decides", _an_old_view_decides),
+    Mutant("G19", "names that prefix one another meet", _names_that_prefix_one_another_meet),
+    Mutant("G20", "a start does not wait for the end of what ran", _a_start_does_not_wait_for_the_end),
+    Mutant(
+        "G21", "secret and volume go before the allocation has ended", _the_volume_goes_before_its_allocation
+    ),
+    Mutant("G25", "a server that answers nothing is left so", _a_wedge_is_not_replaced),
+    Mutant("own", "an index conflict is taken for success", _a_conflict_is_taken_for_success),
+    Mutant("own", "the proof of an earlier run counts for a later one", _an_earlier_run_proves_a_later_one),
+    Mutant(
+        "own",
+        "a pass that is wanted otherwise is dropped, not begun anew",
+        _a_pass_goes_on_with_what_is_wanted_no_more,
+    ),
+)
+
+NOT_HERE = {
+    "G6": "deadlines of a start need a server that never gets well: real servers, tests/end_to_end",
+    "G7": "one hung neighbour blocks nobody else: tests/lifecycle/test_races.py and tests/end_to_end",
+    "G8": "two workers of one stack need two replicas: tests/contracts/stores and tests/lifecycle/test_races.py",
+    "G10": "jobs that Nomad refuses for good: tests/lifecycle/test_one_stack.py",
+    "G13": "a caller that goes away: tests/lifecycle/test_races.py and tests/api",
+    "G14": "queues before the API: tests/api",
+    "G15": "placement is Nomad's",
+    "G16": "placement is Nomad's",
+    "G17": "quotas are not built yet",
+    "G22": "an address that Consul lists twice: tests/lifecycle/test_health.py",
+    "G23": "a secret that is not there: tests/lifecycle/test_one_stack.py and tests/end_to_end",
+    "G24": "rollouts are not built yet",
+    "G26": "leadership is not built yet; stale claims: tests/contracts/stores",
+    "G27": "planted values in every sink: tests/end_to_end/test_planted_values.py",
+    "G28": "a database's transactions: tests/contracts/stores/test_faults.py",
+    "G29": "cost that grows with the fleet: make bench",
+    "G30": "retention and pacing: tests/contracts/stores, make bench",
+}
+"""Classes that this simulator cannot show, and where they are shown."""
+
+
+def hunt(mutant: Mutant, *, most: int, first: int = 0) -> tuple[int, str] | None:
+    """Return after how many schedules the mutant was caught, and by what; None when *most* did not."""
+    for number, seed in enumerate(range(first, first + most), start=1):
+        with mutant.plant():
+            outcome = Schedule(seed).run()
+        if outcome.violation is not None:
+            return number, outcome.violation
+    return None
