@@ -68,6 +68,7 @@ class FakeConsul:
         service.pop(allocation_id, None)
         if not service:
             self._services.pop(job_id, None)
+        self._tell()
 
     @property
     def job_ids(self) -> frozenset[JobId]:
@@ -91,19 +92,22 @@ class FakeConsul:
             }
 
     async def follow_critical(self) -> AsyncIterator[frozenset[tuple[JobId, AllocationId]]]:
-        news = asyncio.Event()
+        news, told = asyncio.Event(), None
         self._followers.append(news)
         try:
             while True:
                 async with self.faults.call("follow_critical", Deadline.after(30, "follow the checks")):
                     self._admit("follow critical")
                 news.clear()
-                yield frozenset(
+                critical = frozenset(
                     (job_id, instance.allocation_id)
                     for job_id, instances in self._services.items()
                     for instance in instances.values()
-                    if not instance.passing
+                    if job_id.startswith("oc-") and not instance.passing
                 )
+                if critical != told:
+                    told = critical
+                    yield critical
                 await news.wait()
         finally:
             self._followers.remove(news)

@@ -52,7 +52,7 @@ def entry(**service: object) -> dict[str, object]:
         "Meta": {},
     }
     return {
-        "Node": {"Address": "10.0.0.9"},
+        "Node": {"Node": "node-1", "Address": "10.0.0.9"},
         "Service": known | service,
         "Checks": [{"Status": "passing"}, {"Status": "passing"}],
     }

@@ -57,41 +57,26 @@ class _Transport(base.HTTPClient):  # type: ignore[misc]  # py-consul comes with
         **_: Any,
     ) -> Any:
         """Make one request. There is no timeout here: the deadline of the call is around it."""
-        return callback(await self._exchange("GET", path, params, headers, LARGEST_ANSWER, withholds=False))
+        url = URL(self.uri(path, params), encoded=True)
+        return callback(await self.exchange("GET", url, headers))
 
-    async def read(
-        self, path: str, params: Sequence[tuple[str, Any]], headers: Mapping[str, str], *, largest: int
-    ) -> tuple[int, Any]:
-        """
-        Return the index and the JSON of an answer of up to *largest* bytes.
-
-        That other services are withheld from our token is as it should be: only those of ours are asked for.
-        """
-        answer = await self._exchange("GET", path, params, headers, largest, withholds=True)
-        index = answer.headers.get("X-Consul-Index", "0")
-        return int(index) if index.isdigit() else 0, json.loads(answer.body)
-
-    async def write(self, path: str, body: Any, headers: Mapping[str, str]) -> None:
-        """Send *body*; the answer says nothing but that it was done."""
-        await self._exchange("PUT", path, (), headers, LARGEST_ANSWER, withholds=True, body=body)
-
-    async def _exchange(
+    async def exchange(
         self,
         method: str,
-        path: str,
-        params: Sequence[tuple[str, Any]] | None,
+        url: URL,
         headers: Mapping[str, str] | None,
-        largest: int,
         *,
-        withholds: bool,
         body: Any = None,
+        largest: int = LARGEST_ANSWER,
+        whole: bool = True,
     ) -> base.Response:
-        session = self._open()
-        url = URL(self.uri(path, params), encoded=True)
-        async with session.request(method, url, headers=headers, json=body, allow_redirects=False) as answer:
+        """Make one request; unless *whole*, what our token may not see may be missing in the answer."""
+        async with self._open().request(
+            method, url, headers=headers, json=body, allow_redirects=False
+        ) as answer:
             if answer.status != HTTPStatus.OK:
                 raise Refused(answer.status)
-            if not withholds and answer.headers.get(_FILTERED) == "true":
+            if whole and answer.headers.get(_FILTERED) == "true":
                 raise ResultsWithheld
             content = bytearray()
             async for piece in answer.content.iter_chunked(_CHUNK):
@@ -136,14 +121,41 @@ class ConsulConnection(base.Consul):  # type: ignore[misc]  # py-consul comes wi
         return self._transport
 
     async def read(
-        self, path: str, *, token: str, largest: int, params: Sequence[tuple[str, Any]] = ()
+        self,
+        path: str,
+        *,
+        token: str,
+        params: Mapping[str, str] | None = None,
+        largest: int = LARGEST_ANSWER,
+        whole: bool = True,
     ) -> tuple[int, Any]:
-        """Make a read that py-consul has no call for; see `_Transport.read`."""
-        return await self._transport.read(path, params, {"X-Consul-Token": token}, largest=largest)
+        """
+        Make a read that py-consul has no call for, or none with a bound, and return index and JSON of the answer.
+
+        *path* is quoted already. See `_Transport.exchange` for *whole*.
+        """
+        url = self._url(path).with_query(params or {})
+        answer = await self._transport.exchange("GET", url, _with(token), largest=largest, whole=whole)
+        return int(answer.headers.get("X-Consul-Index", "0")), json.loads(answer.body)
 
     async def write(self, path: str, body: Any, *, token: str) -> None:
-        """Make a write that py-consul has no call for."""
-        await self._transport.write(path, body, {"X-Consul-Token": token})
+        """Make a write that py-consul has no call for. Consul says nothing of one that was done, or `true`."""
+        answer = await self._transport.exchange("PUT", self._url(path), _with(token), body=body)
+        if answer.body.strip() not in {"", "true"}:
+            raise ValueError("not an answer to a write")
+
+    async def rights(self, wanted: Sequence[Mapping[str, str]], *, token: str) -> Any:
+        """Ask which of the *wanted* rights our token has, as Consul's own web interface does."""
+        url = self._url("/v1/internal/acl/authorize")
+        answer = await self._transport.exchange("POST", url, _with(token), body=list(wanted))
+        return json.loads(answer.body)
+
+    def _url(self, path: str) -> URL:
+        return URL(self._transport.base_uri + path, encoded=True)
 
     async def close(self) -> None:
         await self._transport.close()
+
+
+def _with(token: str) -> Mapping[str, str]:
+    return {"X-Consul-Token": token}

@@ -1,16 +1,19 @@
-"""Where runtimes are registered: Consul's health endpoint, read by py-consul."""
+"""Where runtimes are registered: Consul's catalogue and checks."""
 
 import asyncio
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from datetime import timedelta
+from functools import partial
 from http import HTTPStatus
+from math import ceil
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
 import aiohttp
 from consul import ConsulException
 
+from opencode_lifecycle.adapters.consul import reading
 from opencode_lifecycle.adapters.consul.connection import (
     AnswerTooLarge,
     ConsulConnection,
@@ -27,21 +30,18 @@ from opencode_lifecycle.model.errors import (
     UpstreamUnavailable,
 )
 from opencode_lifecycle.model.identifiers import AllocationId, JobId
-from opencode_lifecycle.model.stack import Address
 from opencode_lifecycle.ports.service_catalog import ServiceInstance
 
 SYSTEM: Final = "consul"
-_ALLOCATION: Final = re.compile(
-    r"_nomad-(?:task|group)-([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})(?:-|\Z)"
-)
-_ALLOCATION_IN_META: Final = "allocation_id"
-_HIGHEST_PORT: Final = 65535
-_PREFIX: Final = "oc-"
-_OURS: Final = 'Service matches "^oc-"'
-_OURS_IN_CHECKS: Final = 'ServiceName matches "^oc-"'
+WAIT: Final = timedelta(minutes=5)
+"""For a change of the critical checks; the longest that nothing is heard of them."""
+_OURS: Final = f'Service matches "^{reading.PREFIX}"'
+_OURS_IN_CHECKS: Final = f'ServiceName matches "^{reading.PREFIX}"'
+_SIGHT: Final = {"Resource": "service", "Segment": reading.PREFIX, "Access": "read"}
+_NO_ACCESS_CONTROL: Final = HTTPStatus.UNAUTHORIZED
+"""How a Consul that runs without ACLs answers what is about them: there any token is as good as none."""
 _LARGEST_LIST: Final = 64 * 1024 * 1024
 """Bytes of all services of one node: about a kilobyte each."""
-_WAIT_SECONDS: Final = 300
 _WAIT_GRACE_SECONDS: Final = 60
 """Consul spreads the end of a wait over a sixteenth more."""
 _PAUSE_SECONDS: Final = 0.5
@@ -56,42 +56,49 @@ _TROUBLE: Final[tuple[tuple[tuple[type[Exception], ...], type[UpstreamError], st
 _EXPECTED_TROUBLE: Final = tuple(kind for kinds, _, _ in _TROUBLE for kind in kinds)
 
 Request = Callable[[str], Awaitable[Any]]
+T = TypeVar("T")
 
 
 class ConsulServiceCatalog:
     """The `ServiceCatalog` over Consul's HTTP API. `close` it in the loop that used it."""
 
-    def __init__(self, *, address: str, token_file: Path, ca_file: Path | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        address: str,
+        token_file: Path,
+        ca_file: Path | None = None,
+        wait: timedelta = WAIT,
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
         self._consul = ConsulConnection(address=address, ca_file=ca_file)
         self._token = TokenFile(token_file)
+        self._wait = wait.total_seconds()
+        self._pause = pause
 
     async def instances(self, job_id: JobId, deadline: Deadline) -> Sequence[ServiceInstance]:
-        answer = await self._call(
-            "instances", deadline, lambda token: self._consul.health.service(job_id, token=token)
+        operation = "instances"
+        _, entries = await self._call(
+            operation, deadline, lambda token: self._consul.health.service(job_id, token=token)
         )
-        try:
-            _, entries = answer
-            found = [_instance(job_id, entry) for entry in entries]
-        except (TypeError, KeyError, ValueError, AttributeError):
-            found = None
-        if found is None:
-            raise UpstreamNonsense(SYSTEM, "instances", "the list is not one of instances", job_id=job_id)
-        return tuple(instance for instance in found if instance is not None)
+        return _read(operation, lambda: reading.health_entries(job_id, entries))
 
     async def list_all(self, deadline: Deadline) -> Mapping[JobId, Sequence[ServiceInstance]]:
+        """
+        Read node after node, so that only the services of one are held at a time.
+
+        Consul's own mark of results that were withheld is of no use for these: with a filter, too, it counts services
+        that are not ours. Our token is asked for its rights instead.
+        """
         operation = "list all"
+        _, nodes = await self._get(operation, deadline, "/v1/catalog/nodes")
+        await self._expect_sight(operation, deadline)
         found: dict[JobId, list[ServiceInstance]] = {}
-        nodes = await self._read(operation, "/v1/catalog/nodes", deadline)
-        for node in _list(operation, nodes):
-            name = _text(operation, node, "Node")
+        for name in _read(operation, lambda: reading.node_names(nodes)):
             path = f"/v1/catalog/node-services/{quote(name, safe='')}"
-            answer = await self._read(operation, path, deadline, [("filter", _OURS)])
-            services = answer.get("Services") if isinstance(answer, Mapping) else None
-            for service in _list(operation, services or []):
-                job_id = JobId(_text(operation, service, "Service"))
-                instance = _catalogued(operation, service, node=node)
-                if instance is not None and job_id.startswith(_PREFIX):
-                    found.setdefault(job_id, []).append(instance)
+            _, answer = await self._get(operation, deadline, path, filter=_OURS, whole=False)
+            for job_id, instance in _read(operation, partial(reading.node_services, answer)):
+                found.setdefault(job_id, []).append(instance)
         return found
 
     async def follow_critical(self) -> AsyncIterator[frozenset[tuple[JobId, AllocationId]]]:
@@ -101,47 +108,56 @@ class ConsulServiceCatalog:
         An index that goes back begins anew, as Consul asks of its clients; and between two answers there is a pause, so
         that an index that moves all the time, for checks that are not ours, cannot keep us busy.
         """
-        operation, index = "follow critical", 0
+        operation, clock = "follow critical", asyncio.get_running_loop().time
+        index, told, told_at = 0, None, clock()
         while True:
-            params = [("filter", _OURS_IN_CHECKS), ("wait", f"{_WAIT_SECONDS}s")]
-            if index > 0:
-                params.append(("index", str(index)))
-            deadline = Deadline.after(_WAIT_SECONDS + _WAIT_GRACE_SECONDS, "follow the critical checks")
-            seen, checks = await self._exchange(operation, "/v1/health/state/critical", deadline, params)
-            yield frozenset(
-                claim for check in _list(operation, checks) if (claim := _claim(operation, check)) is not None
+            wait = max(1, ceil(told_at + self._wait - clock()))
+            waiting = {"wait": f"{wait}s"} | ({"index": str(index)} if index else {})
+            deadline = Deadline.after(wait + _WAIT_GRACE_SECONDS, "follow the critical checks")
+            seen, checks = await self._get(
+                operation,
+                deadline,
+                "/v1/health/state/critical",
+                filter=_OURS_IN_CHECKS,
+                whole=False,
+                **waiting,
             )
-            index = seen if seen >= index else 0
-            await asyncio.sleep(_PAUSE_SECONDS)
+            await self._expect_sight(operation, deadline)
+            critical = _read(operation, partial(reading.critical_claims, checks))
+            if critical != told or clock() - told_at >= self._wait:
+                told, told_at = critical, clock()
+                yield critical
+            # An index of 0 would not wait at all.
+            index = max(seen, 1) if seen >= index else 0
+            await self._pause(_PAUSE_SECONDS)
 
     async def deregister(self, instance: ServiceInstance, deadline: Deadline) -> None:
         """
-        Take the instance out of the catalogue.
+        Take the instance away from our agent if that is the one that has it, else out of the catalogue.
 
-        Where its node has an agent that still knows it, that agent puts it back: Nomad's client, or an operator on that
-        node, has to take it away there.
+        An agent puts back what it has. So where another one still has it, it comes back within minutes: Nomad's client,
+        or an operator on that node, has to take it away there.
         """
+        operation = "deregister"
+        if not instance.service_id or not instance.node:
+            # Without a service Consul would take this for the whole node.
+            raise UpstreamRejected(SYSTEM, operation, "the instance has no name")
+        _, agent = await self._get(operation, deadline, "/v1/agent/self")
+        if instance.node == _read(operation, lambda: reading.name_of_agent_node(agent)):
+            path = f"/v1/agent/service/deregister/{quote(instance.service_id, safe='')}"
+            if await self._call(operation, deadline, lambda token: self._take_away(path, token)):
+                return
         body = {"Node": instance.node, "ServiceID": instance.service_id}
-        await self._call(
-            "deregister",
-            deadline,
-            lambda token: self._consul.write("/v1/catalog/deregister", body, token=token),
-        )
-
-    async def _read(
-        self, operation: str, path: str, deadline: Deadline, params: Sequence[tuple[str, Any]] = ()
-    ) -> Any:
-        return (await self._exchange(operation, path, deadline, params))[1]
-
-    async def _exchange(
-        self, operation: str, path: str, deadline: Deadline, params: Sequence[tuple[str, Any]]
-    ) -> tuple[int, Any]:
-        answer: tuple[int, Any] = await self._call(
-            operation,
-            deadline,
-            lambda token: self._consul.read(path, token=token, largest=_LARGEST_LIST, params=params),
-        )
-        return answer
+        try:
+            await self._call(
+                operation,
+                deadline,
+                lambda token: self._consul.write("/v1/catalog/deregister", body, token=token),
+            )
+        except UpstreamUnavailable:
+            # It answers 500 for a service that it does not know, as for trouble of its own.
+            if await self._is_listed(instance, deadline):
+                raise
 
     async def ping(self, deadline: Deadline) -> None:
         leader = await self._call("ping", deadline, lambda _: self._consul.status.leader())
@@ -158,9 +174,51 @@ class ConsulServiceCatalog:
         try:
             await self._consul.acl.token.read_self(token=token)
         except Refused as refused:
-            # 401 is how a Consul that runs without ACLs answers: there any token is as good as none.
-            if refused.status != HTTPStatus.UNAUTHORIZED:
+            if refused.status != _NO_ACCESS_CONTROL:
                 raise
+
+    async def _take_away(self, path: str, token: str) -> bool:
+        """Return whether our agent had it."""
+        try:
+            await self._consul.write(path, None, token=token)
+        except Refused as refused:
+            if refused.status != HTTPStatus.NOT_FOUND:
+                raise
+            return False
+        return True
+
+    async def _is_listed(self, instance: ServiceInstance, deadline: Deadline) -> bool:
+        operation = "deregister"
+        path = f"/v1/catalog/node-services/{quote(instance.node, safe='')}"
+        _, answer = await self._get(operation, deadline, path, filter=_OURS, whole=False)
+        services = _read(operation, lambda: reading.node_services(answer))
+        return any(each.service_id == instance.service_id for _, each in services)
+
+    async def _expect_sight(self, operation: str, deadline: Deadline) -> None:
+        """Raise `UpstreamDenied` unless our token may see every service with our prefix."""
+        answers = await self._call(operation, deadline, self._ask_for_sight)
+        if answers is not None and not _read(operation, lambda: reading.all_allowed(answers)):
+            raise UpstreamDenied(SYSTEM, operation, "our token may not see all instances")
+
+    async def _ask_for_sight(self, token: str) -> Any:
+        try:
+            return await self._consul.rights([_SIGHT], token=token)
+        except Refused as refused:
+            if refused.status != _NO_ACCESS_CONTROL:
+                raise
+            return None
+
+    async def _get(
+        self, operation: str, deadline: Deadline, path: str, *, whole: bool = True, **params: str
+    ) -> tuple[int, Any]:
+        answer: tuple[int, Any] = await self._call(
+            operation,
+            deadline,
+            lambda token: self._consul.read(
+                path, token=token, params=params, largest=_LARGEST_LIST, whole=whole
+            ),
+        )
+        return answer
 
     async def _call(self, operation: str, deadline: Deadline, request: Request) -> Any:
         """
@@ -205,77 +263,10 @@ def _meaning(status: int) -> tuple[type[UpstreamError], str]:
     return UpstreamRejected, f"it answered {status}"
 
 
-def _instance(job_id: JobId, entry: Mapping[str, Any]) -> ServiceInstance | None:
-    """
-    Read one entry, or raise one of Python's own errors for what it is not.
-
-    None for an instance that belongs to no allocation: whoever registered it by hand, it is no runtime of ours.
-    """
-    service = entry["Service"]
-    if service["Service"] != job_id:
-        raise ValueError("an instance of another service")
-    match = _ALLOCATION.match(service["ID"])
-    allocation = match[1] if match else (service.get("Meta") or {}).get(_ALLOCATION_IN_META)
-    if not allocation:
-        return None
-    host, port = service["Address"] or entry["Node"]["Address"], service["Port"]
-    if not all(isinstance(text, str) for text in (allocation, host)):
-        raise TypeError("an allocation or address that is no text")
-    if type(port) is not int or not 0 < port <= _HIGHEST_PORT:
-        raise ValueError("a port that is none")
-    return ServiceInstance(
-        allocation_id=AllocationId(allocation),
-        address=Address(host=host, port=port),
-        passing=all(check["Status"] == "passing" for check in entry["Checks"]),
-        service_id=service["ID"],
-        node=str(entry["Node"].get("Node", "")),
-        installation=_installation(service),
-    )
-
-
-def _catalogued(
-    operation: str, service: Mapping[str, Any], *, node: Mapping[str, Any]
-) -> ServiceInstance | None:
-    """Read an entry of a node's list; None for one that belongs to no allocation."""
-    service_id = _text(operation, service, "ID")
-    match = _ALLOCATION.match(service_id)
-    port = service.get("Port")
-    if match is None or type(port) is not int or not 0 < port <= _HIGHEST_PORT:
-        return None
-    return ServiceInstance(
-        allocation_id=AllocationId(match[1]),
-        address=Address(
-            host=_text(operation, service, "Address") or _text(operation, node, "Address"), port=port
-        ),
-        passing=True,
-        service_id=service_id,
-        node=_text(operation, node, "Node"),
-        installation=_installation(service),
-    )
-
-
-def _claim(operation: str, check: Mapping[str, Any]) -> tuple[JobId, AllocationId] | None:
-    name = _text(operation, check, "ServiceName")
-    match = _ALLOCATION.match(_text(operation, check, "ServiceID"))
-    if match is None or not name.startswith(_PREFIX):
-        return None
-    return JobId(name), AllocationId(match[1])
-
-
-def _installation(service: Mapping[str, Any]) -> str | None:
-    meta = service.get("Meta")
-    value = meta.get("installation") if isinstance(meta, Mapping) else None
-    return value if isinstance(value, str) and value else None
-
-
-def _list(operation: str, value: Any) -> Sequence[Mapping[str, Any]]:
-    if not isinstance(value, list) or not all(isinstance(each, Mapping) for each in value):
-        raise UpstreamNonsense(SYSTEM, operation, "the list is not one of objects")
-    return value
-
-
-def _text(operation: str, source: Mapping[str, Any], name: str) -> str:
-    value = source.get(name)
-    if not isinstance(value, str):
-        raise UpstreamNonsense(SYSTEM, operation, f"{name} is no text")
-    return value
+def _read(operation: str, read: Callable[[], T]) -> T:
+    """Return what *read* makes of an answer. What it raises for one of another shape may quote it, and stays here."""
+    try:
+        return read()
+    except reading.NOT_AS_IT_SHOULD_BE:
+        pass
+    raise UpstreamNonsense(SYSTEM, operation, "the answer is not what it should be")
