@@ -52,6 +52,13 @@ class FakeVault:
         """Do what an operator's `vault kv put` does."""
         return self._write(job_id, data)
 
+    def put_metadata(self, job_id: JobId, custom: Mapping[str, str]) -> None:
+        """Do what an operator's `vault kv metadata put -custom-metadata` does; there need be no version yet."""
+        item = self._items.setdefault(job_id, _Item())
+        user_id = custom.get("user_id")
+        item.installation = custom.get("installation")
+        item.user_id = UserId(user_id) if user_id else None
+
     def delete_latest(self, job_id: JobId) -> None:
         """Do what an operator's `vault kv delete` does."""
         item = self._items[job_id]

@@ -29,7 +29,8 @@ from opencode_lifecycle.model.errors import (
 )
 
 SYSTEM: Final = "vault"
-LARGEST_ANSWER: Final = 1024 * 1024
+LARGEST_ANSWER: Final = 16 * 1024 * 1024
+"""Bytes of one answer. The largest is the list of names, in one piece: 7 MiB for 100,000 stacks."""
 _CHECK_AND_SET: Final = "check-and-set parameter did not match"
 _UNAVAILABLE: Final[dict[int, str]] = {
     HTTPStatus.TOO_MANY_REQUESTS: "it asks us to slow down",

@@ -82,11 +82,11 @@ class VaultPasswordStore:
         return await self._calls.run(deadline, self._ensure, job_id, deadline)
 
     async def latest_version(self, job_id: JobId, deadline: Deadline) -> int | None:
-        item = await self._calls.run(deadline, self._look_up, job_id, deadline)
+        item = await self._calls.run(deadline, self._look_up, "latest version", job_id, deadline)
         return item.current if item is not None and item.readable else None
 
     async def look(self, job_id: JobId, deadline: Deadline) -> SecretSeen | None:
-        item = await self._calls.run(deadline, self._look_up, job_id, deadline)
+        item = await self._calls.run(deadline, self._look_up, "look", job_id, deadline)
         if item is None:
             return None
         return SecretSeen(
@@ -158,14 +158,14 @@ class VaultPasswordStore:
             try:
                 return self._write("ensure", job_id, {}, current, deadline)
             except VersionConflict:
-                item = self._look_up(job_id, deadline)
+                item = self._look_up("ensure", job_id, deadline)
             if item is not None and item.readable:
                 return item.current
             current = item.current if item is not None else 0
         raise VersionConflict(SYSTEM, "ensure", "others keep writing it", job_id=job_id)
 
     def _rotate(self, job_id: JobId, expected: int, deadline: Deadline) -> int:
-        item = self._look_up(job_id, deadline)
+        item = self._look_up("rotate", job_id, deadline)
         if item is None:
             raise SecretMissing(SYSTEM, "rotate", job_id=job_id)
         if item.current != expected:
@@ -210,11 +210,23 @@ class VaultPasswordStore:
             raise UpstreamNonsense(SYSTEM, "destroy", f"it answered {connection.status}", job_id=job_id)
 
     def _mark(self, job_id: JobId, installation: str, user_id: UserId, deadline: Deadline) -> None:
+        """Patch, and nothing else: a write would replace what administrators have written beside it."""
         connection = self._connection()
         changes = {"custom_metadata": {_INSTALLATION: installation, _USER: user_id}}
-        connection.call(
-            "mark", deadline, lambda: connection.patch_metadata(self._mount, _path(job_id), changes)
-        )
+        try:
+            connection.call(
+                "mark", deadline, lambda: connection.patch_metadata(self._mount, _path(job_id), changes)
+            )
+        except SecretMissing:
+            raise SecretMissing(SYSTEM, "mark", job_id=job_id) from None
+        except UpstreamNonsense:
+            # A patch of what is not there gets an empty 404 of Vault, which anything on the way could have made.
+            missing = connection.status == HTTPStatus.NOT_FOUND
+            if not missing or self._look_up("mark", job_id, deadline) is not None:
+                raise
+            raise SecretMissing(SYSTEM, "mark", job_id=job_id) from None
+        if connection.status != HTTPStatus.NO_CONTENT:
+            raise UpstreamNonsense(SYSTEM, "mark", f"it answered {connection.status}", job_id=job_id)
 
     def _list_all(self, deadline: Deadline) -> Sequence[JobId]:
         """Read the names in one answer; Vault has no pages for them. A folder that is not there is an empty one."""
@@ -230,38 +242,34 @@ class VaultPasswordStore:
             raise UpstreamNonsense(SYSTEM, "list", "a name is no text")
         return tuple(JobId(name) for name in names if name.startswith(_PREFIX) and not name.endswith("/"))
 
-    def _look_up(self, job_id: JobId, deadline: Deadline) -> _Item | None:
+    def _look_up(self, operation: str, job_id: JobId, deadline: Deadline) -> _Item | None:
         """Read the metadata, which holds no secret. None is Vault's own word that there is no such item."""
         connection = self._connection()
         try:
             answer = connection.call(
-                "latest version",
+                operation,
                 deadline,
                 lambda: connection.kv.read_secret_metadata(path=_path(job_id), mount_point=self._mount),
             )
         except SecretMissing:
             return None
-        current = field("latest version", answer, "data", "current_version", of=int)
-        if current == 0:  # metadata written by hand before any version
-            return _Item(0, readable=False)
-        version = field("latest version", answer, "data", "versions", str(current), of=dict)
-        destroyed = field("latest version", version, "destroyed", of=bool)
-        deleted_at = field("latest version", version, "deletion_time", of=str)
-        return _Item(
-            current,
-            not destroyed and not self._is_past(deleted_at),
-            _written(answer, _INSTALLATION),
-            _written(answer, _USER),
-        )
+        current = field(operation, answer, "data", "current_version", of=int)
+        readable = False
+        if current != 0:  # else it is metadata written by hand before any version
+            version = field(operation, answer, "data", "versions", str(current), of=dict)
+            destroyed = field(operation, version, "destroyed", of=bool)
+            deleted_at = field(operation, version, "deletion_time", of=str)
+            readable = not destroyed and not self._is_past(operation, deleted_at)
+        return _Item(current, readable, _written(answer, _INSTALLATION), _written(answer, _USER))
 
-    def _is_past(self, deletion_time: str) -> bool:
+    def _is_past(self, operation: str, deletion_time: str) -> bool:
         """Whether a version is deleted: a mount may give each an end that lies far ahead."""
         if not deletion_time:
             return False
         try:
             return datetime.fromisoformat(deletion_time) <= self._now()
         except (TypeError, ValueError):
-            raise UpstreamNonsense(SYSTEM, "latest version", "deletion_time is no time") from None
+            raise UpstreamNonsense(SYSTEM, operation, "deletion_time is no time") from None
 
     def _data(self, operation: str, job_id: JobId, version: int, deadline: Deadline) -> Mapping[str, Any]:
         connection = self._connection()
