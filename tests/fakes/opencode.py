@@ -19,7 +19,8 @@ class FakeOpenCode:
     One server. An empty `password` leaves it open, as it does the real one.
 
     `hangs`: takes the connection and says nothing. `is_something_else`: another program holds the port. A directory in
-    `broken` has a configuration that it cannot load. `tried` are the passwords it was shown.
+    `broken` has a configuration that it cannot load. `busy`: one of its sessions is at work; `changed_at`: when any of them
+    last changed. `tried` are the passwords it was shown.
     """
 
     password: str
@@ -93,7 +94,10 @@ class FakeProber:
             return None
         password = await read_password()
         server = self.servers.get((address.host, address.port))
-        if server is None or password.reveal() != server.password:
+        if server is None:
+            return None
+        server.tried.append(password.reveal())
+        if password.reveal() != server.password:
             return None
         return Activity(busy=server.busy, changed_at=server.changed_at)
 

@@ -23,7 +23,7 @@ class Liveness(StrEnum):
     SILENT = "silent"
     """Nothing listens there."""
     HUNG = "hung"
-    """It took the connection and did not answer in time."""
+    """It did not answer in time, or not even take the connection; but nobody refused it."""
     STRANGE = "strange"
     """Something answered as OpenCode would not."""
 

@@ -16,7 +16,6 @@ from opencode_lifecycle.model.stack import Address
 
 LARGEST_ANSWER: Final = 4 * 1024 * 1024
 _CHUNK: Final = 65536
-_SHARE_FOR_CONNECTING: Final = 0.9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,12 +69,13 @@ class Exchange:
                 URL(self._address.url).with_path(path).with_query(query or {}),
                 headers=headers,
                 allow_redirects=False,
-                timeout=aiohttp.ClientTimeout(total=left, sock_connect=left * _SHARE_FOR_CONNECTING),
+                timeout=aiohttp.ClientTimeout(total=left),
             ) as response:
                 return await _read(response)
-        except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError):
+        except aiohttp.ClientConnectorError:
             return Silence.NOTHING_LISTENS
         except TimeoutError:
+            # Also while connecting: a server that has stopped taking connections still holds its port.
             return Silence.TOO_SLOW
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError, OSError):
             return Silence.BROKEN_OFF

@@ -56,7 +56,7 @@ class OpenCodeProber:
             _, finding = await v1.look_unauthenticated(exchange)
             if finding is not None:
                 return None
-            return await v1.look_at_activity(exchange, await read_password())
+            return await v1.look_at_activity(exchange, await read_password(), self._now())
 
     async def liveness(self, address: Address, deadline: Deadline) -> Liveness:
         async with exchange_with(address, deadline) as exchange:

@@ -7,8 +7,8 @@ path, answers 200 with a web page; health is shallow, it says healthy while no d
 
 import json
 import re
-from collections.abc import Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -23,10 +23,13 @@ _END_OF_TIME: Final = 4_102_444_800_000
 """The year 2100 in milliseconds: a later time is none."""
 _CONFIGURATION: Final = "/config"
 _SESSIONS: Final = "/experimental/session"
+_MOST_SESSIONS: Final = 500
+_ALL_SESSIONS: Final = {"archived": "true", "limit": str(_MOST_SESSIONS)}
+"""The latest first. Without these it leaves out the archived ones, which may be at work, and all after the hundredth."""
 _MOST_DIRECTORIES: Final = 20
 """Asking for a directory makes the server load it and keep it, so that only those of the latest sessions are asked."""
-_PER_DIRECTORY: Final = ("/session/status", "/permission", "/question", "/pty")
-"""Sessions at work, and what waits for its user or is a terminal of theirs. Each is empty when nothing is."""
+_LONGEST_TURN: Final = timedelta(days=1)
+"""A session that has not changed for so long is not at work, though its directory was not asked."""
 _LIVENESS: Final[Mapping[Silence, Liveness]] = {
     Silence.NOTHING_LISTENS: Liveness.SILENT,
     Silence.BROKEN_OFF: Liveness.SILENT,
@@ -87,39 +90,86 @@ async def look_at_configuration(
     return None
 
 
-async def look_at_activity(exchange: Exchange, password: Password) -> Activity | None:
+async def look_at_activity(exchange: Exchange, password: Password, now: datetime) -> Activity | None:
     """
     Ask for the sessions of all directories, and in each of these for what is at work or waits.
 
-    A busy session shows only to who asks in its own directory. None when anything could not be read: what is not seen
-    may be at work.
+    A busy session shows only to who asks in its own directory. None when anything could not be read, or is too much to
+    ask for: what is not seen may be at work.
     """
-    sessions = _json(await exchange.get(_SESSIONS, credentials=(USERNAME, password)))
-    if not isinstance(sessions, list) or not all(isinstance(each, dict) for each in sessions):
+    credentials = (USERNAME, password)
+    sessions = _json(await exchange.get(_SESSIONS, query=_ALL_SESSIONS, credentials=credentials))
+    if not isinstance(sessions, list):
         return None
-    changes = [(_updated(each), each.get("directory")) for each in sessions]
-    if any(at is None or not isinstance(directory, str) for at, directory in changes):
+    changes = _changes(sessions)
+    if changes is None:
         return None
-    latest = sorted(((at or 0, str(directory)) for at, directory in changes), reverse=True)
-    directories = list(dict.fromkeys(directory for _, directory in latest))[:_MOST_DIRECTORIES]
-    busy = False
-    for directory in directories:
-        for path in _PER_DIRECTORY:
-            found = _json(
-                await exchange.get(path, query={"directory": directory}, credentials=(USERNAME, password))
-            )
-            if not isinstance(found, dict | list):
-                return None
-            busy = busy or bool(found)
-    changed_at = datetime.fromtimestamp(latest[0][0] / 1000, UTC) if latest else None
-    return Activity(busy=busy, changed_at=changed_at)
+    changed_at = changes[0][0] if changes else None
+    directories = list(dict.fromkeys(directory for _, directory in changes))
+    asked: list[str | None] = [None, *directories[:_MOST_DIRECTORIES]]
+    for directory in asked:
+        busy = await _is_busy_in(directory, exchange, password)
+        if busy is None:
+            return None
+        if busy:
+            return Activity(busy=True, changed_at=changed_at)
+    unasked = [at for at, directory in changes if directory not in asked]
+    if len(changes) >= _MOST_SESSIONS:
+        unasked.append(changes[-1][0])  # there may be older ones, but none that is later than this
+    if any(at > now - _LONGEST_TURN for at in unasked):
+        return None
+    return Activity(busy=False, changed_at=changed_at)
 
 
-def _updated(session: Mapping[str, Any]) -> int | None:
-    """Return when the session last changed, in milliseconds of the Unix clock."""
-    time = session.get("time")
-    updated = time.get("updated") if isinstance(time, dict) else None
-    return int(updated) if isinstance(updated, int | float) and 0 <= updated < _END_OF_TIME else None
+async def _is_busy_in(directory: str | None, exchange: Exchange, password: Password) -> bool | None:
+    """Ask in *directory*, or with None in the server's own, whether somebody is at work. None when it did not say."""
+    query = {} if directory is None else {"directory": directory}
+    for path, says_busy in _PER_DIRECTORY.items():
+        answer = _json(await exchange.get(path, query=query, credentials=(USERNAME, password)))
+        busy = says_busy(answer)
+        if busy or busy is None:
+            return busy
+    return False
+
+
+def _has_working_session(answer: Any) -> bool | None:
+    """Read the statuses by session. Idle sessions are left out by the server, but its schema lets it name them."""
+    if not isinstance(answer, dict) or not all(isinstance(status, dict) for status in answer.values()):
+        return None
+    return any(status.get("type") != "idle" for status in answer.values())
+
+
+def _has_open_terminal(answer: Any) -> bool | None:
+    if not isinstance(answer, list) or not all(isinstance(terminal, dict) for terminal in answer):
+        return None
+    return any(terminal.get("status") != "exited" for terminal in answer)
+
+
+def _is_waiting(answer: Any) -> bool | None:
+    return bool(answer) if isinstance(answer, list) else None
+
+
+_PER_DIRECTORY: Final[Mapping[str, Callable[[Any], bool | None]]] = {
+    "/session/status": _has_working_session,
+    "/permission": _is_waiting,
+    "/question": _is_waiting,
+    "/pty": _has_open_terminal,
+}
+"""Sessions at work, and what waits for its user or is a terminal of theirs."""
+
+
+def _changes(sessions: Sequence[Any]) -> Sequence[tuple[datetime, str]] | None:
+    """Return when each session last changed, and where it is at work, the latest first."""
+    changes = []
+    for session in sessions:
+        time = session.get("time") if isinstance(session, dict) else None
+        updated = time.get("updated") if isinstance(time, dict) else None
+        if not isinstance(updated, int | float) or not 0 <= updated < _END_OF_TIME:
+            return None
+        if not isinstance(session.get("directory"), str):
+            return None
+        changes.append((datetime.fromtimestamp(updated / 1000, UTC), session["directory"]))
+    return sorted(changes, reverse=True)
 
 
 def _json(answer: Answer | Silence) -> Any:
