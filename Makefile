@@ -4,7 +4,7 @@ PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help up down destroy check format test test-fast test-servers bench lock
+.PHONY: help up down destroy check format test test-fast test-servers simulate bench lock
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -45,6 +45,9 @@ test-fast: $(STAMP) ## what needs no Nomad, Consul, Vault or OpenCode
 
 test-servers: $(STAMP) ## what needs them
 	@$(PYTHON) -m pytest -q -m "servers or opencode"
+
+simulate: $(STAMP) ## the reconcile core in virtual time: 200,000 schedules, every point to die at, planted bugs
+	@PYTHONPATH=tests $(PYTHON) -m simulation $(SIMULATION)
 
 bench: $(STAMP) ## speed, beside the least that does the same
 	@PYTHONPATH=tests $(PYTHON) -m bench $(FIGURES)

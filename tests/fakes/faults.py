@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 
 from opencode_lifecycle.model.deadline import Deadline
@@ -57,10 +57,10 @@ class Faults:
         self._faults.clear()
 
     @asynccontextmanager
-    async def call(self, method: str, deadline: Deadline) -> AsyncIterator[None]:
+    async def call(self, method: str, deadline: Deadline | None) -> AsyncIterator[None]:
         """Surround the effect of one call. Others run before it, as they would while a request travels."""
         self.calls[method] += 1
-        async with deadline.enforce():
+        async with deadline.enforce() if deadline is not None else nullcontext():
             await asyncio.sleep(0)
             await self._strike(method, after_commit=False)
             yield

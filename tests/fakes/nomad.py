@@ -121,12 +121,16 @@ class FakeNomad:
 
     def snapshot(self) -> "Snapshot":
         """Save what `operator snapshot save` would."""
-        return Snapshot(index=self.index, jobs=dict(self.jobs), allocations=deepcopy(self.allocations))
+        return Snapshot(
+            index=self.index,
+            jobs={name: replace(job) for name, job in self.jobs.items()},
+            allocations=deepcopy(self.allocations),
+        )
 
     def restore(self, snapshot: "Snapshot") -> None:
         """Go back to *snapshot*, as after `operator snapshot restore`: the index goes back, too."""
         self.index = snapshot.index
-        self.jobs = dict(snapshot.jobs)
+        self.jobs = {name: replace(job) for name, job in snapshot.jobs.items()}
         self.allocations = deepcopy(snapshot.allocations)
         self.drop_streams()
 

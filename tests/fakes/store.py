@@ -511,7 +511,7 @@ class FakeStore:
 
     def _call(self, method: str) -> contextlib.AbstractAsyncContextManager[None]:
         self.statements += 1
-        return self.faults.call(method, Deadline.after(30, method))
+        return self.faults.call(method, None)
 
     def _claimed(self, claimed: Claimed) -> _Row:
         row = self.rows.get(claimed.stack.user_id)

