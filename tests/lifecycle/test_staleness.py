@@ -283,3 +283,20 @@ async def test_a_rotation_is_not_taken_for_the_work_of_an_administrator(tmp_path
         assert world.stack().status.secret_version == 2
         assert [each.id for each in world.live_allocations()] == [rotated]
         assert await reasons(world) == {}
+
+
+async def test_the_service_is_ready_only_when_every_stack_was_compared(tmp_path):
+    world = World(tmp_path, when_stale=WhenStale.REPORT)
+    async with world.running():
+        await world.ensure()
+    world.nomad.change_outside(world.job_id(), memory=999)
+    hold = world.nomad.faults.hold_next("compare")
+    async with world.running():
+        await hold.reached.wait()
+        before = {line.name: line.ok for line in await world.plane.readiness.report()}
+        hold.release()
+        await world.until(lambda: world.plane.dispatcher.has_compared)
+        after = {line.name: line.ok for line in await world.plane.readiness.report()}
+
+        assert (before["comparison"], after["comparison"]) == (False, True)
+        assert Facet.EDITED_OUTSIDE in world.stack().status.stale

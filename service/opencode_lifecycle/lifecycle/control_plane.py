@@ -292,6 +292,7 @@ class ControlPlane:
             },
             fleet=self.fleet,
             worker_pulse=self.dispatcher.pulse,
+            has_compared=lambda: self.dispatcher.has_compared,
             max_age=p.observation_max_age.total_seconds(),
             timeout=min(3.0, p.upstream_timeout.total_seconds()),
         )

@@ -59,6 +59,8 @@ class Dispatcher:
         self._at_work: set[UserId] = set()
         self._left_alone: dict[UserId, tuple[object, ...]] = {}
         """What was known of a stack that could not be taken to rest. Until that changes, it waits until it is due."""
+        self.has_compared = False
+        """Whether everything that the first listing gave rise to was seen to once: what is stale is marked by then."""
         self.pulse = Pulse()
         self._wake = asyncio.Event()
 
@@ -126,6 +128,12 @@ class Dispatcher:
                 for each in claimed:
                     self._at_work.add(each.stack.user_id)
                     tasks.create_task(self._work(each), name=f"reconcile {each.stack.job_id}")
+                self._note_comparison()
+
+    def _note_comparison(self) -> None:
+        waits = self._hinted or self._urgent or self._at_work
+        if not waits and self._fleet.listing_pulse.age() is not None:
+            self.has_compared = True
 
     async def _pause(self) -> None:
         try:

@@ -42,6 +42,8 @@ FIRST_PATIENCE = 0.1
 """Seconds for the first look at a runtime that accepted the connection."""
 PROBES_PER_SECOND = 100
 """Steady probes, all together: a fleet that is larger than an interval allows is looked at less often."""
+SHARE_OF_INTERVAL = 0.9
+"""Of the time between two steady looks at a runtime, what the first of them may take."""
 LOOKS_PER_SECOND = 200
 """All proving together; with many at once each is looked at less often."""
 
@@ -267,7 +269,9 @@ class SteadyProbes:
         self._conditions = conditions
         self._prober = prober
         self._interval = interval.total_seconds()
-        self._patience = patience.total_seconds()
+        # A look that is still under way when the next one is due takes its turn away: a frozen runtime, whose looks all
+        # take their whole time, would be found out half as fast.
+        self._patience = min(patience.total_seconds(), self._interval * SHARE_OF_INTERVAL)
         self._looking: dict[UserId, asyncio.Task[None]] = {}
         self.pulse = Pulse()
 

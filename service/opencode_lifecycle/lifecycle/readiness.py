@@ -24,8 +24,16 @@ class DependencyReport:
 
 class Readiness:
     def __init__(
-        self, *, pings: Mapping[str, Ping], fleet: Fleet, worker_pulse: Pulse, max_age: float, timeout: float
+        self,
+        *,
+        pings: Mapping[str, Ping],
+        fleet: Fleet,
+        worker_pulse: Pulse,
+        has_compared: Callable[[], bool],
+        max_age: float,
+        timeout: float,
     ) -> None:
+        self._has_compared = has_compared
         self._pings = pings
         self._worker_pulse = worker_pulse
         self._fleet = fleet
@@ -35,7 +43,7 @@ class Readiness:
     async def report(self) -> Sequence[DependencyReport]:
         """Ask every dependency at once. Never raises: what fails is in the report."""
         asked = await asyncio.gather(*(self._ask(name, ping) for name, ping in self._pings.items()))
-        return [*asked, self._view(), self._workers()]
+        return [*asked, self._view(), self._comparison(), self._workers(), self._conditions()]
 
     async def _ask(self, name: str, ping: Ping) -> DependencyReport:
         try:
@@ -51,6 +59,18 @@ class Readiness:
         fresh = age <= self._max_age
         detail = "ok" if fresh else f"the last full listing of Nomad is older than {self._max_age:.0f} s"
         return DependencyReport(name="observation", ok=fresh, detail=detail, age_seconds=round(age, 1))
+
+    def _comparison(self) -> DependencyReport:
+        done = self._has_compared()
+        waiting = "not every stack was compared with what runs yet; what is accepted meanwhile is kept"
+        return DependencyReport(name="comparison", ok=done, detail="ok" if done else waiting)
+
+    def _conditions(self) -> DependencyReport:
+        """Name what holds work back. It takes no replica out of service: all of them see the same."""
+        frozen = ", ".join(sorted(self._fleet.frozen))
+        return DependencyReport(
+            name="conditions", ok=True, detail=f"held back by {frozen}" if frozen else "ok"
+        )
 
     def _workers(self) -> DependencyReport:
         age = self._worker_pulse.age()
