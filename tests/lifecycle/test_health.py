@@ -69,6 +69,24 @@ async def test_a_runtime_that_hangs_again_at_once_is_shown_and_not_replaced_agai
     assert [each.id for each in world.live_allocations()] == [again]
 
 
+async def test_a_look_at_a_runtime_ends_before_the_next_one_is_due(tmp_path):
+    """However long a neighbour may take: else a frozen runtime would miss every second look."""
+    interval, given = timedelta(milliseconds=200), []
+    world = a_world(tmp_path, liveness_interval=interval, upstream_timeout=timedelta(seconds=10))
+    look = world.prober.liveness
+
+    async def liveness(address, deadline):
+        given.append(deadline.left())
+        return await look(address, deadline)
+
+    async with world.running():
+        await world.ensure()
+        world.prober.liveness = liveness
+        await world.until(lambda: len(given) > 2)
+
+    assert max(given) < interval.total_seconds()
+
+
 async def test_a_runtime_that_was_seen_at_work_is_given_longer(tmp_path):
     world = a_world(tmp_path, limits={"patience_when_busy": 1000, "idle_after": timedelta(minutes=5)})
     async with world.running():
