@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from opencode_lifecycle.model.identifiers import EventId, OperationId, UserId
 from opencode_lifecycle.model.states import Phase, Reason
@@ -31,7 +31,29 @@ class OperationState(StrEnum):
 
     @property
     def is_finished(self) -> bool:
-        return self in {OperationState.SUCCEEDED, OperationState.FAILED, OperationState.SUPERSEDED}
+        return not OPERATION_MOVES[self]
+
+
+OPERATION_MOVES: Final[Mapping[OperationState, frozenset[OperationState]]] = {
+    OperationState.ACCEPTED: frozenset(
+        {
+            OperationState.RUNNING,
+            OperationState.SUCCEEDED,
+            OperationState.FAILED,
+            OperationState.SUPERSEDED,
+        }
+    ),
+    OperationState.RUNNING: frozenset(
+        {OperationState.SUCCEEDED, OperationState.FAILED, OperationState.SUPERSEDED}
+    ),
+    OperationState.SUCCEEDED: frozenset(),
+    OperationState.FAILED: frozenset(),
+    OperationState.SUPERSEDED: frozenset(),
+}
+"""
+From each state of an operation, where it may go. An outcome is final: what is tried again after a failure is not the
+operation that failed any more. A request that changes nothing begins as one that has succeeded.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

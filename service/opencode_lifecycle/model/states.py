@@ -133,9 +133,7 @@ UNAVAILABLE: Final[Mapping[str, Reason]] = {
 
 
 PHASE_MOVES: Final[Mapping[Phase, frozenset[Phase]]] = {
-    Phase.PENDING: frozenset(
-        {Phase.STARTING, Phase.RUNNING, Phase.FAILED, Phase.STOPPING, Phase.STOPPED, Phase.DELETING}
-    ),
+    Phase.PENDING: frozenset({Phase.STARTING, Phase.FAILED, Phase.STOPPING, Phase.STOPPED, Phase.DELETING}),
     Phase.STARTING: frozenset(
         {Phase.PENDING, Phase.RUNNING, Phase.FAILED, Phase.STOPPING, Phase.STOPPED, Phase.DELETING}
     ),
@@ -144,14 +142,112 @@ PHASE_MOVES: Final[Mapping[Phase, frozenset[Phase]]] = {
     ),
     Phase.STOPPING: frozenset({Phase.PENDING, Phase.STOPPED, Phase.FAILED, Phase.DELETING}),
     Phase.STOPPED: frozenset({Phase.PENDING, Phase.FAILED, Phase.STOPPING, Phase.DELETING}),
-    Phase.FAILED: frozenset(
-        {Phase.PENDING, Phase.STARTING, Phase.RUNNING, Phase.STOPPING, Phase.STOPPED, Phase.DELETING}
-    ),
+    Phase.FAILED: frozenset({Phase.PENDING, Phase.STOPPING, Phase.STOPPED, Phase.DELETING}),
     Phase.DELETING: frozenset({Phase.PENDING}),
 }
 """
 From each phase, where it may go. Staying is always legal. A deleting stack ends by leaving the table, or begins
-anew as pending when an ensure came in meanwhile.
+anew as pending when an ensure came in meanwhile. A stack that is not there any more needs no stop.
+"""
+
+PHASE_EXITS: Final[Mapping[Phase, str]] = {
+    Phase.PENDING: "each step has `upstream_timeout` and is tried again after at most 10 s; an outage that outlasts "
+    "`start_deadline` ends it as failed. An earlier allocation that does not end is waited for; after `stop_deadline` "
+    "the operation fails",
+    Phase.STARTING: "`start_deadline`, then failed with the reason. While Vault or Consul is away and so nothing can be "
+    "proven, it is looked at again and again until that neighbour is back: it may be as healthy as can be",
+    Phase.RUNNING: "where it is meant to stay: probed every `liveness_interval`, listed every `resync_interval`. A wedge "
+    "is replaced after 6 unanswered probes in a row, three times as many when it was seen at work",
+    Phase.STOPPING: "Nomad's word that the last allocation ended or that its node is lost; after `stop_deadline` the "
+    "operation fails and says which node is waited for, and the stop goes on",
+    Phase.STOPPED: "where it is meant to stay until an ensure, a start or a deletion. What runs nevertheless is stopped "
+    "again",
+    Phase.FAILED: "tried again after 5 s to 5 min, or 0.5 s to 10 s where an outage is the reason. Where trying cannot "
+    "help it stays until somebody asks: ensure, start, recover, recreate, stop or delete",
+    Phase.DELETING: "each step has `upstream_timeout` and is tried again after at most 10 s; Consul is waited for until "
+    "`stop_deadline`, a last allocation until Nomad says that it ended or its node is lost",
+}
+"""For each phase, which deadline or timer gets a stack out of it, or why it may stay."""
+
+
+HEALTH_MOVES: Final[Mapping[Health, frozenset[Health]]] = {
+    Health.UNKNOWN: frozenset({Health.STARTING, Health.HEALTHY}),
+    Health.STARTING: frozenset({Health.UNKNOWN, Health.HEALTHY}),
+    Health.HEALTHY: frozenset({Health.UNKNOWN, Health.STARTING, Health.DEGRADED, Health.UNRESPONSIVE}),
+    Health.DEGRADED: frozenset({Health.UNKNOWN, Health.STARTING, Health.HEALTHY, Health.UNRESPONSIVE}),
+    Health.UNRESPONSIVE: frozenset({Health.UNKNOWN, Health.STARTING, Health.HEALTHY, Health.DEGRADED}),
+}
+"""
+From each health, where it may go. Staying is always legal.
+
+Only a proof makes healthy what was not known to be, and only probes tell the last three apart. An end or a failure makes
+every health unknown, a new run makes it starting.
+"""
+
+
+MIGRATION_MOVES: Final[Mapping[MigrationState, frozenset[MigrationState]]] = {
+    MigrationState.CURRENT: frozenset(
+        {
+            MigrationState.STALE,
+            MigrationState.QUEUED,
+            MigrationState.REPLACING,
+            MigrationState.FAILED,
+            MigrationState.HELD,
+        }
+    ),
+    MigrationState.STALE: frozenset(
+        {
+            MigrationState.CURRENT,
+            MigrationState.QUEUED,
+            MigrationState.REPLACING,
+            MigrationState.FAILED,
+            MigrationState.HELD,
+        }
+    ),
+    MigrationState.QUEUED: frozenset(
+        {
+            MigrationState.CURRENT,
+            MigrationState.STALE,
+            MigrationState.DRAINING,
+            MigrationState.REPLACING,
+            MigrationState.FAILED,
+            MigrationState.HELD,
+        }
+    ),
+    MigrationState.DRAINING: frozenset(
+        {
+            MigrationState.CURRENT,
+            MigrationState.STALE,
+            MigrationState.QUEUED,
+            MigrationState.REPLACING,
+            MigrationState.FAILED,
+            MigrationState.HELD,
+        }
+    ),
+    MigrationState.REPLACING: frozenset(
+        {MigrationState.CURRENT, MigrationState.STALE, MigrationState.VERIFYING, MigrationState.FAILED}
+    ),
+    MigrationState.VERIFYING: frozenset(
+        {MigrationState.CURRENT, MigrationState.STALE, MigrationState.REPLACING, MigrationState.FAILED}
+    ),
+    MigrationState.FAILED: frozenset(
+        {
+            MigrationState.CURRENT,
+            MigrationState.STALE,
+            MigrationState.QUEUED,
+            MigrationState.REPLACING,
+            MigrationState.HELD,
+        }
+    ),
+    MigrationState.HELD: frozenset({MigrationState.CURRENT, MigrationState.STALE, MigrationState.REPLACING}),
+}
+"""
+From each state of a migration, where it may go. Staying is always legal, and a stop or a deletion makes every one current:
+what does not run starts as it should be.
+
+*queued* waits for its turn in a wave, *draining* for its agent to finish, *verifying* for what its new runtime must show,
+*held* for an operator. A replacement is never held half way: it ends, and what follows may be held. A wedged runtime is
+replaced whatever its migration waits for.
 """
 
 
