@@ -47,3 +47,16 @@ async def test_a_pointer_can_be_moved_repeated_and_cleared(world):
 async def test_a_text_that_is_too_large_is_refused(world):
     with pytest.raises(UpstreamRejected):
         await world.live_files.publish("x" * 70_000, soon())
+
+
+async def test_pointers_are_listed_and_say_whose_they_are(world):
+    job_id = new_job_id()
+    digest = await world.live_files.publish(uuid4().hex, soon())
+    await world.live_files.point(job_id, OWNER, instructions=digest, managed=digest, deadline=soon())
+
+    listed = await world.live_files.list_all(soon())
+
+    assert job_id in {find.job_id for find in listed}
+    assert await world.live_files.owner_of(job_id, soon()) == OWNER
+    await world.live_files.clear(job_id, soon())
+    assert await world.live_files.owner_of(job_id, soon()) is None

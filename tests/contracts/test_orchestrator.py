@@ -353,3 +353,56 @@ async def test_a_stream_that_ends_says_so():
 
     with pytest.raises(UpstreamUnavailable):
         await anext(told)
+
+
+async def compared(world, job_id, **variables):
+    job = await world.orchestrator.render(TEMPLATE, {"job_id": job_id, **variables}, soon())
+    return await world.orchestrator.compare(job, soon())
+
+
+async def test_a_job_does_not_differ_from_itself(world, job_id):
+    await world.register(job_id, image="one")
+
+    found = await compared(world, job_id, image="one")
+
+    assert not found.edits
+    assert not found.restart
+
+
+async def test_what_differs_is_told_with_what_is_registered_and_what_should_be(world, job_id):
+    await world.register(job_id, image="theirs")
+
+    found = await compared(world, job_id, image="ours")
+
+    ((edit),) = [edit for edit in found.edits if edit.field == "Meta[image]"]
+    assert (edit.have, edit.want) == ("theirs", "ours")
+    assert found.restart
+
+
+async def test_a_comparison_changes_nothing(world, job_id):
+    index = await world.register(job_id, image="one")
+
+    await compared(world, job_id, image="two")
+
+    assert (await world.orchestrator.observe(job_id, soon())).job.modify_index == index
+
+
+async def test_a_job_that_is_not_registered_cannot_be_compared(world, job_id):
+    with pytest.raises(UpstreamRejected):
+        await compared(world, job_id)
+
+
+async def test_nobody_knows_what_an_allocation_uses_that_there_is_not(world):
+    unknown = AllocationId("00000000-0000-4000-8000-000000000000")
+
+    assert await world.orchestrator.usage(unknown, soon()) is None
+
+
+async def test_the_usage_of_an_allocation_that_runs_is_told_or_not_known(world, job_id):
+    await world.register(job_id)
+    seen = await world.seen(job_id, runs, "it runs")
+
+    usage = await world.orchestrator.usage(seen.live[0].id, soon())
+
+    assert usage is not None
+    assert usage.memory is None or usage.memory > 0

@@ -68,3 +68,12 @@ async def test_a_workspace_that_is_in_use_is_not_destroyed(world, job_id):
     await world.orchestrator.deregister(job_id, purge=False, deadline=soon())
     await world.seen(job_id, lambda seen: not seen.live, "it has ended")
     await world.workspaces.destroy(made.volume_id, soon())
+
+
+async def test_volumes_are_listed_by_name_and_id(world, job_id):
+    made = await world.workspaces.ensure(job_id, soon())
+
+    listed = {find.job_id: find.reference for find in await world.workspaces.list_all(soon())}
+
+    assert listed[job_id] == made.volume_id
+    await world.workspaces.destroy(made.volume_id, soon())

@@ -18,13 +18,22 @@ from opencode_lifecycle.ports.orchestrator import Comparison
 
 OPERATION: Final = "compare"
 MOST_EDITS: Final = 64
-_LONGEST: Final = 120
+_LONGEST_VALUE: Final = 120
+_LONGEST_FIELD: Final = 200
 _NONE: Final = "None"
-_SECRETIVE: Final = frozenset({"Env", "Template", "EmbeddedTmpl", "Args", "args", "Secrets"})
-"""Fields and objects whose values may be secrets of somebody who edited the job."""
+_ADDED: Final = "Added"
+_HIDDEN: Final = "(not shown)"
+_SHOWN: Final = re.compile(
+    r"(?:Priority|NodePool|Datacenters\.Datacenters|UI\.Description|TaskGroup\[[^\]]*\]\.Count"
+    r"|Meta\[(?:image|opencode_version|template|environment|resources|secret_version|revision|user|installation"
+    r"|managed_by)\]"
+    r"|.*\.(?:Driver|User|KillTimeout|KillSignal|ShutdownDelay|CPU|Cores|MemoryMB|MemoryMaxMB|DiskMB)"
+    r"|.*\.Config\.?(?:\[)?image(?:\])?|.*\.Service\.(?:Tags\.Tags|PortLabel|Name)|.*\.Constraint\..*)"
+)
+"""Fields whose values are quoted. Of all others it is only said that they differ: whoever edited a job may have put a
+secret into its environment, its templates, its arguments, its headers or its registry's password."""
 _IN_PLACE: Final = frozenset(
     {
-        "Affinity",
         "Constraint",
         "Count",
         "Disconnect",
@@ -36,14 +45,14 @@ _IN_PLACE: Final = frozenset(
         "RestartPolicy",
         "Service",
         "ShutdownDelay",
-        "Spread",
         "UI",
         "Update",
     }
 )
-"""What Nomad changes without another task, as its scheduler's comparison of tasks leaves it out."""
-_PART: Final = re.compile(r"(?:^|\.)([A-Za-z]+)")
-_ADDED: Final = "Added"
+"""What Nomad's scheduler changes without another task."""
+_NOT_IN_PLACE: Final = frozenset({"Connect", "Disabled", "RenderTemplates"})
+"""Parts of the former that it does not."""
+_KEY: Final = re.compile(r"\[[^\]]*\]")
 _RESTARTS: Final = ("DestructiveUpdate", "Place", "Stop")
 
 
@@ -64,12 +73,14 @@ def comparison_of(plan: Any) -> Comparison:
     if diff.get("Type") == _ADDED:
         raise UpstreamRejected(SYSTEM, OPERATION, "there is no such job")
     edits = tuple(islice(_edits_in(diff, ""), MOST_EDITS))
-    in_place = all(_changes_in_place(edit.field) for edit in edits)
+    in_place = len(edits) < MOST_EDITS and all(_changes_in_place(edit.field) for edit in edits)
     return Comparison(edits=edits, restart=bool(edits) and (_restarts(answer) or not in_place))
 
 
 def _changes_in_place(field: str) -> bool:
-    return not _IN_PLACE.isdisjoint(_PART.findall(field))
+    """Whether a change of *field* alone leaves the task as it is. Keys in brackets are names of people's choosing."""
+    parts = set(_KEY.sub("", field).split("."))
+    return not _IN_PLACE.isdisjoint(parts) and _NOT_IN_PLACE.isdisjoint(parts)
 
 
 def _restarts(answer: Mapping[str, Any]) -> bool:
@@ -94,15 +105,19 @@ def _edits_in(source: Mapping[str, Any], path: str) -> Iterator[FieldEdit]:
 
 
 def _edit(source: Mapping[str, Any], path: str) -> FieldEdit:
-    name = str(source.get("Name", ""))
+    field = _join(path, str(source.get("Name", "")))
     have, want = str(source.get("Old") or ""), str(source.get("New") or "")
-    if any(part.partition("[")[0] in _SECRETIVE for part in _join(path, name).split(".")):
-        have, want = have and "(not shown)", want and "(not shown)"
-    return FieldEdit(field=_join(path, name), have=_short(have), want=_short(want))
+    if _SHOWN.fullmatch(field) is None:
+        have, want = have and _HIDDEN, want and _HIDDEN
+    return FieldEdit(
+        field=_short(field, _LONGEST_FIELD),
+        have=_short(have, _LONGEST_VALUE),
+        want=_short(want, _LONGEST_VALUE),
+    )
 
 
-def _short(value: str) -> str:
-    return value if len(value) <= _LONGEST else value[: _LONGEST - 1] + "…"
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def _join(path: str, name: str) -> str:
