@@ -4,7 +4,7 @@ PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help up down destroy check format test test-fast test-servers simulate bench lock
+.PHONY: help up down destroy check format test test-fast test-servers simulate faults bench lock
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -48,6 +48,9 @@ test-servers: $(STAMP) ## what needs them
 
 simulate: $(STAMP) ## the reconcile core in virtual time: 200,000 schedules, every point to die at, planted bugs
 	@PYTHONPATH=tests $(PYTHON) -m simulation $(SIMULATION)
+
+faults: $(STAMP) ## the real servers killed, frozen, cut off and lied about, 20 times each: REPETITIONS=20 FAULTS="F1 F9"
+	@PYTHONPATH=tests $(PYTHON) -m faults --repetitions $(or $(REPETITIONS),20) $(FAULTS)
 
 bench: $(STAMP) ## speed, beside the least that does the same
 	@PYTHONPATH=tests $(PYTHON) -m bench $(FIGURES)

@@ -13,7 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -103,11 +103,15 @@ class ServiceProcess:
 
     def prepare(self) -> None:
         """Write the settings and make a token for each role but user."""
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = _free_port()
         self._write_settings()
         apart(self._issue_tokens())
+
+    def replica(self, directory: Path) -> "ServiceProcess":
+        """Return another one of the same installation, not started yet, that lives in *directory*."""
+        replica = replace(self, directory=directory, port=_free_port(), answers=[], process=None)
+        replica._write_settings()
+        return replica
 
     def change(self, **settings: Any) -> None:
         """Set these settings anew; they count from the next start on."""
@@ -309,6 +313,12 @@ async def until(read: Callable[[], Any], holds: Callable[[Any], bool], seconds: 
             return found
         assert time.monotonic() < ends, f"waited {seconds:.0f} s in vain; last seen: {found}"
         await asyncio.sleep(0.1)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _environment() -> dict[str, str]:

@@ -12,7 +12,7 @@ from end_to_end.conftest import model, new_service, opencode_path, servers
 from faults.interceptor import SERVERS, Interceptor, interceptor_of
 from faults.matrix import MATRIX
 from faults.plans import OUTCOMES, PLAN, Plan
-from faults.trials import Outcome, Trial, figures_of, table_of
+from faults.trials import Outcome, Trial, figures_of, measured_in, table_of
 from postgresql_fixture import postgresql
 from real_opencode import opencode_program
 
@@ -47,12 +47,12 @@ def _fault_of(item: pytest.Item) -> str | None:
 
 
 @pytest.fixture
-def trial(request: pytest.FixtureRequest) -> Iterator[Trial]:
+def trial(request: pytest.FixtureRequest) -> Trial:
     name = _fault_of(request.node)
     assert name is not None, "a test with a trial is marked with its fault"
     trial = Trial(name, request.param, request.config.stash.get(PLAN, Plan()).repetitions)
     request.node.stash[_TRIAL] = trial
-    yield trial
+    return trial
 
 
 @pytest.hookimpl(wrapper=True)
@@ -73,6 +73,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         console = Console(highlight=False, width=160)
         with console.capture() as drawn:
             console.print(table_of(figures))
+            for line in measured_in(figures):
+                console.print(line)
         terminalreporter.section("faults")
         terminalreporter.write_line(drawn.get())
 

@@ -40,10 +40,13 @@ class CrashPoints:
     """
     One for all of the service's servers. While an operation is under way each of its effects kills the service once, the
     first time it is asked for; after that it is let through, or nothing would ever come about.
+
+    With *once_in_a_life* an effect that an earlier operation had as well kills no more: a start takes seconds.
     """
 
     service: ServiceProcess
     random: Random
+    once_in_a_life: bool
     points: list[str] = field(default_factory=list)
     _operation: str = ""
     _passed: set[str] = field(default_factory=set)
@@ -56,7 +59,9 @@ class CrashPoints:
     @asynccontextmanager
     async def during(self, operation: str) -> AsyncIterator[None]:
         """Hold back all effects, so that a wish can be answered before the first one kills; they go on at the end."""
-        self._operation, self._passed = operation, set()
+        self._operation = operation
+        if not self.once_in_a_life:
+            self._passed.clear()
         self._may_act.clear()
         yield
         self._may_act.set()

@@ -12,8 +12,19 @@ from yarl import URL
 from hostile_server import SeenRequest, read_request
 
 _OF_ONE_CONNECTION = frozenset(
-    {"connection", "keep-alive", "transfer-encoding", "content-length", "host", "upgrade", "te"}
+    {
+        "accept-encoding",
+        "connection",
+        "content-length",
+        "host",
+        "keep-alive",
+        "te",
+        "transfer-encoding",
+        "upgrade",
+    }
 )
+_PLAIN = {"Accept-Encoding": "identity"}
+"""So that a meddler can read what it changes."""
 _STREAM = "/v1/event/stream"
 SERVERS = ("nomad", "vault", "consul")
 
@@ -127,7 +138,7 @@ class Interceptor:
         return self.client.request(
             asked.method,
             URL(self.target + asked.path, encoded=True),
-            headers=dict(_passed(asked.headers.items())),
+            headers={**dict(_passed(asked.headers.items())), **_PLAIN},
             data=asked.body or None,
             allow_redirects=False,
         )

@@ -98,3 +98,12 @@ def table_of(figures: Sequence[Figure]) -> Table:
             "" if seconds is None else f"{seconds:.1f} s",
         )
     return shown
+
+
+def measured_in(figures: Sequence[Figure]) -> list[str]:
+    """Return a line for each thing that the trials measured besides."""
+    return [
+        f"{figure.name.partition(':')[0]}, {name}: median {median(values):.3g}, max {max(values):.3g}"
+        for figure in figures
+        for name, values in figure.details["measured"].items()
+    ]

@@ -1,0 +1,183 @@
+"""What a service finds that was down while others worked on its jobs."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from end_to_end.conftest import NewService
+from end_to_end.servers import NAMESPACE, Servers, both, status_of
+from end_to_end.service_process import ServiceProcess, until
+from faults.matrix import fault
+from faults.trials import Trial
+from faults.using import conditions, reconciled
+from opencode_lifecycle.model.identifiers import UserId, job_id_of
+
+pytestmark = [pytest.mark.servers, pytest.mark.timeout(180, func_only=True)]
+
+KINDS = ("untouched", "stopped", "edited", "removed", "replaced")
+
+
+@pytest.fixture(scope="module")
+def service(new_service: NewService) -> ServiceProcess:
+    return new_service(
+        resync_interval=1,
+        observation_max_age=6,
+        liveness_interval=1,
+        comparison_interval=2,
+        when_stale="report",
+    )
+
+
+def is_another_than(before: dict[str, Any]) -> Callable[[dict[str, Any]], bool]:
+    """Tell whether a stack runs and is proven, and that not in the allocation of *before*."""
+
+    def holds(stack: dict[str, Any]) -> bool:
+        if (stack["phase"], stack["health"]) != ("running", "healthy"):
+            return False
+        return bool(stack["runtime"]["allocation_id"] != before["runtime"]["allocation_id"])
+
+    return holds
+
+
+async def edit(servers: Servers, job_id: str) -> None:
+    """Change the job as an operator does with `nomad job run` or in the web interface."""
+    job = await servers.job(job_id)
+    job["TaskGroups"][0]["Tasks"][0]["Env"]["EDITED"] = "by hand"
+    job["TaskGroups"][0]["Tasks"][0]["Resources"]["CPU"] += 7
+    await servers.nomad("/v1/jobs", "POST", {"Job": job})
+    await until(
+        lambda: servers.live(job_id),
+        lambda live: [(each["JobVersion"], each["ClientStatus"]) for each in live] == [(1, "running")],
+    )
+
+
+async def take_away(servers: Servers, job_id: str) -> None:
+    await servers.nomad(f"/v1/job/{job_id}", "DELETE")
+    await until(lambda: servers.live(job_id), lambda live: not live)
+    await servers.nomad(f"/v1/job/{job_id}", "DELETE", purge="true")
+
+
+async def run_foreign(servers: Servers, job_id: str, meta: dict[str, str]) -> dict[str, Any]:
+    """Run a job of that name which is none of ours, and return it."""
+    await servers.nomad(
+        "/v1/jobs",
+        "POST",
+        {
+            "Job": {
+                "ID": job_id,
+                "Name": job_id,
+                "Namespace": NAMESPACE,
+                "Type": "service",
+                "Datacenters": ["*"],
+                "Meta": meta,
+                "TaskGroups": [
+                    {
+                        "Name": "foreign",
+                        "Tasks": [
+                            {
+                                "Name": "foreign",
+                                "Driver": "mock_driver",
+                                "Config": {"run_for": "1h"},
+                                "LogConfig": {"Disabled": True},
+                                "Resources": {"CPU": 1, "MemoryMB": 10},
+                            }
+                        ],
+                    }
+                ],
+            }
+        },
+    )
+    await until(lambda: servers.live(job_id), lambda live: len(live) == 1)
+    return await servers.job(job_id)
+
+
+@fault("boot")
+async def test_a_service_that_was_down_while_others_worked_on_its_jobs_starts_with_a_true_picture(
+    trial: Trial, service: ServiceProcess, servers: Servers
+):
+    users = {kind: f"{kind}-{trial.number}" for kind in KINDS}
+    before = dict(zip(KINDS, await both(*(service.ensure(user) for user in users.values())), strict=True))
+    job_ids = {kind: stack["job_id"] for kind, stack in before.items()}
+    neighbour = job_id_of("neighbour", UserId(f"ada-{trial.number}"))
+    marks = {"installation": "neighbour", "managed_by": "opencode-lifecycle", "user": f"ada-{trial.number}"}
+
+    await asyncio.to_thread(service.kill)
+    await servers.nomad(f"/v1/job/{job_ids['stopped']}", "DELETE")
+    await edit(servers, job_ids["edited"])
+    await take_away(servers, job_ids["removed"])
+    await take_away(servers, job_ids["replaced"])
+    foreign = await run_foreign(servers, job_ids["replaced"], {"managed_by": "somebody"})
+    others = await run_foreign(servers, neighbour, marks)
+    await asyncio.to_thread(service.start)
+    with trial.recovery():
+        stopped, removed = [
+            await service.until_stack(users[kind], is_another_than(before[kind]))
+            for kind in ("stopped", "removed")
+        ]
+        replaced = await service.until_stack(users["replaced"], lambda stack: stack["phase"] == "failed")
+        edited = await service.until_stack(users["edited"], lambda stack: bool(stack["staleness"]))
+    untouched = await service.until_stack(users["untouched"], lambda stack: stack["health"] == "healthy")
+    report = await reconciled(service)
+    summary = (await service.call("GET", "/v1/staleness", role="operator")).body
+
+    assert untouched["runtime"]["allocation_id"] == before["untouched"]["runtime"]["allocation_id"]
+    assert untouched["staleness"] == []
+    for kind, stack in (("stopped", stopped), ("removed", removed)):
+        assert stack["generation"] == before[kind]["generation"], kind
+        assert (await servers.secret_metadata(stack["job_id"]))["current_version"] == 1, kind
+        user = users[kind]
+        assert await status_of(await service.address(user), await service.password(user)) == 200, kind
+    [edit_seen] = edited["staleness"]
+    assert edit_seen["facet"] == "edited_outside"
+    assert "Env[EDITED]" in edit_seen["have"]
+    assert "Resources.CPU" in edit_seen["have"]
+    assert edited["migration_state"] == "stale"
+    assert {each["facet"]: each["stacks"] for each in summary["items"]} == {"edited_outside": 1}
+    assert replaced["reason"] == "foreign_job"
+    assert (await servers.job(job_ids["replaced"]))["JobModifyIndex"] == foreign["JobModifyIndex"]
+    assert (await servers.job(neighbour))["JobModifyIndex"] == others["JobModifyIndex"]
+    assert len(await servers.live(neighbour)) == len(await servers.live(job_ids["replaced"])) == 1
+    assert neighbour not in [each["orphan"]["job_id"] for each in report["orphans"]]
+    assert await conditions(service) == {}
+
+    for job_id in (neighbour, job_ids["replaced"]):
+        await take_away(servers, job_id)
+    for user in users.values():
+        assert (await service.do(user, "delete", workspace="delete"))["state"] == "succeeded"
+
+
+@fault("boot")
+async def test_a_service_that_finds_all_its_jobs_gone_waits_for_an_operator_to_say_that_it_is_so(
+    trial: Trial, service: ServiceProcess, servers: Servers
+):
+    users = [f"gone-{trial.number}-{number}" for number in range(3)]
+    before = await both(*(service.ensure(user) for user in users))
+
+    await asyncio.to_thread(service.kill)
+    await both(*(take_away(servers, stack["job_id"]) for stack in before))
+    await asyncio.to_thread(service.start)
+    raised = await until(lambda: conditions(service), bool)
+    report = await reconciled(service, dry_run=False)
+    jobs_meanwhile = await servers.jobs(service.installation)
+    condition = raised["mass_disappearance"]
+    confirmed = await service.call("POST", f"/v1/conditions/{condition['id']}/confirm", role="operator")
+    with trial.recovery():
+        after = await both(
+            *(
+                service.until_stack(user, is_another_than(stack), 60)
+                for user, stack in zip(users, before, strict=True)
+            )
+        )
+    await until(lambda: conditions(service), lambda standing: not standing)
+
+    assert condition["freezes"]
+    assert report["frozen"]
+    assert [each for each in jobs_meanwhile if each["ID"] in {stack["job_id"] for stack in before}] == []
+    assert confirmed.status == 200
+    for stack in after:
+        assert (await servers.secret_metadata(stack["job_id"]))["current_version"] == 1
+        assert len(await servers.live(stack["job_id"])) == 1
+    for user in users:
+        assert (await service.do(user, "delete", workspace="delete"))["state"] == "succeeded"
