@@ -13,17 +13,38 @@ def client_of(base_url: str, password: str) -> aiohttp.ClientSession:
     )
 
 
-async def ask(base_url: str, password: str, directory: str, text: str) -> str:
-    """Open a session in *directory*, say *text*, wait for the whole answer and return its words."""
-    async with client_of(base_url, password) as server:
-        async with server.post("/session", params={"directory": directory}, json={}) as response:
-            session = (await response.json())["id"]
-        async with server.post(
+async def open_session(base_url: str, password: str, directory: str) -> str:
+    """Open a session in *directory* and return its id."""
+    async with (
+        client_of(base_url, password) as server,
+        server.post("/session", params={"directory": directory}, json={}) as response,
+    ):
+        return str((await response.json())["id"])
+
+
+async def archive(base_url: str, password: str, directory: str, session: str) -> None:
+    """Put the session away, as a person does with one that they are done with."""
+    async with (
+        client_of(base_url, password) as server,
+        server.patch(
+            f"/session/{session}", params={"directory": directory}, json={"time": {"archived": 1}}
+        ) as response,
+    ):
+        await response.read()
+
+
+async def ask(base_url: str, password: str, directory: str, text: str, *, session: str | None = None) -> str:
+    """Say *text* in *session*, a new one of *directory* when None, wait for the whole answer and return its words."""
+    session = session or await open_session(base_url, password, directory)
+    async with (
+        client_of(base_url, password) as server,
+        server.post(
             f"/session/{session}/message",
             params={"directory": directory},
             json={"parts": [{"type": "text", "text": text}]},
-        ) as response:
-            message = await response.json()
+        ) as response,
+    ):
+        message = await response.json()
     error = message["info"].get("error")
     assert error is None, f"OpenCode could not answer: {error}"
     return "".join(part["text"] for part in message["parts"] if part["type"] == "text")

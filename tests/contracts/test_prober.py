@@ -7,6 +7,7 @@ A stub answers as OpenCode does, and fails where a test wants it to; the real se
 import base64
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 from urllib.parse import parse_qs, urlsplit
 
@@ -21,11 +22,12 @@ from opencode_lifecycle.model.identifiers import AllocationId
 from opencode_lifecycle.model.password import Password
 from opencode_lifecycle.model.proof import Proof, ProofResult
 from opencode_lifecycle.model.stack import Address
-from opencode_lifecycle.ports.prober import Liveness, RuntimeProber
+from opencode_lifecycle.ports.prober import Activity, Liveness, RuntimeProber
 from real_opencode import VERSION, RealOpenCode
 
 PASSWORD = "planted-password-of-the-runtime"
 ALLOCATION = AllocationId("11111111-2222-3333-4444-555555555555")
+AN_HOUR_AGO = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=1)
 
 
 class Runtime(Protocol):
@@ -102,7 +104,21 @@ class Stub:
             [directory] = parse_qs(url.query).get("directory", [None])
             broken = directory in server.broken
             return reply(400, {"name": "ConfigJsonError"}) if broken else reply(200, {"mode": {}})
+        if url.path == "/experimental/session":
+            return reply(200, self._sessions())
+        if url.path == "/session/status":
+            at_work = server.busy and parse_qs(url.query).get("directory") == [self.directory]
+            return reply(200, {"ses_1": {"type": "busy"}} if at_work else {})
+        if url.path in {"/permission", "/question", "/pty"}:
+            return reply(200, [])
         return page
+
+    def _sessions(self) -> list[dict[str, object]]:
+        changed_at = self.server.changed_at
+        if changed_at is None:
+            return []
+        updated = round(changed_at.timestamp() * 1000)
+        return [{"id": "ses_1", "directory": self.directory, "time": {"created": 1, "updated": updated}}]
 
     def _admits(self, request: SeenRequest) -> bool:
         kind, _, text = request.headers.get("authorization", "").partition(" ")
@@ -249,6 +265,67 @@ async def test_an_address_where_nothing_listens_is_silent(runtime):
     assert await runtime.prober.liveness(nowhere, soon()) is Liveness.SILENT
 
 
+async def look_at_activity(
+    runtime: Runtime, *, password: str = PASSWORD, deadline: Deadline | None = None
+) -> Activity | None:
+    async def read_password() -> Password:
+        return Password(password)
+
+    return await runtime.prober.activity(
+        address=runtime.address, read_password=read_password, deadline=deadline or soon()
+    )
+
+
+async def test_a_runtime_without_sessions_is_idle_and_never_changed(runtime):
+    assert await look_at_activity(runtime) == Activity(busy=False, changed_at=None)
+
+
+async def test_an_idle_runtime_says_when_a_session_last_changed(runtime):
+    runtime.behave(changed_at=AN_HOUR_AGO)
+
+    assert await look_at_activity(runtime) == Activity(busy=False, changed_at=AN_HOUR_AGO)
+
+
+async def test_a_runtime_with_a_session_at_work_is_busy(runtime):
+    runtime.behave(busy=True, changed_at=AN_HOUR_AGO)
+
+    assert await look_at_activity(runtime) == Activity(busy=True, changed_at=AN_HOUR_AGO)
+
+
+@pytest.mark.parametrize(
+    "behaviour", [{"password": ""}, {"is_something_else": True}, {"password": "another"}], ids=str
+)
+async def test_what_a_runtime_does_that_cannot_be_asked_is_unknown(runtime, behaviour):
+    runtime.behave(**behaviour)
+
+    assert await look_at_activity(runtime) is None
+
+
+@pytest.mark.parametrize("behaviour", [{"password": ""}, {"is_something_else": True}], ids=str)
+async def test_only_a_runtime_that_refuses_the_unauthenticated_is_shown_a_password_for_its_activity(
+    runtime, behaviour
+):
+    runtime.behave(**behaviour)
+
+    await look_at_activity(runtime)
+
+    assert runtime.tried == []
+
+
+async def test_what_a_hanging_runtime_does_is_unknown(runtime):
+    runtime.behave(hangs=True)
+
+    assert await look_at_activity(runtime, deadline=Deadline.after(0.2, "test")) is None
+
+
+async def test_without_a_password_nothing_is_known_of_the_activity_but_the_reason(runtime):
+    async def read_password() -> Password:
+        raise UpstreamUnavailable("vault", "read")
+
+    with pytest.raises(UpstreamUnavailable):
+        await runtime.prober.activity(address=runtime.address, read_password=read_password, deadline=soon())
+
+
 async def test_a_password_that_cannot_be_read_is_the_one_thing_that_is_raised(runtime):
     async def read_password() -> Password:
         raise UpstreamUnavailable("vault", "read")
@@ -330,3 +407,11 @@ async def test_the_real_opencode_with_a_workspace_that_it_cannot_load_is_not_rea
 async def test_the_real_opencode_without_a_password_is_found_open(open_opencode: RealOpenCode):
     assert (await prove(open_opencode)).result is ProofResult.OPEN
     assert await open_opencode.prober.liveness(open_opencode.address, soon()) is Liveness.OPEN
+
+
+@with_opencode
+async def test_the_real_opencode_without_sessions_is_idle(real_opencode: RealOpenCode):
+    activity = await look_at_activity(real_opencode, password=real_opencode.password)
+
+    assert activity == Activity(busy=False, changed_at=None)
+    assert await look_at_activity(real_opencode, password="x") is None

@@ -3,7 +3,9 @@
 import asyncio
 import base64
 import logging
+import socket
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 
 import pytest
 
@@ -102,6 +104,26 @@ async def test_a_runtime_that_takes_for_ever_is_not_waited_for(runtime, before, 
 
     assert proof.result is ProofResult.NOT_READY
     assert clock() - began < 1
+
+
+@pytest.mark.parametrize("misbehaviour", [Misbehaviour.HANG, Misbehaviour.DRIP])
+async def test_a_runtime_that_takes_the_connection_and_gives_no_answer_hangs(runtime, misbehaviour):
+    runtime.always(misbehaviour)
+
+    assert await liveness(runtime, Deadline.after(0.3, "test")) is Liveness.HUNG
+
+
+async def test_a_runtime_that_takes_no_connections_any_more_hangs():
+    with socket.socket() as listening, ExitStack() as waiting:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(0)
+        address = Address(host="127.0.0.1", port=listening.getsockname()[1])
+        for _ in range(4):  # more than the kernel takes for a program that does not
+            one = waiting.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex((address.host, address.port))
+
+        assert await OpenCodeProber().liveness(address, Deadline.after(0.3, "test")) is Liveness.HUNG
 
 
 async def test_no_time_at_all_is_no_look(runtime):

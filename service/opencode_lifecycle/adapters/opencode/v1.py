@@ -166,10 +166,20 @@ def _changes(sessions: Sequence[Any]) -> Sequence[tuple[datetime, str]] | None:
         updated = time.get("updated") if isinstance(time, dict) else None
         if not isinstance(updated, int | float) or not 0 <= updated < _END_OF_TIME:
             return None
-        if not isinstance(session.get("directory"), str):
+        directory = session.get("directory")
+        if not isinstance(directory, str) or not directory or not _can_be_sent(directory):
             return None
-        changes.append((datetime.fromtimestamp(updated / 1000, UTC), session["directory"]))
+        changes.append((datetime.fromtimestamp(updated / 1000, UTC), directory))
     return sorted(changes, reverse=True)
+
+
+def _can_be_sent(directory: str) -> bool:
+    """Whether there are bytes for it. What has none would be left out of the address, and another directory asked."""
+    try:
+        directory.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _json(answer: Answer | Silence) -> Any:

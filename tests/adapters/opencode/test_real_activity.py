@@ -1,0 +1,103 @@
+"""A real OpenCode shows what its sessions do, wherever they are."""
+
+import asyncio
+import os
+from datetime import UTC, datetime
+
+import pytest
+
+from fakes.model_server import model_server
+from opencode_lifecycle.model.deadline import Deadline
+from opencode_lifecycle.model.password import Password
+from opencode_lifecycle.ports.prober import Activity
+from opencode_session import archive, ask, client_of, open_session
+from real_opencode import RealOpenCode, opencode
+
+pytestmark = [pytest.mark.opencode, pytest.mark.timeout(300)]
+
+
+@pytest.fixture
+async def model():
+    async with model_server() as server:
+        yield server
+
+
+@pytest.fixture
+def server(opencode_program, model, tmp_path):
+    configuration = model.configuration()
+    with opencode(
+        opencode_program, tmp_path, password="secret-of-this-test", configuration=configuration
+    ) as running:
+        yield running
+
+
+async def activity(server: RealOpenCode) -> Activity:
+    async def read_password() -> Password:
+        return Password(server.password)
+
+    found = await server.prober.activity(
+        address=server.address, read_password=read_password, deadline=Deadline.after(60, "test")
+    )
+    assert found is not None
+    return found
+
+
+async def until_idle(server: RealOpenCode) -> Activity:
+    """The status of a session may lag behind its answer."""
+    async with asyncio.timeout(60):
+        while (found := await activity(server)).busy:
+            pass
+    return found
+
+
+async def test_a_session_at_work_in_another_directory_is_seen_until_it_is_done(server, model, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    began = datetime.now(UTC).replace(microsecond=0)
+    await ask(server.address.url, server.password, server.directory, "Hello.")
+    hold = model.hold_next("Take your time.")
+
+    asking = asyncio.create_task(ask(server.address.url, server.password, str(elsewhere), "Take your time."))
+    await asyncio.wait_for(hold.reached.wait(), 60)
+    at_work = await activity(server)
+    hold.release()
+    await asking
+    idle = await until_idle(server)
+
+    assert at_work.busy
+    assert began <= at_work.changed_at <= idle.changed_at <= datetime.now(UTC)
+
+
+async def test_an_archived_session_at_work_is_seen(server, model):
+    where = server.address.url, server.password, server.directory
+    session = await open_session(*where)
+    hold = model.hold_next("Take your time.")
+    asking = asyncio.create_task(ask(*where, "Take your time.", session=session))
+    await asyncio.wait_for(hold.reached.wait(), 60)
+
+    await archive(*where, session)
+    found = await activity(server)
+
+    hold.release()
+    await asking
+    assert found.busy
+    assert found.changed_at is not None
+
+
+async def test_an_open_terminal_is_seen_until_it_is_closed(server, tmp_path):
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    # Opened for reading as well, so that this does not wait for the terminal's program.
+    handle = os.open(gate, os.O_RDWR)
+    body = {"command": "/bin/sh", "args": ["-c", f"read line < {gate}"]}
+    async with (
+        client_of(server.address.url, server.password) as client,
+        client.post("/pty", params={"directory": server.directory}, json=body) as response,
+    ):
+        await response.read()
+
+    assert await activity(server) == Activity(busy=True, changed_at=None)
+
+    os.write(handle, b"done\n")
+    assert await until_idle(server) == Activity(busy=False, changed_at=None)
+    os.close(handle)
