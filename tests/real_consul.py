@@ -1,8 +1,9 @@
 """A real Consul, as Nomad sees it, and our catalogue in front of it."""
 
-from collections.abc import AsyncIterator
+import json
+import uuid
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import aiohttp
 import pytest
@@ -30,6 +31,7 @@ class RealConsul:
             job_id,
             address.port,
             Address=address.host,
+            Meta={"installation": "main"},
             Check={"TTL": "1h", "Status": "passing" if passing else "critical"},
         )
 
@@ -46,15 +48,33 @@ class RealConsul:
         await self.forget(service_id(job_id, allocation_id))
 
     async def forget(self, service: str) -> None:
+        """Let the agent forget it. One that it does not have is no error."""
         self.registered.discard(service)
-        await self.put(f"agent/service/deregister/{service}", None)
+        if service in await self.services_of_agent():
+            await self.put(f"agent/service/deregister/{service}", None)
 
-    async def put(self, path: str, body: object) -> Any:
+    async def services_of_agent(self) -> Mapping[str, object]:
+        """Return what the agent itself has, by id."""
+        services: Mapping[str, object] = json.loads(await self.request("GET", "agent/services"))
+        return services
+
+    async def make_token(self, rules: str) -> str:
+        """Return a token that has the rights of *rules* alone."""
+        policy = json.loads(
+            await self.put("acl/policy", {"Name": f"test-{uuid.uuid4().hex[:12]}", "Rules": rules})
+        )
+        token = json.loads(await self.put("acl/token", {"Policies": [{"ID": policy["ID"]}]}))
+        return str(token["SecretID"])
+
+    async def put(self, path: str, body: object) -> str:
+        return await self.request("PUT", path, body)
+
+    async def request(self, method: str, path: str, body: object = None) -> str:
         async with (
             aiohttp.ClientSession(headers={"X-Consul-Token": self.management_token}) as session,
-            session.put(f"{self.url}/v1/{path}", json=body) as response,
+            session.request(method, f"{self.url}/v1/{path}", json=body) as response,
         ):
-            assert response.status == 200, f"PUT {path}: {response.status} {await response.text()}"
+            assert response.status == 200, f"{method} {path}: {response.status} {await response.text()}"
             return await response.text()
 
 

@@ -2,7 +2,8 @@
 
 import asyncio
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from typing import Protocol
 
 import pytest
@@ -16,6 +17,7 @@ from opencode_lifecycle.ports.service_catalog import ServiceCatalog, ServiceInst
 
 HOME = Address(host="127.0.0.1", port=24001)
 ELSEWHERE = Address(host="10.1.2.3", port=24002)
+Claim = tuple[JobId, AllocationId]
 
 
 class Nomad(Protocol):
@@ -103,6 +105,17 @@ async def test_an_instance_has_its_allocation_and_its_address(catalog, nomad, jo
     assert [(each.allocation_id, each.address, each.passing) for each in found] == [(allocation, HOME, True)]
 
 
+async def test_an_instance_says_whose_it_is_and_where_it_can_be_taken_away(catalog, nomad, job_id):
+    allocation = new_allocation()
+
+    await nomad.register(job_id, allocation, HOME)
+
+    [found] = await until(catalog, job_id, bool)
+    assert found.installation == "main"
+    assert allocation in found.service_id
+    assert found.node
+
+
 async def test_an_instance_whose_check_is_critical_is_listed_as_not_passing(catalog, nomad, job_id):
     await nomad.register(job_id, new_allocation(), HOME, passing=False)
 
@@ -152,6 +165,123 @@ async def test_services_whose_names_begin_alike_do_not_meet(catalog, nomad, job_
     longer = JobId(f"{job_id}x")
     await nomad.register(longer, new_allocation(), HOME)
     await until(catalog, longer, bool)
+
+    assert list(await catalog.instances(job_id, soon())) == []
+
+
+async def test_all_instances_of_all_stacks_are_listed_as_they_are_one_by_one(catalog, nomad, job_id):
+    other = JobId(f"{job_id}x")
+    await nomad.register(job_id, new_allocation(), HOME)
+    await nomad.register(job_id, new_allocation(), ELSEWHERE)
+    await nomad.register(other, new_allocation(), HOME)
+    await until(catalog, job_id, lambda found: len(found) == 2)
+    await until(catalog, other, bool)
+
+    listed = await catalog.list_all(soon())
+
+    for each in (job_id, other):
+        assert set(listed[each]) == set(await catalog.instances(each, soon()))
+
+
+async def test_a_stack_without_instances_is_not_listed(catalog, nomad, job_id):
+    allocation = new_allocation()
+    await nomad.register(job_id, allocation, HOME)
+    await until(catalog, job_id, bool)
+    await nomad.deregister(job_id, allocation)
+    await until(catalog, job_id, lambda found: not found)
+
+    assert job_id not in await catalog.list_all(soon())
+
+
+async def test_a_service_of_another_kind_of_name_is_not_listed(catalog, nomad, job_id):
+    stranger = JobId(f"stranger-{uuid.uuid4().hex}")
+    await nomad.register(stranger, new_allocation(), HOME)
+    await nomad.register(job_id, new_allocation(), HOME)
+    await until(catalog, job_id, bool)
+
+    assert stranger not in await catalog.list_all(soon())
+
+
+@asynccontextmanager
+async def following(catalog: ServiceCatalog) -> AsyncIterator[AsyncIterator[frozenset[Claim]]]:
+    """End the following with the `async with`, and fail what waits for it for ever."""
+    async with asyncio.timeout(20), aclosing(catalog.follow_critical()) as news:
+        yield news
+
+
+async def test_what_is_critical_is_told_at_once(catalog, nomad, job_id):
+    sick, well = new_allocation(), new_allocation()
+    await nomad.register(job_id, sick, HOME, passing=False)
+    await nomad.register(job_id, well, ELSEWHERE)
+    await until(catalog, job_id, lambda found: len(found) == 2)
+
+    async with following(catalog) as news:
+        first = await anext(news)
+
+    assert (job_id, sick) in first
+    assert (job_id, well) not in first
+
+
+async def test_what_becomes_critical_and_recovers_is_told(catalog, nomad, job_id):
+    claim = job_id, new_allocation()
+    await nomad.register(*claim, HOME)
+    await until(catalog, job_id, bool)
+
+    async with following(catalog) as news:
+        assert claim not in await anext(news)
+
+        await nomad.set_passing(*claim, passing=False)
+        while claim not in await anext(news):
+            pass
+
+        await nomad.set_passing(*claim, passing=True)
+        while claim in await anext(news):
+            pass
+
+
+async def test_what_is_gone_is_critical_no_more(catalog, nomad, job_id):
+    claim = job_id, new_allocation()
+    await nomad.register(*claim, HOME, passing=False)
+    await until(catalog, job_id, bool)
+
+    async with following(catalog) as news:
+        assert claim in await anext(news)
+
+        await nomad.deregister(*claim)
+        while claim in await anext(news):
+            pass
+
+
+async def test_two_may_follow_at_once(catalog, nomad, job_id):
+    claim = job_id, new_allocation()
+    await nomad.register(*claim, HOME, passing=False)
+    await until(catalog, job_id, bool)
+
+    async with following(catalog) as one, following(catalog) as other:
+        assert claim in await anext(one)
+        assert claim in await anext(other)
+
+
+async def test_an_instance_that_is_taken_away_is_gone_and_no_other_with_it(catalog, nomad, job_id):
+    old, new = new_allocation(), new_allocation()
+    await nomad.register(job_id, old, HOME)
+    await nomad.register(job_id, new, ELSEWHERE)
+    found = await until(catalog, job_id, lambda found: len(found) == 2)
+    [orphan] = [instance for instance in found if instance.allocation_id == old]
+
+    await catalog.deregister(orphan, soon())
+
+    left = await until(catalog, job_id, lambda found: len(found) == 1)
+    assert left[0].allocation_id == new
+
+
+async def test_taking_away_may_be_repeated(catalog, nomad, job_id):
+    await nomad.register(job_id, new_allocation(), HOME)
+    [orphan] = await until(catalog, job_id, bool)
+
+    await catalog.deregister(orphan, soon())
+    await until(catalog, job_id, lambda found: not found)
+    await catalog.deregister(orphan, soon())
 
     assert list(await catalog.instances(job_id, soon())) == []
 

@@ -1,3 +1,4 @@
 from real_consul import real_consul
+from scripted_consul import catalog, consul, pauses, token_file
 
-__all__ = ["real_consul"]
+__all__ = ["catalog", "consul", "pauses", "real_consul", "token_file"]

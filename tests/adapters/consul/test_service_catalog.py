@@ -20,16 +20,26 @@ from opencode_lifecycle.model.errors import (
     UpstreamRejected,
     UpstreamUnavailable,
 )
-from opencode_lifecycle.model.identifiers import JobId
+from opencode_lifecycle.model.identifiers import AllocationId, JobId
 from opencode_lifecycle.model.stack import Address
+from opencode_lifecycle.ports.service_catalog import ServiceInstance
 
 TOKEN = "planted-1111-2222-3333-token"
 JOB = JobId("oc-ada-aaaaaaaaaaaaaaaaaaaa")
 ALLOCATION = "11111111-2222-3333-4444-555555555555"
+INSTANCE = ServiceInstance(
+    allocation_id=AllocationId(ALLOCATION),
+    address=Address(host="127.0.0.1", port=24001),
+    passing=True,
+    service_id=f"_nomad-task-{ALLOCATION}-group-opencode-{JOB}-http",
+    node="node-1",
+)
 
 Call = Callable[[ConsulServiceCatalog, Deadline], Awaitable[object]]
 CALLS: dict[str, Call] = {
     "instances": lambda catalog, deadline: catalog.instances(JOB, deadline),
+    "list_all": lambda catalog, deadline: catalog.list_all(deadline),
+    "deregister": lambda catalog, deadline: catalog.deregister(INSTANCE, deadline),
     "ping": lambda catalog, deadline: catalog.ping(deadline),
 }
 every_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
@@ -95,6 +105,7 @@ async def catalog(consul, token_file):
         (reply(200, b"[" * 100_000, X_Consul_Index="7"), UpstreamNonsense),
         (reply(200, b"\xff\xfe", X_Consul_Index="7"), UpstreamNonsense),
         (reply(200, {"a": 1}, X_Consul_Index="7"), UpstreamNonsense),
+        (reply(200, [7], X_Consul_Index="7"), UpstreamNonsense),
         (Misbehaviour.RESET, UpstreamUnavailable),
         (Misbehaviour.CLOSE, UpstreamUnavailable),
         (Misbehaviour.CUT, UpstreamUnavailable),
