@@ -55,6 +55,11 @@ class RealVault:
         answer = await self.server.request("POST", f"{MOUNT}/data/opencode/{job_id}", {"data": dict(data)})
         return int(answer["data"]["version"])
 
+    async def put_metadata(self, job_id: JobId, custom: Mapping[str, str]) -> None:
+        await self.server.request(
+            "POST", f"{MOUNT}/metadata/opencode/{job_id}", {"custom_metadata": dict(custom)}
+        )
+
     async def data(self, job_id: JobId, version: int) -> Mapping[str, object]:
         answer = await self.server.request("GET", f"{MOUNT}/data/opencode/{job_id}?version={version}")
         data: Mapping[str, object] = answer["data"]["data"]

@@ -16,15 +16,17 @@ from opencode_lifecycle.model.errors import (
     UpstreamNonsense,
     VersionConflict,
 )
-from opencode_lifecycle.model.identifiers import JobId
+from opencode_lifecycle.model.identifiers import JobId, UserId
 from opencode_lifecycle.model.password import Password
-from opencode_lifecycle.ports.secrets import PasswordStore
+from opencode_lifecycle.ports.secrets import PasswordStore, SecretSeen
 
 
 class Operator(Protocol):
     """What a Vault administrator may do behind our back."""
 
     async def put(self, job_id: JobId, data: Mapping[str, object]) -> int: ...
+
+    async def put_metadata(self, job_id: JobId, custom: Mapping[str, str]) -> None: ...
 
     async def data(self, job_id: JobId, version: int) -> Mapping[str, object]: ...
 
@@ -43,6 +45,9 @@ class FakeOperator:
 
     async def put(self, job_id: JobId, data: Mapping[str, object]) -> int:
         return self._vault.put(job_id, data)
+
+    async def put_metadata(self, job_id: JobId, custom: Mapping[str, str]) -> None:
+        self._vault.put_metadata(job_id, custom)
 
     async def data(self, job_id: JobId, version: int) -> Mapping[str, object]:
         return self._vault.stored(job_id, version)
@@ -299,6 +304,118 @@ async def test_a_destroyed_stack_begins_again_at_version_one(store, job_id):
 
     assert await store.ensure(job_id, soon()) == 1
     assert await store.read(job_id, 1, soon()) != before
+
+
+async def mark(store: PasswordStore, job_id: JobId) -> None:
+    await store.mark(job_id, installation="main", user_id=UserId("ada@x.org"), deadline=soon())
+
+
+async def test_nothing_is_seen_of_a_secret_that_was_never_written(store, job_id):
+    assert await store.look(job_id, soon()) is None
+
+
+async def test_a_new_secret_does_not_say_whose_it_is(store, job_id):
+    await store.ensure(job_id, soon())
+
+    assert await store.look(job_id, soon()) == SecretSeen(version=1, installation=None, user_id=None)
+
+
+async def test_a_marked_secret_says_whose_it_is_and_is_otherwise_as_before(store, job_id):
+    await store.ensure(job_id, soon())
+    before = await store.read(job_id, 1, soon())
+
+    await mark(store, job_id)
+
+    seen = await store.look(job_id, soon())
+    assert seen == SecretSeen(version=1, installation="main", user_id=UserId("ada@x.org"))
+    assert await store.read(job_id, 1, soon()) == before
+
+
+async def test_marking_may_be_repeated(store, job_id):
+    await store.ensure(job_id, soon())
+    await mark(store, job_id)
+
+    await store.mark(job_id, installation="other", user_id=UserId("bob"), deadline=soon())
+
+    assert await store.look(job_id, soon()) == SecretSeen(
+        version=1, installation="other", user_id=UserId("bob")
+    )
+
+
+async def test_a_mark_outlives_rotations_and_writes_by_hand(store, operator, job_id):
+    await store.ensure(job_id, soon())
+    await mark(store, job_id)
+
+    await store.rotate(job_id, expected=1, deadline=soon())
+    await operator.put(job_id, {"password": "set-by-hand", "env": {}})
+
+    assert await store.look(job_id, soon()) == SecretSeen(
+        version=3, installation="main", user_id=UserId("ada@x.org")
+    )
+
+
+async def test_what_is_not_there_cannot_be_marked_and_is_not_made_by_it(store, job_id):
+    with pytest.raises(SecretMissing):
+        await mark(store, job_id)
+
+    assert await store.look(job_id, soon()) is None
+
+
+async def test_a_destroyed_secret_cannot_be_marked(store, job_id):
+    await store.ensure(job_id, soon())
+    await store.destroy(job_id, soon())
+
+    with pytest.raises(SecretMissing):
+        await mark(store, job_id)
+
+
+@pytest.mark.parametrize("loss", ["deleted", "destroyed"])
+async def test_a_secret_whose_latest_version_is_gone_still_says_whose_it_is(store, operator, job_id, loss):
+    await store.ensure(job_id, soon())
+    await mark(store, job_id)
+
+    await (operator.delete_latest(job_id) if loss == "deleted" else operator.destroy_version(job_id, 1))
+
+    assert await store.look(job_id, soon()) == SecretSeen(
+        version=None, installation="main", user_id=UserId("ada@x.org")
+    )
+
+
+async def test_metadata_without_any_version_is_seen_for_what_it_is(store, operator, job_id):
+    await operator.put_metadata(job_id, {"installation": "main", "user_id": "ada"})
+
+    assert await store.look(job_id, soon()) == SecretSeen(
+        version=None, installation="main", user_id=UserId("ada")
+    )
+    assert await store.latest_version(job_id, soon()) is None
+    assert await store.ensure(job_id, soon()) == 1
+
+
+async def test_every_secret_is_listed_until_it_is_destroyed(store, job_id):
+    longer = JobId(f"{job_id}x")
+    await store.ensure(job_id, soon())
+    await store.ensure(longer, soon())
+    assert {job_id, longer} <= set(await store.list_all(soon()))
+
+    await store.destroy(job_id, soon())
+
+    listed = await store.list_all(soon())
+    assert job_id not in listed
+    assert longer in listed
+
+
+async def test_a_secret_is_listed_though_nothing_of_it_can_be_read(store, operator, job_id):
+    await store.ensure(job_id, soon())
+    await operator.destroy_version(job_id, 1)
+
+    assert job_id in await store.list_all(soon())
+
+
+async def test_a_secret_of_another_kind_of_name_is_not_listed(store, operator):
+    stranger = JobId(f"stranger-{uuid.uuid4().hex}")
+    await operator.put(stranger, {"password": "x"})
+
+    assert stranger not in await store.list_all(soon())
 
 
 async def test_ping_returns_when_all_is_well(store):

@@ -23,7 +23,7 @@ from opencode_lifecycle.model.errors import (
     UpstreamUnavailable,
     VersionConflict,
 )
-from opencode_lifecycle.model.identifiers import JobId
+from opencode_lifecycle.model.identifiers import JobId, UserId
 
 TOKEN = "hvs.planted-token-of-ours"
 PASSWORD = "planted-password-of-a-user"
@@ -33,6 +33,11 @@ Call = Callable[[VaultPasswordStore, Deadline], Awaitable[object]]
 CALLS: dict[str, Call] = {
     "ensure": lambda store, deadline: store.ensure(JOB, deadline),
     "latest_version": lambda store, deadline: store.latest_version(JOB, deadline),
+    "look": lambda store, deadline: store.look(JOB, deadline),
+    "mark": lambda store, deadline: store.mark(
+        JOB, installation="main", user_id=UserId("ada"), deadline=deadline
+    ),
+    "list_all": lambda store, deadline: store.list_all(deadline),
     "rotate": lambda store, deadline: store.rotate(JOB, expected=1, deadline=deadline),
     "read": lambda store, deadline: store.read(JOB, 1, deadline),
     "wrap": lambda store, deadline: store.wrap(JOB, 1, ttl_seconds=60, deadline=deadline),
