@@ -1,5 +1,6 @@
 """Hostile and broken input, class by class: refused exactly so, nothing changed, nothing echoed."""
 
+import asyncio
 import gzip
 import json
 import time
@@ -9,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from api.world import SECRETS, World
+from api.world import SECRETS, World, eventually
+from opencode_lifecycle.api import server
 from opencode_lifecycle.api.bodies import parse_json
 from opencode_lifecycle.api.gate import user_id_of
 from opencode_lifecycle.lifecycle.rate_limits import RateClass, RatePolicy
@@ -645,3 +647,35 @@ async def test_what_a_client_sends_never_starts_a_line_in_the_log(world, logged)
     assert "FAKE" not in str(logged)
     assert "evil" not in str(logged)
     assert "\x1b" not in str(logged)
+
+
+async def test_a_head_that_never_ends_ends_its_connection(world, monkeypatch):
+    monkeypatch.setattr(server, "HEAD_SECONDS", 0.1)
+    reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
+
+    writer.write(b"GET /livez HTTP/1.1\r\nX-Slow: ")
+
+    assert await reader.read() == b""
+    writer.close()
+
+
+async def test_a_connection_on_which_nothing_is_asked_ends(world, monkeypatch):
+    monkeypatch.setattr(server, "HEAD_SECONDS", 0.1)
+    reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
+
+    assert await reader.read() == b""
+    writer.close()
+
+
+async def test_an_answer_that_takes_its_time_is_not_cut_off(world, monkeypatch):
+    monkeypatch.setattr(server, "HEAD_SECONDS", 0.05)
+    world.provisioning.gate = asyncio.Event()
+    call = asyncio.create_task(world.call("PUT", "/v1/stacks/ada"))
+    await eventually(lambda: bool(world.provisioning.calls))
+    slow = await asyncio.open_connection("127.0.0.1", world.port)
+    assert await slow[0].read() == b"", "the time for a head has passed"
+    slow[1].close()
+
+    world.provisioning.gate.set()
+
+    assert (await call).status in {200, 202}

@@ -35,6 +35,8 @@ from opencode_lifecycle.ports.stores import IdempotencyStore
 
 BODY_SECONDS: Final = 10.0
 """A body that is not here by then, once its header is, will not be waited for."""
+HEAD_SECONDS: float = 10.0
+"""A request whose head is not complete by then, counted from its first byte or from the connection's beginning."""
 KEEPALIVE_SECONDS: Final = 75.0
 """Longer than the idle time of the usual proxies, so that they close first and never hit a closing connection."""
 LINGERING_SECONDS: Final = 2.0
@@ -124,9 +126,45 @@ def _handler(groups: Collection[object], name: str) -> Handler:
 
 
 class Connection(web.RequestHandler):
-    """One connection. What is not even HTTP is refused as a problem too, without repeating or logging its bytes."""
+    """
+    One connection. What is not even HTTP is refused as a problem too, without repeating or logging its bytes.
 
-    __slots__ = ()
+    A request whose head does not come to an end in time ends its connection: whoever sends a byte now and then must not
+    hold one for ever.
+    """
+
+    __slots__ = ("_head_timer",)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._await_head()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._messages or self._current_request is not None:
+            self._stop_awaiting()
+        else:
+            self._await_head()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._stop_awaiting()
+        super().connection_lost(exc)
+
+    def _await_head(self) -> None:
+        if self._head_timer is None:
+            self._head_timer = asyncio.get_running_loop().call_later(HEAD_SECONDS, self._give_up)
+
+    def _stop_awaiting(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _give_up(self) -> None:
+        self._head_timer = None
+        if self._current_request is None and not self._messages:
+            log.info("request head too slow")
+            self.force_close()
 
     def handle_error(
         self,
