@@ -95,6 +95,14 @@ class FleetCollector(Collector):
             value = 0.0 if condition is None else 1.0 if condition.freezes else 0.5
             conditions.add_metric([kind.value], value)
         yield conditions
+        orphans = GaugeMetricFamily(
+            "opencode_lifecycle_orphans",
+            "What bore our names without a row at the last comparison.",
+            labels=["kind", "proven"],
+        )
+        for (kind_of_orphan, proven), count in self._plane.oversight.orphan_counts().items():
+            orphans.add_metric([kind_of_orphan, str(proven).lower()], count)
+        yield orphans
         ages = GaugeMetricFamily(
             "opencode_lifecycle_watch_age_seconds",
             "Age of what each watch last saw; -1 before it saw anything.",

@@ -190,3 +190,10 @@ def test_an_edit_from_outside_is_shown_field_by_field(run, service):
 
     assert "A = 1" in shown
     assert "A = 1; B" not in shown
+
+
+def test_a_dry_run_that_only_reports_orphans_ends_well(run, service):
+    plan = {"orphan": ORPHAN, "action": "report", "message": "it is not proven to be ours"}
+    service.answers("POST /v1/reconcile", report(orphans=[plan]))
+
+    assert run("reconcile", "--dry-run").exit_code == ExitCode.OK

@@ -68,6 +68,16 @@ def moves(monkeypatch):
     monkeypatch.setattr(Effects, "apply", watched_apply)
     yield made
     assert illegal(made) == set()
+    assert healthy_without_runtime(made) == []
+
+
+def healthy_without_runtime(moves: list[tuple[Status, Status]]) -> list[Status]:
+    """Return where a health is shown and nothing runs that it could be of."""
+    return [
+        after
+        for _, after in moves
+        if after.runtime is None and after.health not in {Health.UNKNOWN, Health.STARTING}
+    ]
 
 
 def illegal(moves: list[tuple[Status, Status]]) -> set[tuple[str, str]]:

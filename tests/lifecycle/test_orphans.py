@@ -39,7 +39,7 @@ def lose_row(world: World, user: str = ADA, *, deleted: bool = False) -> None:
 
 async def sweep(world: World, times: int = 1):
     for _ in range(times):
-        plans = await world.plane._orphans.sweep_once()
+        _, plans = await world.plane._orphans.sweep_once()
     return plans
 
 
@@ -220,7 +220,7 @@ async def test_a_stack_that_is_made_while_everything_is_compared_is_no_orphan(wo
         await world.ensure()
         hold.release()
 
-    plans, _ = await gather(sweeping, make())
+    (_, plans), _ = await gather(sweeping, make())
 
     assert plans == []
 
@@ -278,6 +278,16 @@ async def test_a_dry_run_names_orphans_and_does_not_count_as_a_confirmation(worl
 
     assert {plan.action for plan in report.orphans} == {"report"}
     assert world.plane.fleet.get(ADA) is None
+
+
+async def test_a_reconcile_counts_as_a_comparison_and_sees_to_what_is_ripe(world):
+    await world.ensure()
+    lose_row(world)
+
+    for _ in range(2):
+        await world.plane.oversight.reconcile(dry_run=False, by=OPERATOR)
+
+    await world.phase(Phase.RUNNING)
 
 
 async def gather(*those):

@@ -21,7 +21,7 @@ MEANINGS: Final[Mapping[ExitCode, str]] = {
     ExitCode.USAGE: "wrong usage or settings; nothing was asked for",
     ExitCode.UNREACHABLE: "the service cannot be reached, or something else answers there",
     ExitCode.NOT_ALLOWED: "no valid token (401), or its role does not allow it (403)",
-    ExitCode.NOT_FOUND: "no such stack, operation or token",
+    ExitCode.NOT_FOUND: "no such stack, operation, token, condition or orphan",
     ExitCode.NOT_IN_TIME: "not ready yet, or not in the time given with --wait; the work goes on",
 }
 

@@ -50,7 +50,8 @@ async def reconcile(session: Session, dry_run: bool) -> None:  # noqa: FBT001 - 
         session.screen.document(report)
     else:
         _show_report(session, report)
-    if dry_run and (report.get("stacks") or report.get("orphans")):
+    ripe = [plan for plan in report.get("orphans") or [] if plan.get("action") != "report"]
+    if dry_run and (report.get("stacks") or ripe):
         raise click.exceptions.Exit(ExitCode.FAILED)
 
 

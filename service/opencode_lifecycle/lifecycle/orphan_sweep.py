@@ -91,6 +91,8 @@ class OrphanSweep:
         self._timeout = timeout.total_seconds()
         self._now = now
         self._comparing = asyncio.Lock()
+        self.last: Sequence[Orphan] = ()
+        """What the last comparison found."""
         self.pulse = Pulse()
 
     async def sweep_periodically(self) -> None:
@@ -98,19 +100,17 @@ class OrphanSweep:
         await self.sweep_once()
         await asyncio.sleep(self._interval)
 
-    async def sweep_once(self) -> Sequence[OrphanPlan]:
+    async def sweep_once(self) -> tuple[Listing, Sequence[OrphanPlan]]:
         """Compare once, and adopt or delete what is ripe for it."""
         async with self._comparing:
-            _, plans = await self.compare(counts=True)
+            listing, plans = await self.compare(counts=True)
             self.pulse.beat()
-            if self._fleet.frozen:
-                return plans
             for plan in plans:
                 try:
                     await self._see_to(plan)
                 except (UpstreamError, DeadlineExceeded, OrphanNotFound) as error:
                     log.warning("orphan left for now", orphan=plan.orphan.id, error=error.message)
-            return plans
+            return listing, plans
 
     async def compare(self, *, counts: bool = False) -> tuple[Listing, Sequence[OrphanPlan]]:
         """
@@ -127,6 +127,7 @@ class OrphanSweep:
         orphans = orphans_among(lone, earlier, installation=self._installation, now=self._now())
         if counts:
             await self._orphans.put_orphans(orphans)
+            self.last = orphans
         jobs = {orphan.find.job_id for orphan in orphans if orphan.find.kind is OrphanKind.JOB}
         return listing, [await self._plan(orphan, jobs) for orphan in orphans]
 
@@ -167,6 +168,8 @@ class OrphanSweep:
             now=self._now(),
             limits=self._limits,
         )
+        if self._fleet.frozen and action is not OrphanAction.REPORT:
+            action, message = OrphanAction.REPORT, "held back while a condition stands"
         return OrphanPlan(orphan=orphan, action=action.value, message=message)
 
     async def _see_to(self, plan: OrphanPlan) -> None:

@@ -1,6 +1,7 @@
 """What operators ask of the whole: how stale it is, what would be done, what stands in the way, what has no row."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 
@@ -73,6 +74,10 @@ class Oversight:
     def standing_conditions(self) -> Sequence[Condition]:
         return self._conditions.standing()
 
+    def orphan_counts(self) -> Mapping[tuple[str, bool], int]:
+        """Return how many orphans the last comparison found, by kind and whether they are proven ours."""
+        return Counter((orphan.find.kind.value, orphan.proven) for orphan in self._sweep.last)
+
     # --- conditions
 
     async def conditions(self, *, standing: bool, after: ConditionId | None, limit: int) -> Page[Condition]:
@@ -101,7 +106,7 @@ class Oversight:
         A dry run takes in what it sees, as every listing does, and begins nothing.
         """
         del by
-        listing, orphans = await self._sweep.compare()
+        listing, orphans = await (self._sweep.compare() if dry_run else self._sweep.sweep_once())
         needy: list[Known] = []
         for number, known in enumerate(self._fleet):
             if self._dispatcher.needs_attention(known):

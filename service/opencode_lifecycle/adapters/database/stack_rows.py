@@ -1,11 +1,18 @@
-"""A stack and its row, each way. The only place that knows how the one lies in the other."""
+"""
+A stack and its row, each way. The only place that knows how the one lies in the other.
+
+A whole fleet is kept in memory, and most of it is alike: what is equal for many is one object.
+"""
 
 from collections.abc import Mapping
-from typing import Any
+from functools import lru_cache
+from operator import itemgetter
+from sys import intern
+from typing import Any, Final
 
 from opencode_lifecycle.adapters.database.facet_mask import facets_in_mask, mask_of
 from opencode_lifecycle.model.facets import Facets
-from opencode_lifecycle.model.identifiers import OperationId
+from opencode_lifecycle.model.identifiers import OperationId, ReleaseId
 from opencode_lifecycle.model.stack import (
     Address,
     FieldEdit,
@@ -46,7 +53,10 @@ _RUNTIME = (
     "started_at",
     "proven_at",
 )
+_FACETS_IN: Final = itemgetter(*(f"facet_{name}" for name in _FACETS))
 _NO_FACETS = {f"facet_{name}": None for name in _FACETS}
+_SHARED_OF_RUNTIME = ("node", "image", "opencode_version", "revision", "release")
+_NOTHING: Final[Mapping[str, str]] = {}
 _NO_RUNTIME = {f"runtime_{name}": None for name in (*_RUNTIME, "host", "port")}
 _NO_WORKSPACE = {"workspace_volume_id": None, "workspace_node_id": None, "workspace_path": None}
 
@@ -55,8 +65,8 @@ def stack_of(row: Row) -> Stack:
     return Stack(
         user_id=row["user_id"],
         job_id=row["job_id"],
-        namespace=row["namespace"],
-        region=row["region"],
+        namespace=intern(row["namespace"]),
+        region=intern(row["region"]),
         intent=_intent_of(row),
         status=_status_of(row),
         created_at=row["created_at"],
@@ -84,11 +94,11 @@ def _intent_of(row: Row) -> Intent:
     return Intent(
         generation=row["generation"],
         desired=Desired(row["desired"]),
-        group=row["group"],
-        resources=row["resources"],
-        labels=row["labels"],
-        environment=row["environment"],
-        wanted_release=row["wanted_release"],
+        group=intern(row["group"]),
+        resources=intern(row["resources"]),
+        labels=row["labels"] or _NOTHING,
+        environment=row["environment"] or _NOTHING,
+        wanted_release=ReleaseId(intern(row["wanted_release"])),
         pinned=row["pinned"],
         held=row["held"],
         fresh_start=row["fresh_start"],
@@ -154,7 +164,7 @@ def _status_of(row: Row) -> Status:
         reason=None if row["reason"] is None else Reason(row["reason"]),
         message=row["message"],
         facets=_facets_of(row),
-        release=row["release"],
+        release=None if row["release"] is None else ReleaseId(intern(row["release"])),
         secret_version=row["secret_version"],
         workspace=_workspace_of(row),
         job_modify_index=row["job_modify_index"],
@@ -197,7 +207,12 @@ def status_values(status: Status) -> dict[str, Any]:
 def _facets_of(row: Row) -> Facets | None:
     if row["facet_image"] is None:
         return None
-    return Facets(**{name: row[f"facet_{name}"] for name in _FACETS})
+    return _facets(_FACETS_IN(row))
+
+
+@lru_cache(maxsize=4096)
+def _facets(values: tuple[Any, ...]) -> Facets:
+    return Facets(**dict(zip(_FACETS, values, strict=True)))
 
 
 def _facet_values(facets: Facets | None) -> Row:
@@ -210,7 +225,9 @@ def _workspace_of(row: Row) -> Workspace | None:
     if row["workspace_volume_id"] is None:
         return None
     return Workspace(
-        volume_id=row["workspace_volume_id"], node_id=row["workspace_node_id"], path=row["workspace_path"]
+        volume_id=row["workspace_volume_id"],
+        node_id=intern(row["workspace_node_id"]),
+        path=row["workspace_path"],
     )
 
 
@@ -229,7 +246,8 @@ def _runtime_of(row: Row) -> Runtime | None:
         return None
     host = row["runtime_host"]
     address = None if host is None else Address(host=host, port=row["runtime_port"])
-    return Runtime(address=address, **{name: row[f"runtime_{name}"] for name in _RUNTIME})
+    values = {name: row[f"runtime_{name}"] for name in _RUNTIME}
+    return Runtime(address=address, **values | {name: intern(values[name]) for name in _SHARED_OF_RUNTIME})
 
 
 def _runtime_values(runtime: Runtime | None) -> Row:

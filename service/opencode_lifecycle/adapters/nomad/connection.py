@@ -34,7 +34,7 @@ from opencode_lifecycle.model.errors import (
 
 SYSTEM: Final = "nomad"
 LARGEST_ANSWER: Final = 16 * 1024 * 1024
-"""Bytes of one answer. A page of 500 allocations with their task events stays below 4 MiB."""
+"""Bytes of one answer. A page of 500 allocations with their task events, or of 2500 stubs without, stays below 4 MiB."""
 LONGEST_SENTENCE: Final = 512
 _CHUNK: Final = 65536
 _CONNECTIONS: Final = 64
@@ -141,7 +141,20 @@ class NomadConnection:
     ) -> tuple[list[Any], int]:
         """Return all items of a paged listing, and the smallest index of its pages. A page that fails fails it all."""
         items: list[Any] = []
-        index: int | None = None
+        indexes: list[int] = []
+        async for page in self.each_page(operation, path, query, page_size=page_size, deadline=deadline):
+            items += page.body
+            indexes.append(page.index)
+        return items, min(indexes)
+
+    async def each_page(
+        self, operation: str, path: str, query: Query, *, page_size: int, deadline: Deadline
+    ) -> AsyncIterator[Answer]:
+        """
+        Yield the pages of a listing, at least one, each with a list as its body.
+
+        For listings that are large: a page can be forgotten before the next one is read.
+        """
         token = ""
         while True:
             page_query: dict[str, str | int | bool | tuple[str, ...]] = {**query, "per_page": page_size}
@@ -150,10 +163,9 @@ class NomadConnection:
             answer = await self.get(operation, path, page_query, deadline=deadline)
             if not isinstance(answer.body, list):
                 raise UpstreamNonsense(SYSTEM, operation, "the page is no list")
-            items += answer.body
-            index = answer.index if index is None else min(index, answer.index)
+            yield answer
             if not answer.next_token:
-                return items, index
+                return
             if answer.next_token == token:
                 raise UpstreamNonsense(SYSTEM, operation, "the same page comes again")
             token = answer.next_token

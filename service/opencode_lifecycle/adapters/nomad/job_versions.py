@@ -1,60 +1,63 @@
 """
-Which version of its job an allocation runs, and which version a job is at, where Nomad does not say.
+What was learnt of jobs and allocations, so that what did not change is not read again.
 
 Job stubs in listings lack the version, and allocations in events lack their job. Both are facts that do not change: a
-version belongs to a `JobModifyIndex`, and an allocation keeps its version until the scheduler gives it another.
+version belongs to a `JobModifyIndex`, and an allocation keeps its version until the scheduler gives it another. And
+whatever changes an allocation gives it another `ModifyIndex`.
 """
 
-from collections import OrderedDict
-from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
 
 from opencode_lifecycle.model.identifiers import AllocationId, JobId
 from opencode_lifecycle.model.observation import AllocationSeen, JobSeen
 from opencode_lifecycle.model.stack import Address
 
-_MOST_ALLOCATIONS: Final = 50_000
-
 
 class _Job(NamedTuple):
-    modify_index: int
-    version: int
+    seen: JobSeen
     created: int | None
 
 
-class _Allocation(NamedTuple):
-    version: int
-    address: Address | None
-
-
 class JobVersions:
-    """What was learnt of versions and addresses. Bounded: what is forgotten is asked again."""
+    """
+    The last that was seen of each job and allocation. What is forgotten is asked again.
+
+    It is bounded by what Nomad has: after a listing, what that does not name is forgotten.
+    """
 
     def __init__(self) -> None:
         self._jobs: dict[JobId, _Job] = {}
-        self._allocations: OrderedDict[AllocationId, _Allocation] = OrderedDict()
+        self._allocations: dict[AllocationId, AllocationSeen] = {}
+
+    # --- jobs
 
     def learn_job(self, job: JobSeen, *, created: int | None = None) -> None:
         known = self._jobs.get(job.job_id)
-        if known is None or known.modify_index <= job.modify_index:
+        if known is None or known.seen.modify_index <= job.modify_index:
             created = created if created is not None or known is None else known.created
-            self._jobs[job.job_id] = _Job(job.modify_index, job.version, created)
+            self._jobs[job.job_id] = _Job(job, created)
 
     def forget_job(self, job_id: JobId) -> None:
         self._jobs.pop(job_id, None)
 
-    def of_job(self, job_id: JobId, modify_index: int) -> int | None:
-        """Return the version that the job has at *modify_index*, or None when that was never learnt."""
+    def job_at(self, job_id: JobId, modify_index: int) -> JobSeen | None:
+        """Return the job as it is at *modify_index*, or None when that was never learnt."""
         known = self._jobs.get(job_id)
-        return known.version if known is not None and known.modify_index == modify_index else None
+        return known.seen if known is not None and known.seen.modify_index == modify_index else None
+
+    # --- allocations
+
+    @property
+    def knows_allocations(self) -> bool:
+        return bool(self._allocations)
 
     def learn_allocation(self, allocation: AllocationSeen) -> None:
-        known = self._allocations.get(allocation.id)
-        address = allocation.address or (known.address if known else None)
-        self._allocations[allocation.id] = _Allocation(allocation.job_version, address)
-        self._allocations.move_to_end(allocation.id)
-        if len(self._allocations) > _MOST_ALLOCATIONS:
-            self._allocations.popitem(last=False)
+        self._allocations[allocation.id] = allocation
+
+    def allocation(self, allocation_id: AllocationId) -> AllocationSeen | None:
+        """Return what was seen of the allocation last."""
+        return self._allocations.get(allocation_id)
 
     def address_of(self, allocation_id: AllocationId) -> Address | None:
         known = self._allocations.get(allocation_id)
@@ -69,10 +72,35 @@ class JobVersions:
         """
         job = self._jobs.get(job_id)
         created = allocation.get("CreateIndex")
-        if job is not None and job.version == 0 and job.created is not None and isinstance(created, int):
+        if job is not None and job.seen.version == 0 and job.created is not None and isinstance(created, int):
             return 0 if created > job.created else self._learnt(allocation)
         return None if placed else self._learnt(allocation)
 
     def _learnt(self, allocation: Mapping[str, Any]) -> int | None:
         known = self._allocations.get(AllocationId(str(allocation.get("ID"))))
-        return known.version if known is not None else None
+        return known.job_version if known is not None else None
+
+    # --- what there is no more
+
+    def keep_jobs(self, listed: Collection[JobId], index: int) -> None:
+        """Forget jobs that a listing as of *index* does not name, but for those that are younger."""
+        for job_id in [
+            job_id
+            for job_id, known in self._jobs.items()
+            if job_id not in listed and known.seen.modify_index <= index
+        ]:
+            del self._jobs[job_id]
+
+    def keep_allocations(self, listed: Collection[AllocationId], index: int) -> None:
+        """Forget allocations that a listing as of *index* does not name, but for those that are younger."""
+        for allocation_id in [
+            each.id
+            for each in self._allocations.values()
+            if each.id not in listed and each.create_index <= index
+        ]:
+            del self._allocations[allocation_id]
+
+    def forget_everything(self) -> None:
+        """Begin anew: Nomad went back in time, and what an index stood for it may not stand for any more."""
+        self._jobs.clear()
+        self._allocations.clear()

@@ -39,7 +39,8 @@ from opencode_lifecycle.ports.orchestrator import Change, Comparison, Listing, R
 
 __all__ = ["Nomad"]
 
-PAGE_SIZE: Final = 500
+PAGE_SIZE: Final = 2500
+"""Stubs of about a kilobyte. Pages of whole allocations are smaller."""
 BUNDLES_PATH: Final = "opencode/bundles"
 
 

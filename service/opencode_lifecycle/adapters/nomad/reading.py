@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from sys import intern
 from typing import Any, Final
 
 from opencode_lifecycle.adapters.nomad.connection import SYSTEM
@@ -14,6 +15,8 @@ from opencode_lifecycle.model.stack import Address
 TASK: Final = "server"
 PORT_LABEL: Final = "http"
 _HIGHEST_PORT: Final = 65535
+_OF_ONE: Final = "user"
+"""The one entry of a job's meta that differs from stack to stack."""
 
 
 def mapping(operation: str, value: Any) -> Mapping[str, Any]:
@@ -27,6 +30,11 @@ def text(operation: str, source: Mapping[str, Any], name: str) -> str:
     if not isinstance(value, str):
         raise UpstreamNonsense(SYSTEM, operation, f"{name} is no text")
     return value
+
+
+def shared_text(operation: str, source: Mapping[str, Any], name: str) -> str:
+    """Return a text that is the same for many, so that a fleet keeps it once."""
+    return intern(text(operation, source, name))
 
 
 def number(operation: str, source: Mapping[str, Any], name: str) -> int:
@@ -50,7 +58,7 @@ def job_seen(operation: str, source: Any, *, version: int | None = None) -> JobS
         version=number(operation, job, "Version") if version is None else version,
         modify_index=number(operation, job, "JobModifyIndex"),
         stopped=stopped,
-        meta=dict(meta),
+        meta={intern(name): value if name == _OF_ONE else intern(value) for name, value in meta.items()},
     )
 
 
@@ -68,10 +76,10 @@ def allocation_seen(operation: str, source: Any, *, address: Address | None = No
         job_version=_job_version(operation, allocation),
         modify_index=number(operation, allocation, "ModifyIndex"),
         create_index=number(operation, allocation, "CreateIndex"),
-        desired_status=text(operation, allocation, "DesiredStatus"),
+        desired_status=shared_text(operation, allocation, "DesiredStatus"),
         client_status=client_status,
-        node_id=text(operation, allocation, "NodeID"),
-        node_name=text(operation, allocation, "NodeName"),
+        node_id=shared_text(operation, allocation, "NodeID"),
+        node_name=shared_text(operation, allocation, "NodeName"),
         address=address_of(operation, allocation) or address,
         restarts=number(operation, state, "Restarts") if "Restarts" in state else 0,
         started_at=_time_of(operation, state.get("StartedAt")),
@@ -81,6 +89,8 @@ def allocation_seen(operation: str, source: Any, *, address: Address | None = No
 
 
 def newest_first(allocations: Sequence[AllocationSeen]) -> tuple[AllocationSeen, ...]:
+    if len(allocations) <= 1:
+        return tuple(allocations)
     return tuple(sorted(allocations, key=lambda each: (each.create_index, each.id), reverse=True))
 
 

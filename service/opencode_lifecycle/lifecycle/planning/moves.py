@@ -24,8 +24,14 @@ from opencode_lifecycle.model.states import (
 def entered(
     stack: Stack, to: Phase, *, now: datetime, reason: Reason | None = None, message: str = "", **changes: Any
 ) -> Status:
-    """Return the status of *stack* on entering phase *to*. The one function that moves a stack."""
+    """
+    Return the status of *stack* on entering phase *to*. The one function that moves a stack.
+
+    Where its runtime is withdrawn, there is nothing whose health could be shown.
+    """
     status = stack.status
+    if changes.get("runtime", status.runtime) is None and status.runtime is not None:
+        changes.setdefault("health", Health.UNKNOWN)
     check_move(stack.job_id, status.phase, to)
     since = status.phase_since if to is status.phase else now
     return replace(status, phase=to, phase_since=since, reason=reason, message=message, **changes)

@@ -1,0 +1,70 @@
+"""What Prometheus is told of the fleet and of the whole."""
+
+from datetime import timedelta
+
+import pytest
+
+from opencode_lifecycle.model.facets import Facet
+from opencode_lifecycle.model.states import WhenStale
+from opencode_lifecycle.telemetry import FleetCollector
+from world import World
+
+
+@pytest.fixture
+async def world(tmp_path):
+    world = World(tmp_path, when_stale=WhenStale.REPORT, comparison_interval=timedelta(milliseconds=50))
+    async with world.running():
+        yield world
+
+
+def told(world: World, name: str) -> dict[tuple[str, ...], float]:
+    """Return the samples of the metric by the values of their labels."""
+    return {
+        tuple(sample.labels.values()): sample.value
+        for metric in FleetCollector(world.plane).collect()
+        if metric.name == name
+        for sample in metric.samples
+    }
+
+
+async def test_stale_stacks_are_counted_by_facet(world):
+    await world.ensure()
+    world.vault.put(world.job_id(), {"password": "another", "env": {}})
+    await world.until(lambda: Facet.SECRET_VERSION in world.stack().status.stale)
+
+    counts = told(world, "opencode_lifecycle_stale_stacks")
+
+    assert counts[("secret_version",)] == 1
+    assert counts[("image",)] == 0
+
+
+async def test_a_standing_condition_shows_as_one(world):
+    for user in ("ada", "bob", "cyd", "dan"):
+        await world.ensure(user)
+    world.nomad.hide_from_listings()
+    await world.until(lambda: bool(world.plane.fleet.frozen))
+
+    assert told(world, "opencode_lifecycle_condition")[("mass_disappearance",)] == 1
+
+
+async def test_orphans_are_counted_by_kind_and_proof(world):
+    world.nomad.plant_job("oc-eve", managed_by="opencode-lifecycle", installation="main", user="eve")
+
+    await world.until(lambda: told(world, "opencode_lifecycle_orphans") == {("job", "false"): 1})
+
+
+async def test_every_watch_tells_its_age(world):
+    await world.until(lambda: min(told(world, "opencode_lifecycle_watch_age_seconds").values()) >= -1)
+
+    watches = {labels[0] for labels in told(world, "opencode_lifecycle_watch_age_seconds")}
+
+    assert watches == {
+        "nomad_events",
+        "nomad_listing",
+        "consul_checks",
+        "consul_comparison",
+        "vault_versions",
+        "probes",
+        "usage",
+        "orphans",
+    }
