@@ -25,7 +25,7 @@ from opencode_lifecycle.model.states import (
     Phase,
     WhenStale,
 )
-from situations import SITUATIONS, delete, hang, is_stopped, nothing, stop
+from situations import SITUATIONS, delete, hang, is_stopped, runs, stop, waits_for_its_task
 from world import ADA, World
 
 LIMITS = Limits(
@@ -234,22 +234,30 @@ async def test_a_deletion_of_a_stopped_stack_ends_although_its_volume_and_its_se
     assert left_of(world) == []
 
 
-async def test_every_health_is_reached(tmp_path, moves):
-    world = a_world(tmp_path, limits=replace(LIMITS, silent_probes=25))
+async def runs_and_is_made_to_hang(world: World):
+    await world.ensure()
+    hang(world)
+
+
+@pytest.mark.parametrize(
+    ("health", "bring", "silent_probes"),
+    [
+        (Health.UNKNOWN, is_stopped, 3),
+        (Health.STARTING, waits_for_its_task, 3),
+        (Health.HEALTHY, runs, 3),
+        (Health.DEGRADED, runs_and_is_made_to_hang, 100_000),
+        (Health.UNRESPONSIVE, runs_and_is_made_to_hang, 3),
+    ],
+)
+async def test_every_health_is_reached_and_left_by_a_stop(tmp_path, health, bring, silent_probes):
+    world = a_world(tmp_path, limits=replace(LIMITS, silent_probes=silent_probes))
     async with world.running():
-        world.nomad.autorun = False
-        await world.ensure(wait=None)
-        for health, cause in [
-            (Health.STARTING, nothing),
-            (Health.HEALTHY, lambda: world.nomad.run_allocation(world.job_id())),
-            (Health.DEGRADED, lambda: hang(world)),
-            (Health.UNRESPONSIVE, nothing),
-        ]:
-            cause()
-            await world.until(lambda health=health: world.stack().status.health is health)
+        await bring(world)
+        await world.until(lambda: world.stack().status.health is health)
+
         await world.finished(await stop(world))
 
-    assert {status.health for move in moves for status in move} == set(Health)
+        assert world.stack().status.health is Health.UNKNOWN
 
 
 async def test_every_migration_state_that_needs_no_rollout_is_reached(tmp_path, moves):
