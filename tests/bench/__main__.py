@@ -10,7 +10,7 @@ from bench import machine
 from bench.figures import Figure
 from bench.show import say, show, write
 
-NAMES = ("hot", "cold", "start")
+NAMES = ("hot", "cold", "start", "fleet")
 
 
 async def _measure(names: list[str], directory: Path) -> list[Figure]:
@@ -19,6 +19,10 @@ async def _measure(names: list[str], directory: Path) -> list[Figure]:
         from bench import hot  # noqa: PLC0415 - one figure alone loads no more than it needs
 
         figures += await hot.measure(directory)
+    if "fleet" in names:
+        from bench import fleet  # noqa: PLC0415
+
+        figures += await fleet.measure(directory)
     if "cold" in names or "start" in names:
         from bench import servers  # noqa: PLC0415
 
@@ -36,7 +40,7 @@ async def _measure(names: list[str], directory: Path) -> list[Figure]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[*NAMES, []], metavar="hot|cold|start", default=[])
+    parser.add_argument("names", nargs="*", choices=[*NAMES, []], metavar="|".join(NAMES), default=[])
     names = parser.parse_args().names or list(NAMES)
     with tempfile.TemporaryDirectory(prefix="oc-bench-") as name:
         directory = Path(name)

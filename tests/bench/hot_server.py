@@ -48,6 +48,7 @@ async def main(directory: Path, log_level: str) -> None:
         orchestrator=Counting(world.nomad, "nomad", calls),
         workspaces=Counting(world.nomad.workspaces, "workspaces", calls),
         live_files=Counting(world.nomad.live_files, "live files", calls),
+        cluster_mark=Counting(world.nomad.cluster_mark, "cluster mark", calls),
         passwords=Counting(world.vault, "vault", calls),
         catalog=Counting(world.consul, "consul", calls),
         prober=Counting(world.prober, "prober", calls),

@@ -10,7 +10,6 @@ It says its addresses, then for each line that it is told: `meta {...}` gives th
 import asyncio
 import json
 import sys
-from collections import Counter
 from typing import Any
 
 from aiohttp import web

@@ -17,6 +17,12 @@ def cpu_seconds(process: int) -> float:
     return sum(int(ticks) for ticks in fields[11:15]) / _TICKS
 
 
+def resident_kib(process: int) -> int:
+    """Return how much memory of the process is in RAM now."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
+
+
 def fdatasync_ms(directory: Path, times: int = 60) -> tuple[float, float]:
     """Flush 4 KiB *times* times to a file in *directory*; return the median and the 99th percentile."""
     path = directory / "fdatasync.probe"

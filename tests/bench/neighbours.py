@@ -38,6 +38,7 @@ class Neighbours:
                 web.get(f"/v1/catalog/node-services/{NODE}", self._services),
                 web.get("/v1/health/service/{id}", self._instances),
                 web.get("/v1/health/state/critical", self._critical),
+                web.post("/v1/internal/acl/authorize", self._authorize),
                 web.route("*", "/{path:.*}", self._refuse),
             ]
         )
@@ -57,6 +58,9 @@ class Neighbours:
 
     async def _consul_token(self, request: web.Request) -> web.Response:
         return web.json_response({"AccessorID": "00000000-0000-0000-0000-000000000001"})
+
+    async def _authorize(self, request: web.Request) -> web.Response:
+        return web.json_response([{**each, "Allow": True} for each in await request.json()])
 
     async def _nodes(self, request: web.Request) -> web.Response:
         self._asked["catalogue"] += 1
@@ -166,7 +170,14 @@ class _VaultHandler(BaseHTTPRequestHandler):
         self.server.written[f"{self.command} {self.path}"] += 1
         self._answer(501, {"errors": []})
 
-    do_PUT = do_PATCH = do_DELETE = do_POST
+    def do_PATCH(self) -> None:
+        self.do_POST()
+
+    def do_PUT(self) -> None:
+        self.do_POST()
+
+    def do_DELETE(self) -> None:
+        self.do_POST()
 
     def _answer(self, status: int, body: object) -> None:
         text = json.dumps(body).encode()

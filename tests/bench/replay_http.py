@@ -86,30 +86,32 @@ class NomadServer:
         self.asked["allocations"] += 1
         nomad, index = self.nomad, self.nomad.tables.allocations
         with_resources = request.query.get("resources") == "true"
-        key = (
-            "allocations",
-            with_resources,
-            index,
-            request.query.get("next_token"),
-            request.query.get("per_page"),
-        )
+        with_states = request.query.get("task_states", "true") == "true"
+        page = (request.query.get("next_token"), request.query.get("per_page"))
+        key = ("allocations", with_resources, with_states, index, *page)
         if key not in self._packed:
             ordered = sorted(nomad.allocations.values(), key=lambda each: (each.create_index, each.id))
             shown, following = _page([f"{each.create_index}.{each.id}" for each in ordered], request)
             stubs = [nomad.allocation_stub(ordered[at]) for at in shown]
-            if not with_resources:
-                stubs = [
-                    json.dumps({**json.loads(stub), "AllocatedResources": None}).encode() for stub in stubs
-                ]
+            left_out = [
+                name
+                for name, there in (("AllocatedResources", with_resources), ("TaskStates", with_states))
+                if not there
+            ]
+            if left_out:
+                nothing = dict.fromkeys(left_out)
+                stubs = [json.dumps({**json.loads(stub), **nothing}).encode() for stub in stubs]
             self._keep(key, stubs, following)
         return self._answer(request, *self._packed[key], index=index)
 
     async def _statuses(self, request: web.Request) -> web.Response:
         self.asked["job statuses"] += 1
-        nomad, prefix = self.nomad, request.query.get("prefix", "")
-        jobs = [nomad.jobs[job_id] for job_id in sorted(nomad.jobs) if job_id.startswith(prefix)]
-        shown, following = _page([f"opencode.{job.id}" for job in jobs], request)
-        return self._json(request, [nomad.job_status(jobs[at]) for at in shown], following, nomad.tables.jobs)
+        # By their last change, the newest first, whatever prefix is asked for.
+        jobs = sorted(self.nomad.jobs.values(), key=lambda job: -job.modify_index)
+        shown, following = _page([f"{-job.modify_index}.{job.id}" for job in jobs], request)
+        return self._json(
+            request, [self.nomad.job_status(jobs[at]) for at in shown], following, self.nomad.index
+        )
 
     async def _evaluations(self, request: web.Request) -> web.Response:
         self.asked["evaluations"] += 1
@@ -279,4 +281,4 @@ def _page(tokens: Sequence[str], request: web.Request) -> tuple[range, str]:
 def _order(token: str) -> tuple[int, str]:
     """Order tokens as Nomad does: those of allocations begin with a number."""
     head, _, rest = token.partition(".")
-    return (int(head), rest) if head.isdigit() else (0, token)
+    return (int(head), rest) if head.removeprefix("-").isdigit() else (0, token)

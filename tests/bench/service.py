@@ -61,10 +61,15 @@ def settings_of(cluster: RealCluster, directory: Path, **more: Any) -> Settings:
 
 @asynccontextmanager
 async def service(
-    settings: Settings, directory: Path, *, environment: Mapping[str, str] = {}
+    settings: Settings,
+    directory: Path,
+    *,
+    environment: Mapping[str, str] = {},
+    role: Role = Role.BACKEND,
+    token: str = "",
 ) -> AsyncIterator[Service]:
-    """Run the service with *settings*; entered when it listens."""
-    token = await application.issue_token(settings, name="bench", role=Role.BACKEND, subject=None)
+    """Run the service with *settings*; entered when it listens. Without a *token* it is given one of *role*."""
+    token = token or await application.issue_token(settings, name="bench", role=role, subject=None)
     file = directory / f"settings-{secrets.token_hex(4)}.json"
     file.write_text(settings.model_dump_json(exclude_defaults=True))
     async with program(

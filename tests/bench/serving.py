@@ -1,6 +1,8 @@
 """
 Runs the service as `opencode-lifecycle serve` does, and says its address, which the caller cannot know.
 
+For each line that it is told it says how many statements it has sent to its database so far.
+
 With BENCH_METER naming a file, it writes there at its end where its CPU time went; with BENCH_PROFILE, what Python's own
 profiler saw of the main thread.
 """
@@ -11,10 +13,12 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from bench.metering import Meter
 from opencode_lifecycle import application, telemetry
+from opencode_lifecycle.adapters.database.database import Database
 from opencode_lifecycle.settings import Settings
 
 
@@ -25,16 +29,44 @@ async def main(settings: Settings, report: Path | None) -> None:
         meter.install()
     stopping = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
+    databases = _remember_databases()
     async with application.running(settings) as address:
         print(address, flush=True)  # noqa: T201 - how the bench learns of it
+        counting = asyncio.create_task(_count(databases))
         await stopping.wait()
+        counting.cancel()
         if meter is not None and report is not None:
             report.write_text(json.dumps(meter.report()))  # noqa: ASYNC240 - it serves no more
+
+
+def _remember_databases() -> list[Database]:
+    """Return a list that every database is added to that is opened from now on."""
+    opened: list[Database] = []
+    original = Database.open
+
+    async def remembered(self: Database) -> None:
+        opened.append(self)
+        await original(self)
+
+    Database.open = remembered  # type: ignore[method-assign]  # of this process alone
+    return opened
+
+
+async def _count(databases: Sequence[Database]) -> None:
+    reader = asyncio.StreamReader()
+    protocol = asyncio.StreamReaderProtocol(reader)
+    await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, sys.stdin)
+    while await reader.readline():
+        print(sum(each.statements for each in databases), flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":
     where, profile = os.environ.get("BENCH_METER"), os.environ.get("BENCH_PROFILE")
     settings = Settings.model_validate_json(Path(sys.argv[1]).read_text())
+    if os.environ.get("BENCH_GC"):
+        import gc
+
+        gc.set_threshold(*map(int, os.environ["BENCH_GC"].split(",")))
     profiler = cProfile.Profile()
     if profile:
         profiler.enable()
