@@ -121,6 +121,10 @@ class World:
         finally:
             await self.store.close()
 
+    def another_plane(self) -> ControlPlane:
+        """Return a second replica on the same database and neighbours."""
+        return ControlPlane(self.plane._neighbours, Parameters(**self.parameters))
+
     def _on_run(self, job_id: JobId, allocation: AllocationSeen) -> None:
         if allocation.address is None or "secret_version" not in self.nomad.jobs[job_id].seen.meta:
             return

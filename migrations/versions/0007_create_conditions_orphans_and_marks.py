@@ -29,6 +29,8 @@ def upgrade() -> None:
         sqlite_where=stale,
         postgresql_where=stale,
     )
+    op.create_index(op.f("ix_user_stacks_health_user_id"), "user_stacks", ["health", "user_id"])
+    op.create_index(op.f("ix_events_at"), "events", ["at"])
     op.create_table(
         "conditions",
         sa.Column("id", IDENTIFIER, nullable=False),
@@ -68,6 +70,8 @@ def downgrade() -> None:
     op.drop_table("installations")
     op.drop_table("orphans")
     op.drop_table("conditions")
+    op.drop_index(op.f("ix_events_at"), "events")
+    op.drop_index(op.f("ix_user_stacks_health_user_id"), "user_stacks")
     op.drop_index(op.f("ix_user_stacks_user_id_stale"), "user_stacks")
     for name in ("stale", "recycled_at", "edits_restart", "edits"):
         op.drop_column("user_stacks", name)

@@ -273,3 +273,18 @@ async def test_one_secret_that_an_operator_deleted_is_made_again(world):
     await world.until(lambda: world.stack("bob").status.secret_version == 2)
 
     assert world.plane.fleet.get(UserId("bob")).stack.status.phase is Phase.RUNNING
+
+
+async def test_another_replica_holds_back_what_one_has_raised(tmp_path):
+    world = World(tmp_path, shares_database=True)
+    async with world.running():
+        await a_fleet(world)
+        other = world.another_plane()
+        async with other.running(world.content):
+            world.nomad.hide_from_listings()
+            await some_listings(world)
+            await world.until(lambda: bool(other.fleet.frozen))
+
+            await confirm(world, ConditionKind.MASS_DISAPPEARANCE)
+
+            await world.until(lambda: not other.fleet.frozen)

@@ -95,9 +95,9 @@ def _crash_points(pool: "multiprocessing.pool.Pool") -> Figure:
     for name, seed, violation in bad[:20]:
         say(f"{name}, seed {seed}: {violation}")
     for name in missed:
-        say(f"never died {name}")
+        say(f"it never came to {name}")
     return Figure(
-        name="points to die at, of ensure, stop, recreate, delete and rotate",
+        name="points to die or to fail at, of ensure, stop, recreate, delete and rotate",
         value=len(points) - len(missed),
         unit="points",
         bar=f"all of {len(points)}, 0 violations",

@@ -66,6 +66,10 @@ class Trouble:
     away: set[str] = field(default_factory=set)
     die_at: tuple[str, bool, int] | None = None
     """Die before (False) or after (True) the n-th call of this method from now."""
+    fail_at: tuple[str, bool, int] | None = None
+    """Let that call fail instead: before it took effect, or after, so that only its reply is lost."""
+    failed: bool = False
+    """Whether it came to that."""
 
 
 class Cluster:
@@ -147,6 +151,7 @@ class Cluster:
                 if after and method != "claim":
                     self.say(f"  {system}.{method}")
             self._die_if_so(f"{system}.{method}", after, life)
+            self._fail_if_so(system, method, after)
             await self._trouble(system, method, after=after)
 
         return policy
@@ -163,6 +168,17 @@ class Cluster:
         self.dead.add(life)
         self.on_death()
         raise asyncio.CancelledError
+
+    def _fail_if_so(self, system: str, method: str, after: bool) -> None:  # noqa: FBT001
+        fail = self.trouble.fail_at
+        if fail is None or fail[:2] != (f"{system}.{method}", after):
+            return
+        if fail[2] > 1:
+            self.trouble.fail_at = (*fail[:2], fail[2] - 1)
+            return
+        self.trouble.fail_at, self.trouble.failed = None, True
+        self.say(f"{system}.{method} {'has lost its reply' if after else 'fails'}")
+        raise UpstreamUnavailable(system, method, "the connection broke")
 
     async def _trouble(self, system: str, method: str, *, after: bool) -> None:
         trouble, random = self.trouble, self.random

@@ -1,4 +1,8 @@
-"""Every point at which the control plane can die during one operation: before and after each external effect."""
+"""
+Every point at which the control plane can die during one operation: before and after each external effect.
+
+At each of them the call can also only fail, before it took effect or with its reply lost after it.
+"""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -29,7 +33,8 @@ class Point:
 
     def __str__(self) -> str:
         when = "after" if self.crash.after else "before"
-        return f"{self.operation}: {when} {self.crash.method} number {self.crash.nth}"
+        what = "fails" if self.crash.only_fails else "dies"
+        return f"{self.operation}: {what} {when} {self.crash.method} number {self.crash.nth}"
 
 
 def points() -> list[Point]:
@@ -44,12 +49,14 @@ def points() -> list[Point]:
             if effect[0] in _BACKGROUND:
                 continue
             seen[effect] += 1
-            found.append(Point(operation, Crash(*effect, seen[effect])))
+            found += [
+                Point(operation, Crash(*effect, seen[effect], only_fails)) for only_fails in (False, True)
+            ]
     return found
 
 
 def die_at(point: Point, *, seeds: int) -> Iterator[tuple[Outcome, bool]]:
-    """Die there under *seeds* orders of things; with each outcome comes whether the control plane really died."""
+    """Die or fail there under *seeds* orders of things; with each outcome comes whether it really came to that."""
     for seed in range(seeds * _LIVES):
         outcome = Schedule(seed, Script(operations=OPERATIONS[point.operation], crash=point.crash)).run()
-        yield outcome, outcome.crashes > 0
+        yield outcome, outcome.failed if point.crash.only_fails else outcome.crashes > 0

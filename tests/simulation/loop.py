@@ -50,7 +50,13 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._random = random
         super().__init__(self._virtual)
         self.errors: list[str] = []
+        self._turns, self._moment = 0, 0.0
         self.set_exception_handler(self._note)
+
+    def forgive(self) -> None:
+        """Let what is left be cleared away, however many turns that takes."""
+        self._turns = -(10**9)
+        self._moment = self._virtual.now
 
     def time(self) -> float:
         return self._virtual.now
@@ -59,6 +65,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return BEGINNING + timedelta(seconds=self._virtual.now)
 
     def _run_once(self) -> None:
+        self._turns = self._turns + 1 if self._virtual.now == self._moment else 0
+        self._moment = self._virtual.now
+        if self._turns > _HOT:
+            raise Stuck(f"{_HOT} turns without a moment's pause: a hot loop")
         ready = self._ready
         if len(ready) > 1 and self._random.random() < _SHUFFLED:
             # Order within one moment is no promise of any loop.
@@ -71,3 +81,5 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 _SHUFFLED = 0.3
+_HOT = 20_000
+"""More turns than all that can be ready at one moment takes."""

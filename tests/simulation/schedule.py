@@ -42,6 +42,8 @@ class Crash:
     method: str
     after: bool
     nth: int = 1
+    only_fails: bool = False
+    """Whether the call fails there, or loses its reply, and the control plane lives."""
 
 
 @dataclass(slots=True)
@@ -51,6 +53,7 @@ class Outcome:
     effects: Sequence[tuple[str, bool]] = ()
     trace: Sequence[str] = ()
     crashes: int = 0
+    failed: bool = False
     ended_at: float = 0.0
 
 
@@ -104,7 +107,7 @@ class Schedule:
         except Violation as violation:
             outcome.violation = str(violation)
         except (Stuck, TimeoutError) as stuck:
-            outcome.violation = f"it came to no rest: {type(stuck).__name__}"
+            outcome.violation = f"it came to no rest: {stuck or type(stuck).__name__}"
         finally:
             self._close()
             Deadline.after.__func__.__defaults__, background.monotonic, provisioning.monotonic = before
@@ -114,11 +117,13 @@ class Schedule:
             outcome.violation = f"an error that nobody handled: {self.loop.errors[0]}"
         outcome.effects, outcome.trace = self.cluster.effects, self.cluster.trace
         outcome.crashes, outcome.ended_at = self.lives - 1, self.loop.time()
+        outcome.failed = self.cluster.trouble.failed
         return outcome
 
     def _close(self) -> None:
         self.cluster.dead.update(range(1, self.lives + 1))
         self.loop.set_exception_handler(lambda *_: None)
+        self.loop.forgive()
         tasks = asyncio.all_tasks(self.loop)
         for task in tasks:
             task.cancel()
@@ -184,7 +189,9 @@ class Schedule:
             await self.rest()
         crash = self.script.crash
         self.first_effect = len(self.cluster.effects)
-        if crash is not None:
+        if crash is not None and crash.only_fails:
+            self.cluster.trouble.fail_at = (crash.method, crash.after, crash.nth)
+        elif crash is not None:
             self.cluster.trouble.die_at = (crash.method, crash.after, crash.nth)
         await self.ask(USERS[0], last)
 
@@ -367,7 +374,7 @@ class Schedule:
         self.cluster.say("all is well from here")
         # Whoever is to die may do so still, on the way to where all comes to rest.
         await asyncio.sleep(30)
-        self.cluster.trouble.die_at = None
+        self.cluster.trouble.die_at = self.cluster.trouble.fail_at = None
         end = self.loop.time() + SETTLE_SECONDS
         while True:
             await self._confirm_all()

@@ -37,7 +37,9 @@ class Admission:
         marks: ClusterMark,
         store: InstallationStore,
         installation: str,
+        shares_database: bool,
     ) -> None:
+        self._shares_database = shares_database
         self._fleet = fleet
         self._conditions = conditions
         self._marks = marks
@@ -56,6 +58,9 @@ class Admission:
 
         What was stopped, deleted or removed while it was read is not missed in it.
         """
+        if self._shares_database:
+            # What another replica raised, or an operator confirmed there, holds here as well.
+            await self._conditions.load()
         highest, expected = before
         now_expected = {each.job_id for each in self.expectations()[1]}
         expected = [each for each in expected if each.job_id in now_expected]

@@ -58,7 +58,10 @@ class Conditions:
     async def load(self) -> None:
         """Take up what stands according to the database: what an earlier life, or another replica, raised or confirmed."""
         page = await self._store.find_conditions(standing=True)
-        self._standing = {condition.kind: condition for condition in page.items}
+        unwritten = {condition.kind: condition for condition, _ in self._unwritten}
+        written = {condition.kind: condition for condition in page.items if condition.kind not in unwritten}
+        still = {kind: each for kind, each in self._standing.items() if kind in unwritten}
+        self._standing = {**written, **still}
         self._freeze()
 
     async def report(self, kind: ConditionKind, suspicion: Suspicion | None) -> None:
@@ -85,7 +88,10 @@ class Conditions:
 
     async def confirm(self, condition_id: ConditionId, *, by: Principal) -> Condition:
         """Take what is seen for the truth. Confirming again, or what is cleared already, changes nothing."""
-        condition = await self._store.get_condition(condition_id)
+        # What was raised this moment may not be written yet; whoever was shown it may confirm it.
+        await self._flush()
+        standing = [each for each in self._standing.values() if each.id == condition_id]
+        condition = standing[0] if standing else await self._store.get_condition(condition_id)
         if condition is None:
             raise ConditionNotFound
         if condition.cleared_at is not None or condition.confirmed_at is not None:

@@ -195,6 +195,7 @@ class ControlPlane:
             marks=neighbours.cluster_mark,
             store=neighbours.store,
             installation=p.site.installation,
+            shares_database=p.shares_database,
         )
         self._nomad = NomadWatch(
             orchestrator=neighbours.orchestrator,

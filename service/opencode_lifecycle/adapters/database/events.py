@@ -21,12 +21,12 @@ _SEQ_OF_AFTER: Final = func.coalesce(
     select(func.max(_EARLIER.c.seq)).where(_EARLIER.c.id < bindparam("after")).scalar_subquery(),
     0,
 )
-_PRUNED_AT_ONCE: Final = 5000
+_PRUNED_AT_ONCE: Final = 1000
 """So that nobody waits for long while a table of years is cut short."""
 _OLD: Final = (
     select(_EARLIER.c.seq)
     .where(_EARLIER.c.at < bindparam("before"))
-    .order_by(_EARLIER.c.seq)
+    .order_by(_EARLIER.c.at)
     .limit(bindparam("at_most"))
     .scalar_subquery()
 )
@@ -53,8 +53,9 @@ class EventRows(Store):
         def prune(transaction: Transaction) -> int:
             return transaction.write(_PRUNE, {"before": before, "at_most": _PRUNED_AT_ONCE})
 
-        pruned = 0
-        while (gone := await self._write("prune events", prune)) > 0:
+        pruned, gone = 0, _PRUNED_AT_ONCE
+        while gone == _PRUNED_AT_ONCE:
+            gone = await self._write("prune events", prune)
             pruned += gone
         return pruned
 

@@ -134,6 +134,7 @@ user_stacks: Final = Table(
     Index(None, "change_seq", unique=True),
     Index(None, "next_attempt_at", sqlite_where=_DUE, postgresql_where=_DUE),
     Index(None, "phase", "user_id"),
+    Index(None, "health", "user_id"),
     Index(None, "migration_state", "user_id"),
     Index(None, "release", "user_id"),
     Index(None, "reason", "user_id"),
@@ -202,6 +203,8 @@ events: Final = Table(
     number("generation"),
     document("data"),
     Index(None, "user_id", "seq"),
+    # What is old is found without a look at all the rest, while writes wait.
+    Index(None, "at"),
 )
 
 service_tokens: Final = Table(
