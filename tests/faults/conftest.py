@@ -1,5 +1,6 @@
 """What the faults need: servers and services as the end-to-end tests have them, and the record of each trial."""
 
+import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 
@@ -46,6 +47,11 @@ def _fault_of(item: pytest.Item) -> str | None:
     return marker.args[0] if marker is not None else None
 
 
+def _name_of(item: pytest.Item) -> str:
+    """Return the test's name and case, which are the same in every repetition."""
+    return re.sub(r"\[\d+-", "[", re.sub(r"\[\d+\]$", "", item.name))
+
+
 @pytest.fixture
 def trial(request: pytest.FixtureRequest) -> Trial:
     name = _fault_of(request.node)
@@ -62,7 +68,9 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if trial is None and report.failed and (name := _fault_of(item)) is not None:
         trial = Trial(name, 0, 1)
     if trial is not None and (report.when == "call" or report.failed):
-        outcome = Outcome(trial=trial, test=item.name, held=report.passed)
+        lines = report.longreprtext.strip().splitlines() if report.failed else []
+        error = next((line[1:].strip() for line in lines if line.startswith("E ")), "".join(lines[-1:]))
+        outcome = Outcome(trial=trial, test=_name_of(item), held=report.passed, error=error[:1000])
         item.config.stash.setdefault(OUTCOMES, []).append(outcome)
     return report
 

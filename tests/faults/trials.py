@@ -46,6 +46,7 @@ class Outcome:
     trial: Trial
     test: str
     held: bool
+    error: str = ""
 
 
 def figures_of(outcomes: Sequence[Outcome], matrix: Mapping[str, Fault]) -> list[Figure]:
@@ -74,7 +75,11 @@ def _figure(name: str, fault: Fault, outcomes: Sequence[Outcome]) -> Figure:
         holds=not failed,
         details={
             "tests": sorted({each.test for each in outcomes}),
-            "failed": sorted({each.test for each in outcomes if not each.held}),
+            "failed": [
+                {"test": each.test, "repetition": each.trial.number + 1, "error": each.error}
+                for each in outcomes
+                if not each.held
+            ],
             "recovery_seconds": {
                 "median": round(median(times), 2) if times else None,
                 "max": round(max(times), 2) if times else None,
