@@ -59,7 +59,13 @@ class Conditions:
         """Take up what stands according to the database: what an earlier life, or another replica, raised or confirmed."""
         page = await self._store.find_conditions(standing=True)
         unwritten = {condition.kind: condition for condition, _ in self._unwritten}
-        written = {condition.kind: condition for condition in page.items if condition.kind not in unwritten}
+        written: dict[ConditionKind, Condition] = {}
+        for condition in page.items:
+            # Two replicas may have raised the same at the same moment; who confirmed one of them has confirmed it.
+            if condition.confirmed_at is not None or condition.kind not in written:
+                written[condition.kind] = condition
+        for kind in unwritten:
+            written.pop(kind, None)
         still = {kind: each for kind, each in self._standing.items() if kind in unwritten}
         self._standing = {**written, **still}
         self._freeze()
