@@ -10,7 +10,7 @@ from bench import machine
 from bench.figures import Figure
 from bench.show import say, show, write
 
-NAMES = ("hot", "cold", "start", "fleet")
+NAMES = ("hot", "cold", "start", "fleet", "visibility", "lists")
 
 
 async def _measure(names: list[str], directory: Path) -> list[Figure]:
@@ -23,6 +23,14 @@ async def _measure(names: list[str], directory: Path) -> list[Figure]:
         from bench import fleet  # noqa: PLC0415
 
         figures += await fleet.measure(directory)
+    if "visibility" in names:
+        from bench import visibility  # noqa: PLC0415
+
+        figures += await visibility.measure(directory)
+    if "lists" in names:
+        from bench import lists  # noqa: PLC0415
+
+        figures += await lists.measure(directory)
     if "cold" in names or "start" in names:
         from bench import servers  # noqa: PLC0415
 

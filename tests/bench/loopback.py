@@ -4,12 +4,14 @@ All neighbours of the service as one process on loopback: a Nomad that replays w
     python -m bench.loopback COUNT INSTALLATION
 
 It says its addresses, then for each line that it is told: `meta {...}` gives the jobs their meta and fills Nomad,
-`counted?` says what was asked since the last time, `cut` ends the event streams, `change {...}` restarts tasks.
+`counted?` says what was asked since the last time and `listings?` when listings began, `cut` ends the event streams and
+refuses new ones until `mend`, `change {...}` restarts tasks.
 """
 
 import asyncio
 import json
 import sys
+import time
 from typing import Any
 
 from aiohttp import web
@@ -58,9 +60,17 @@ class Loopback:
                 self._server.asked.clear()
                 self._server.written.clear()
                 return counted
+            case "listings?":
+                begun = list(self._server.listings)
+                self._server.listings.clear()
+                return begun
             case "cut":
+                self._server.refuses_streams = True
                 self._server.cut_streams()
                 return "cut"
+            case "mend":
+                self._server.refuses_streams = False
+                return "mended"
             case "change":
                 return await self._change(**json.loads(rest))
             case _:
@@ -70,16 +80,15 @@ class Loopback:
         meta = meta_of(member, facets, installation=self._installation)
         return member.job_id, meta, member.host, self._port
 
-    async def _change(self, *, numbers: list[int], per_second: float, mute: bool = False) -> int:
-        """Restart the task of each of *numbers* at an even pace; *mute* means that the streams are cut before each."""
-        loop = asyncio.get_running_loop()
-        begun = loop.time()
+    async def _change(self, *, numbers: list[int], per_second: float) -> list[float]:
+        """Restart the task of each of *numbers* at an even pace, and return when each was done."""
+        moments = []
+        begun = time.monotonic()
         for place, number in enumerate(numbers):
-            await asyncio.sleep(max(0.0, begun + place / per_second - loop.time()))
-            if mute:
-                self._server.cut_streams()
+            await asyncio.sleep(max(0.0, begun + place / per_second - time.monotonic()))
             self._nomad.restart_task(allocation_id_of(self._members[number].job_id))
-        return len(numbers)
+            moments.append(time.monotonic())
+        return moments
 
 
 async def _serve(app: web.Application, host: str) -> int:

@@ -90,7 +90,7 @@ class Neighbours:
     async def _instances(self, request: web.Request) -> web.Response:
         self._asked["instances"] += 1
         job_id = request.match_info["id"]
-        found = [each for each in self._nomad.allocations.values() if each.job_id == job_id]
+        found = self._nomad.allocations_of(job_id)
         node = self._recorded["consul health"][0]["Node"]
         entries = [
             {"Node": node, "Service": self._service(each), "Checks": [{"Status": "passing"}]}

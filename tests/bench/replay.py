@@ -9,7 +9,7 @@ holds no HTTP: `replay_http` serves it.
 import json
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -93,6 +93,7 @@ class ReplayedNomad:
         self.tables = Tables(jobs=1000, allocations=1000, evaluations=1000)
         self.jobs: dict[str, Job] = {}
         self.allocations: dict[str, Allocation] = {}
+        self._by_job: dict[str, list[Allocation]] = {}
         self.blocked: dict[str, Mapping[str, Any]] = {}
         self.variables: dict[str, Mapping[str, Any]] = {}
         self._buffer: deque[tuple[int, bytes]] = deque(maxlen=BUFFERED)
@@ -124,7 +125,7 @@ class ReplayedNomad:
                 port=port,
                 state="running",
             )
-            self.allocations[allocation.id] = allocation
+            self._add(allocation)
         self.index += 4
         self.tables = Tables(self.index - 1, self.index - 1, self.index - 2)
 
@@ -145,7 +146,7 @@ class ReplayedNomad:
         )
         self.jobs[job_id] = job
         self._tell_job(job, "JobRegistered")
-        for allocation in self._of(job_id):
+        for allocation in self.allocations_of(job_id):
             if allocation.state in {"pending", "running", "restarted"}:
                 self._to(allocation, "complete")
         if not fits:
@@ -164,7 +165,7 @@ class ReplayedNomad:
             port=port,
             state="pending",
         )
-        self.allocations[allocation.id] = allocation
+        self._add(allocation)
         self._tell_allocation(allocation, "PlanResult")
         self._to(allocation, "running")
         return job.job_modify_index
@@ -182,7 +183,7 @@ class ReplayedNomad:
         else:
             del self.jobs[job_id]
         self._tell_job(job, "JobDeregistered", deleted=purge)
-        for allocation in self._of(job_id):
+        for allocation in self.allocations_of(job_id):
             if allocation.state in {"pending", "running", "restarted"}:
                 self._to(allocation, "stopping", kind="PlanResult")
                 self._to(allocation, "complete")
@@ -201,8 +202,17 @@ class ReplayedNomad:
         allocation.started_at = datetime.now(UTC).isoformat().replace("+00:00", "000Z")
         self._tell_allocation(allocation, kind)
 
-    def _of(self, job_id: str) -> list[Allocation]:
-        return [each for each in self.allocations.values() if each.job_id == job_id]
+    def _add(self, allocation: Allocation) -> None:
+        self.allocations[allocation.id] = allocation
+        self._by_job.setdefault(allocation.job_id, []).append(allocation)
+
+    def forget(self, allocation_id: str) -> None:
+        """Collect an allocation that has ended, as Nomad does after a while."""
+        allocation = self.allocations.pop(allocation_id)
+        self._by_job[allocation.job_id].remove(allocation)
+
+    def allocations_of(self, job_id: str) -> Sequence[Allocation]:
+        return tuple(self._by_job.get(job_id, ()))
 
     def _block(self, job: Job) -> None:
         self.index += 1

@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import json
+import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
@@ -26,6 +27,9 @@ class NomadServer:
         self.nomad = nomad
         self.asked: Counter[str] = Counter()
         self.written: Counter[str] = Counter()
+        self.listings: list[float] = []
+        """When each listing of jobs began, on the monotonic clock."""
+        self.refuses_streams = False
         self._streams: set[asyncio.Queue[bytes | None]] = set()
         self._packed: dict[tuple[object, ...], tuple[bytes, str]] = {}
         self.app = web.Application(client_max_size=2**22)
@@ -62,6 +66,8 @@ class NomadServer:
 
     async def _jobs(self, request: web.Request) -> web.Response:
         self.asked["jobs"] += 1
+        if "next_token" not in request.query:
+            self.listings.append(time.monotonic())
         nomad, prefix = self.nomad, request.query.get("prefix", "")
         with_meta = request.query.get("meta") == "true"
         index = nomad.tables.jobs
@@ -143,7 +149,7 @@ class NomadServer:
 
     async def _allocations_of(self, request: web.Request) -> web.Response:
         self.asked["allocations of a job"] += 1
-        found = [each for each in self.nomad.allocations.values() if each.job_id == request.match_info["id"]]
+        found = self.nomad.allocations_of(request.match_info["id"])
         index = max((each.modify_index for each in found), default=self.nomad.tables.allocations)
         return self._json(request, [self.nomad.allocation_of_job(each) for each in found], "", index)
 
@@ -214,6 +220,8 @@ class NomadServer:
     async def _stream(self, request: web.Request) -> web.StreamResponse:
         """Open with an empty line, as Nomad does once it has looked at the token, and send one when nothing happens."""
         self.asked["event stream"] += 1
+        if self.refuses_streams:
+            return web.Response(status=500, text="rpc error: No cluster leader")
         lines: asyncio.Queue[bytes | None] = asyncio.Queue()
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         await response.prepare(request)

@@ -2,26 +2,34 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from itertools import islice
 from typing import Final
 
-from sqlalchemy import insert, update
+from sqlalchemy import Insert, insert, update
 
 from bench.neighbours import VERSION
 from bench.replay import NODE, allocation_id_of, volume_id_of
 from opencode_lifecycle import application
 from opencode_lifecycle.adapters.database.database import Database
 from opencode_lifecycle.adapters.database.stack_rows import values_of
-from opencode_lifecycle.adapters.database.tables import sequences, user_stacks
+from opencode_lifecycle.adapters.database.tables import releases, sequences, user_stacks
 from opencode_lifecycle.lifecycle.control_plane import Parameters
 from opencode_lifecycle.lifecycle.releases import release_of_settings
-from opencode_lifecycle.lifecycle.wanted import wanted_facets
+from opencode_lifecycle.lifecycle.steps import Limits
+from opencode_lifecycle.lifecycle.wanted import Site, wanted_facets
 from opencode_lifecycle.model.clock import utc_now
 from opencode_lifecycle.model.facets import Facets
-from opencode_lifecycle.model.identifiers import AllocationId, OperationId, UserId, VolumeId, job_id_of
-from opencode_lifecycle.model.release import Release
+from opencode_lifecycle.model.identifiers import (
+    AllocationId,
+    OperationId,
+    ReleaseId,
+    UserId,
+    VolumeId,
+    job_id_of,
+)
+from opencode_lifecycle.model.release import Release, ResourceClass
 from opencode_lifecycle.model.stack import Address, Intent, Runtime, Stack, Status, Workspace
 from opencode_lifecycle.model.states import Desired, Health, Phase
 from opencode_lifecycle.settings import Settings
@@ -161,3 +169,51 @@ def _stack(
         updated_at=_SINCE,
         change_seq=member.number + 1,
     )
+
+
+def stack_for_lists() -> tuple[Insert, Stack]:
+    """Return the statement that stores a release, and one running stack of it that is like any other."""
+    release = Release(
+        id=ReleaseId("rel_of_the_bench"),
+        number=1,
+        image="registry.example/opencode@sha256:0123456789abcdef",
+        opencode_version=VERSION,
+        template="",
+        instructions="",
+        managed_config="{}",
+        environment={},
+        resource_classes={"small": ResourceClass(cpu=200, memory=512, memory_max=2048)},
+        created_at=_SINCE,
+    )
+    [member] = members(1, installation="bench")
+    site = Site(
+        installation="bench",
+        node_pool="default",
+        datacenters=("*",),
+        vault_kv_mount="kv",
+        vault_role="opencode",
+        secret_environment=(),
+        entrypoint=(),
+        opencode_path="",
+    )
+    limits = Limits(start=timedelta(minutes=3), stop=timedelta(minutes=2))
+    parameters = Parameters(
+        site=site, limits=limits, namespace="opencode", region="global", default_resources="small"
+    )
+    bare = _stack(member, release, None, parameters, port=4096, node_id=NODE)
+    facets = wanted_facets(bare, release, site, secret_version=1)
+    stack = _stack(member, release, facets, parameters, port=4096, node_id=NODE)
+    row = {
+        "id": release.id,
+        "number": release.number,
+        "image": release.image,
+        "opencode_version": release.opencode_version,
+        "template": release.template,
+        "instructions": release.instructions,
+        "managed_config": release.managed_config,
+        "environment": {},
+        "resource_classes": {},
+        "created_at": _SINCE,
+        "is_current": True,
+    }
+    return insert(releases).values(row), stack

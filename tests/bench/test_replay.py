@@ -153,9 +153,8 @@ async def test_a_job_that_was_purged_is_not_remembered(world):
     jobs = await a_fleet(world, 3)
     await world.orchestrator.list_all(soon())
     await world.orchestrator.deregister(jobs[0], purge=True, deadline=soon())
-    del world.server.nomad.allocations[
-        next(each.id for each in world.server.nomad.allocations.values() if each.job_id == jobs[0])
-    ]
+    [ended] = world.server.nomad.allocations_of(jobs[0])
+    world.server.nomad.forget(ended.id)
 
     listing = await world.orchestrator.list_all(soon())
 
