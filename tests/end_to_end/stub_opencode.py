@@ -13,6 +13,8 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+REFUSED = "/stub/refused"
+"""Tells whoever has the password how often somebody was refused who had none, as a probe has none."""
 MANNERS = ("sound", "unhealthy", "missing", "hangs", "resets", "open")
 STRANGER = "stranger refused"
 """Said on stdout when somebody came with credentials of another server."""
@@ -26,6 +28,7 @@ class Handler(BaseHTTPRequestHandler):
     manner = "sound"
     version = ""
     password = ""
+    refused = 0
 
     def do_GET(self) -> None:
         if self.manner == "hangs":
@@ -37,10 +40,14 @@ class Handler(BaseHTTPRequestHandler):
         given = self.headers.get("Authorization", "")
         right = "Basic " + base64.b64encode(f"opencode:{self.password}".encode()).decode()
         if given != right and self.manner != "open":
-            if given:
+            if not given:
+                Handler.refused += 1
+            else:
                 sys.stdout.write(f"{STRANGER}\n")
                 sys.stdout.flush()
             self._answer(401, {})
+        elif self.path == REFUSED:
+            self._answer(200, {"refused": self.refused})
         elif self.manner == "missing":
             self._answer(404, {})
         elif self.path.startswith("/global/health"):

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from end_to_end.conftest import NewService
+from end_to_end.runtimes import Runtime
 from end_to_end.servers import Servers, both, status_of
 from end_to_end.service_process import ServiceProcess, path_of, until
+from end_to_end.stub_opencode import REFUSED
 from faults.matrix import fault
 from faults.trials import Trial
 from faults.using import events_of, reconciled, signal_runtime
@@ -17,6 +19,8 @@ pytestmark = [pytest.mark.servers, pytest.mark.timeout(180, func_only=True)]
 
 SICK = ("missing", "unhealthy", "hangs", "resets")
 PROBE_SECONDS = 1
+MORE_THAN_A_WEDGE = 8
+"""Probes; after six unanswered ones a runtime is replaced."""
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +147,7 @@ async def test_a_frozen_runtime_is_found_within_three_probes_and_replaced_once(
 ):
     """The one that replaces it is frozen as well: what a replacement does not cure is a person's to look at."""
     user = f"frozen-{trial.number}"
-    before = await service.ensure(user)
+    before, _ = await both(service.ensure(user), service.ensure("neighbour"))
     job_id = before["job_id"]
     loop = asyncio.get_running_loop()
 
@@ -159,6 +163,7 @@ async def test_a_frozen_runtime_is_found_within_three_probes_and_replaced_once(
     replaced = next(each for each in await events_of(service, user) if each["kind"] == "phase.stopping")
     signal_runtime(await service.address(user), signal.SIGSTOP)
     await service.until_stack(user, lambda stack: stack["health"] == "unresponsive", 60)
+    await until_probed(service, "neighbour", MORE_THAN_A_WEDGE)
     planned = await reconciled(service, dry_run=False)
     still = await service.stack(user)
 
@@ -170,6 +175,17 @@ async def test_a_frozen_runtime_is_found_within_three_probes_and_replaced_once(
     assert user not in [each["user_id"] for each in planned["stacks"]]
     assert len(await servers.allocations(job_id)) == 2
     assert (await remove(service, user))["state"] == "succeeded"
+
+
+async def until_probed(service: ServiceProcess, user: str, times: int) -> None:
+    """Wait until the user's runtime was looked at so many times more, and with it every other one."""
+    runtime = Runtime(await service.address(user), await service.password(user))
+
+    async def refused() -> int:
+        return (await runtime.get(REFUSED))["refused"]
+
+    already = await refused()
+    await until(refused, lambda count: count >= already + times)
 
 
 def periods_since(moment: float) -> float:
