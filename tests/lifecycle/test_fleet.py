@@ -290,3 +290,16 @@ def test_a_listing_that_changes_nothing_is_no_news(fleet, time):
     fleet.apply_listing(listing(time, 21, **{JOB: observation}))
 
     assert told == []
+
+
+def test_the_last_word_of_an_allocation_whose_job_was_purged_keeps_nobody_from_seeing_that_it_is_gone(
+    fleet, time
+):
+    fleet.apply_listing(listing(time, 10))
+    fleet.apply(AllocationChanged(index=30, job_id=JOB, allocation=an_allocation(30, ClientStatus.COMPLETE)))
+    assert fleet.observation(JOB) is None
+
+    time.passes(1)
+    fleet.apply_listing(listing(time, 20))
+
+    assert fleet.observation(JOB).job is ABSENT

@@ -207,7 +207,7 @@ class Fleet:
         self._seen = {
             job_id: _newer_of(before.get(job_id), listing.stacks.get(job_id), listing)
             for job_id in listing.stacks.keys()
-            | {j for j, seen in before.items() if seen.index > listing.index}
+            | {j for j, seen in before.items() if _is_heard_since(seen, listing)}
         }
         self._listed_index = listing.index
         self._listed_at = listing.observed_at
@@ -441,6 +441,16 @@ def _newer_of(event: Observation | None, listed: Observation | None, listing: Li
         index=max(event.index, listed.index),
         observed_at=max(event.observed_at, listed.observed_at),
     )
+
+
+def _is_heard_since(seen: Observation, listing: Listing) -> bool:
+    """
+    Whether a job that *listing* lacks may have come after it.
+
+    Its index alone does not tell: the last word of an allocation comes after its job was purged, with an index that lies
+    beyond that of the table of jobs for as long as nobody writes a job.
+    """
+    return seen.index > listing.index and seen.observed_at >= listing.observed_at
 
 
 def _same(old: Observation, new: Observation) -> bool:

@@ -42,6 +42,14 @@ async def activity(server: RealOpenCode) -> Activity:
     return found
 
 
+async def until_busy(server: RealOpenCode) -> Activity:
+    """The status of a session may lag behind what it asks its model."""
+    async with asyncio.timeout(60):
+        while not (found := await activity(server)).busy:
+            pass
+    return found
+
+
 async def until_idle(server: RealOpenCode) -> Activity:
     """The status of a session may lag behind its answer."""
     async with asyncio.timeout(60):
@@ -59,7 +67,7 @@ async def test_a_session_at_work_in_another_directory_is_seen_until_it_is_done(s
 
     asking = asyncio.create_task(ask(server.address.url, server.password, str(elsewhere), "Take your time."))
     await asyncio.wait_for(hold.reached.wait(), 60)
-    at_work = await activity(server)
+    at_work = await until_busy(server)
     hold.release()
     await asking
     idle = await until_idle(server)
