@@ -7,16 +7,11 @@ whatever changes an allocation gives it another `ModifyIndex`.
 """
 
 from collections.abc import Collection, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from opencode_lifecycle.model.identifiers import AllocationId, JobId
 from opencode_lifecycle.model.observation import AllocationSeen, JobSeen
 from opencode_lifecycle.model.stack import Address
-
-
-class _Job(NamedTuple):
-    seen: JobSeen
-    created: int | None
 
 
 class JobVersions:
@@ -27,24 +22,28 @@ class JobVersions:
     """
 
     def __init__(self) -> None:
-        self._jobs: dict[JobId, _Job] = {}
+        self._jobs: dict[JobId, JobSeen] = {}
+        self._created: dict[JobId, int] = {}
+        """At which index a job was made, for those whose making was told."""
         self._allocations: dict[AllocationId, AllocationSeen] = {}
 
     # --- jobs
 
     def learn_job(self, job: JobSeen, *, created: int | None = None) -> None:
         known = self._jobs.get(job.job_id)
-        if known is None or known.seen.modify_index <= job.modify_index:
-            created = created if created is not None or known is None else known.created
-            self._jobs[job.job_id] = _Job(job, created)
+        if known is None or known.modify_index <= job.modify_index:
+            self._jobs[job.job_id] = job
+            if created is not None:
+                self._created[job.job_id] = created
 
     def forget_job(self, job_id: JobId) -> None:
         self._jobs.pop(job_id, None)
+        self._created.pop(job_id, None)
 
     def job_at(self, job_id: JobId, modify_index: int) -> JobSeen | None:
         """Return the job as it is at *modify_index*, or None when that was never learnt."""
         known = self._jobs.get(job_id)
-        return known.seen if known is not None and known.seen.modify_index == modify_index else None
+        return known if known is not None and known.modify_index == modify_index else None
 
     # --- allocations
 
@@ -70,10 +69,10 @@ class JobVersions:
         A job that is at its first version leaves no choice. Otherwise what was learnt holds, unless the event is the
         scheduler's (*placed*), which may have given the allocation another version.
         """
-        job = self._jobs.get(job_id)
+        job, made = self._jobs.get(job_id), self._created.get(job_id)
         created = allocation.get("CreateIndex")
-        if job is not None and job.seen.version == 0 and job.created is not None and isinstance(created, int):
-            return 0 if created > job.created else self._learnt(allocation)
+        if job is not None and job.version == 0 and made is not None and isinstance(created, int):
+            return 0 if created > made else self._learnt(allocation)
         return None if placed else self._learnt(allocation)
 
     def _learnt(self, allocation: Mapping[str, Any]) -> int | None:
@@ -84,12 +83,13 @@ class JobVersions:
 
     def keep_jobs(self, listed: Collection[JobId], index: int) -> None:
         """Forget jobs that a listing as of *index* does not name, but for those that are younger."""
-        for job_id in [
+        gone = [
             job_id
             for job_id, known in self._jobs.items()
-            if job_id not in listed and known.seen.modify_index <= index
-        ]:
-            del self._jobs[job_id]
+            if job_id not in listed and known.modify_index <= index
+        ]
+        for job_id in gone:
+            self.forget_job(job_id)
 
     def keep_allocations(self, listed: Collection[AllocationId], index: int) -> None:
         """Forget allocations that a listing as of *index* does not name, but for those that are younger."""
@@ -103,4 +103,5 @@ class JobVersions:
     def forget_everything(self) -> None:
         """Begin anew: Nomad went back in time, and what an index stood for it may not stand for any more."""
         self._jobs.clear()
+        self._created.clear()
         self._allocations.clear()

@@ -8,6 +8,7 @@ rest is read whole. A page is forgotten before the next one is read.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any, Final, TypeVar
 
@@ -36,6 +37,8 @@ _LARGEST_PAGE_OF_WHOLE: Final = 500
 _FEW: Final = 32
 """So many jobs or allocations that are not known are read one by one; when there are more, all are listed."""
 _AT_ONCE: Final = 8
+_UNKNOWN_VERSION: Final = -1
+"""Of a job in a stub, until it is learnt. It never leaves this module."""
 
 _Stubs = list[tuple[JobId, AllocationId, AllocationSeen | None]]
 Item = TypeVar("Item")
@@ -89,7 +92,7 @@ class FleetListing:
 
     async def _jobs(self, deadline: Deadline) -> tuple[dict[JobId, JobSeen], int]:
         jobs: dict[JobId, JobSeen] = {}
-        unknown: list[Mapping[str, Any]] = []
+        unknown: dict[JobId, tuple[JobSeen, Any]] = {}
         lowest: int | None = None
         query: Query = {"prefix": PREFIX, "meta": True}
         pages = self._connection.each_page(
@@ -101,16 +104,18 @@ class FleetListing:
             lowest = page.index if lowest is None else min(lowest, page.index)
             for each in page.body:
                 stub = mapping(OPERATION, each)
-                known = self._versions.job_at(
-                    JobId(text(OPERATION, stub, "ID")), number(OPERATION, stub, "JobModifyIndex")
-                )
+                job_id = JobId(text(OPERATION, stub, "ID"))
+                known = self._versions.job_at(job_id, number(OPERATION, stub, "JobModifyIndex"))
                 if known is not None and known.stopped is stub.get("Stop"):
                     jobs[known.job_id] = known
                 else:
-                    unknown.append(stub)
+                    # Of a stub only this is kept: at a start all are unknown.
+                    seen = job_seen(OPERATION, stub, version=_UNKNOWN_VERSION)
+                    unknown[seen.job_id] = (seen, stub.get("SubmitTime"))
         if len(unknown) > _FEW:
             await self._learn_versions(unknown, deadline)
-        for job in await _each(unknown, lambda stub: self._job(stub, deadline)):
+        stubs = [seen for seen, _ in unknown.values()]
+        for job in await _each(stubs, lambda seen: self._job(seen, deadline)):
             if job is not None:
                 jobs[job.job_id] = job
         assert lowest is not None, "a listing has at least one page"
@@ -118,31 +123,29 @@ class FleetListing:
         self._versions.keep_jobs(jobs, lowest)
         return jobs, lowest
 
-    async def _learn_versions(self, stubs: Sequence[Mapping[str, Any]], deadline: Deadline) -> None:
+    async def _learn_versions(self, unknown: Mapping[JobId, tuple[JobSeen, Any]], deadline: Deadline) -> None:
         """
         Learn the versions that stubs lack from the listing that Nomad's web UI uses, which has them.
 
         It is another read, so a job may have changed in between: only one that was submitted at the same nanosecond is
         the one of the stub.
         """
-        by_id = {text(OPERATION, stub, "ID"): stub for stub in stubs}
         pages = self._connection.each_page(
             OPERATION, path_of("jobs", "statuses"), {}, page_size=self._page_size, deadline=deadline
         )
         async for page in pages:
             for each in page.body:
                 other = mapping(OPERATION, each)
-                stub = by_id.get(text(OPERATION, other, "ID"))
-                if stub is not None and other.get("SubmitTime") == stub.get("SubmitTime"):
+                seen, submitted = unknown.get(JobId(text(OPERATION, other, "ID")), (None, None))
+                if seen is not None and other.get("SubmitTime") == submitted:
                     version = number(OPERATION, other, "Version")
-                    self._versions.learn_job(job_seen(OPERATION, stub, version=version))
+                    self._versions.learn_job(replace(seen, version=version))
 
-    async def _job(self, stub: Mapping[str, Any], deadline: Deadline) -> JobSeen | None:
-        job_id = JobId(text(OPERATION, stub, "ID"))
-        known = self._versions.job_at(job_id, number(OPERATION, stub, "JobModifyIndex"))
-        if known is not None and known.stopped is stub.get("Stop"):
+    async def _job(self, stub: JobSeen, deadline: Deadline) -> JobSeen | None:
+        known = self._versions.job_at(stub.job_id, stub.modify_index)
+        if known is not None and known.stopped is stub.stopped:
             return known
-        answer = await self._connection.get(OPERATION, path_of("job", job_id), deadline=deadline)
+        answer = await self._connection.get(OPERATION, path_of("job", stub.job_id), deadline=deadline)
         if not answer.found:
             return None
         job = job_seen(OPERATION, answer.body)
