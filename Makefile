@@ -52,7 +52,7 @@ simulate: $(STAMP) ## the reconcile core in virtual time: 200,000 schedules, eve
 faults: $(STAMP) ## the real servers killed, frozen, cut off and lied about, 20 times each: REPETITIONS=20 FAULTS="F1 F9"
 	@PYTHONPATH=tests $(PYTHON) -m faults --repetitions $(or $(REPETITIONS),20) $(FAULTS)
 
-bench: $(STAMP) ## speed, beside the least that does the same
+bench: $(STAMP) ## speed, beside the least that does the same; FIGURES="hot fleet" for some of it
 	@PYTHONPATH=tests $(PYTHON) -m bench $(FIGURES)
 
 lock: $(STAMP) ## resolve the dependencies anew

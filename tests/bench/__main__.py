@@ -31,7 +31,7 @@ async def _measure(names: list[str], directory: Path) -> list[Figure]:
         from bench import lists  # noqa: PLC0415
 
         figures += await lists.measure(directory)
-    if "cold" in names or "start" in names:
+    if {"cold", "start", "visibility"} & set(names):
         from bench import servers  # noqa: PLC0415
 
         with servers.cluster() as cluster:
@@ -39,6 +39,10 @@ async def _measure(names: list[str], directory: Path) -> list[Figure]:
                 from bench import cold  # noqa: PLC0415
 
                 figures += await cold.measure(cluster, directory)
+            if "visibility" in names:
+                from bench import visibility_real  # noqa: PLC0415
+
+                figures += await visibility_real.measure(cluster, directory)
             if "start" in names:
                 from bench import start  # noqa: PLC0415
 

@@ -42,10 +42,7 @@ class Neighbours:
                 web.route("*", "/{path:.*}", self._refuse),
             ]
         )
-        self.runtimes = web.Application()
-        self.runtimes.add_routes(
-            [web.get("/global/health", self._health), web.get("/config", self._configuration)]
-        )
+        self.runtimes = runtime()
 
     async def _refuse(self, request: web.Request) -> web.Response:
         self._written[f"{request.method} {request.path}"] += 1
@@ -106,20 +103,25 @@ class Neighbours:
             await asyncio.sleep(_LONGEST_WAIT)
         return web.json_response([], headers={"X-Consul-Index": "42"})
 
-    # --- runtimes
 
-    async def _health(self, request: web.Request) -> web.Response:
-        self._asked["runtime"] += 1
-        if not _is_local(request):
-            return web.Response(status=403)
-        if "Authorization" not in request.headers:
-            return web.Response(status=401, headers={"WWW-Authenticate": 'Basic realm="Secure Area"'})
-        return web.Response(
-            text=json.dumps({"healthy": True, "version": VERSION}), content_type="application/json"
-        )
+def runtime() -> web.Application:
+    """Return what answers as a healthy OpenCode does, to whoever has any password."""
+    app = web.Application()
+    app.add_routes([web.get("/global/health", _health), web.get("/config", _configuration)])
+    return app
 
-    async def _configuration(self, request: web.Request) -> web.Response:
-        return web.Response(text="{}", content_type="application/json")
+
+async def _health(request: web.Request) -> web.Response:
+    if not _is_local(request):
+        return web.Response(status=403)
+    if "Authorization" not in request.headers:
+        return web.Response(status=401, headers={"WWW-Authenticate": 'Basic realm="Secure Area"'})
+    body = json.dumps({"healthy": True, "version": VERSION})
+    return web.Response(text=body, content_type="application/json")
+
+
+async def _configuration(request: web.Request) -> web.Response:
+    return web.Response(text="{}", content_type="application/json")
 
 
 class Vault(ThreadingHTTPServer):
