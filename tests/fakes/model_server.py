@@ -50,11 +50,12 @@ class ModelServer:
         """Answer everything with *text* from now on."""
         self.script = lambda _: text
 
-    def hold_next(self, question: str) -> Hold:
+    def hold(self, question: str) -> Hold:
         """
-        Stop the next streamed answer to *question* after its first word, until it is released.
+        Stop every streamed answer to *question* after its first word, until they are released.
 
-        OpenCode also asks on its own, for a title; such requests pass.
+        Every one, for OpenCode also asks for a title of the session with the same text, before or after
+        the session itself asks.
         """
         hold = Hold()
         self._holds[question] = hold
@@ -117,7 +118,7 @@ class ModelServer:
                 chunk["usage"] = _usage(text)
             await response.write(f"data: {json.dumps(chunk)}\n\n".encode())
 
-        hold = self._holds.pop(asked.last_text, None)
+        hold = self._holds.get(asked.last_text)
         first, *rest = text.split(" ") if text else [""]
         await send({"role": "assistant", "content": first})
         if hold is not None:

@@ -63,7 +63,7 @@ async def test_a_session_at_work_in_another_directory_is_seen_until_it_is_done(s
     elsewhere.mkdir()
     began = datetime.now(UTC).replace(microsecond=0)
     await ask(server.address.url, server.password, server.directory, "Hello.")
-    hold = model.hold_next("Take your time.")
+    hold = model.hold("Take your time.")
 
     asking = asyncio.create_task(ask(server.address.url, server.password, str(elsewhere), "Take your time."))
     await asyncio.wait_for(hold.reached.wait(), 60)
@@ -79,16 +79,15 @@ async def test_a_session_at_work_in_another_directory_is_seen_until_it_is_done(s
 async def test_an_archived_session_at_work_is_seen(server, model):
     where = server.address.url, server.password, server.directory
     session = await open_session(*where)
-    hold = model.hold_next("Take your time.")
+    hold = model.hold("Take your time.")
     asking = asyncio.create_task(ask(*where, "Take your time.", session=session))
     await asyncio.wait_for(hold.reached.wait(), 60)
 
     await archive(*where, session)
-    found = await activity(server)
+    found = await until_busy(server)
 
     hold.release()
     await asking
-    assert found.busy
     assert found.changed_at is not None
 
 
