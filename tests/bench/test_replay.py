@@ -161,6 +161,40 @@ async def test_a_job_that_was_purged_is_not_remembered(world):
     assert listing.stacks.keys() == set(jobs[1:])
 
 
+async def test_what_nomad_has_no_more_is_forgotten(world):
+    jobs = await a_fleet(world, 3)
+    listing = await world.orchestrator.list_all(soon())
+    [ended] = world.server.nomad.allocations_of(jobs[0])
+    await world.orchestrator.deregister(jobs[0], purge=True, deadline=soon())
+    world.server.nomad.forget(ended.id)
+
+    await world.orchestrator.list_all(soon())
+
+    versions = world.orchestrator._versions
+    assert versions.job_at(jobs[0], listing.stacks[jobs[0]].job.modify_index) is None
+    assert versions.allocation(ended.id) is None
+    assert versions.job_at(jobs[1], listing.stacks[jobs[1]].job.modify_index) is not None
+
+
+async def test_a_version_that_is_made_while_the_versions_are_read_is_not_taken_for_the_one_before(
+    world, monkeypatch
+):
+    jobs = await a_fleet(world, 40)
+    listing = world.orchestrator._listing
+    learn = listing._learn_versions
+    made: list[int] = []
+
+    async def after_an_edit(unknown, deadline) -> None:
+        made.append(await world.register(jobs[7], image="other"))
+        await learn(unknown, deadline)
+
+    monkeypatch.setattr(listing, "_learn_versions", after_an_edit)
+
+    job = (await world.orchestrator.list_all(soon())).stacks[jobs[7]].job
+
+    assert (job.version, job.modify_index, job.meta["image"]) == (1, made[0], "other")
+
+
 async def test_nothing_that_was_known_is_believed_of_a_nomad_that_went_back_in_time(world):
     [job] = await a_fleet(world, 1)
     before = await world.orchestrator.list_all(soon())
