@@ -244,6 +244,34 @@ async def test_the_running_server_uses_our_kind_of_connection():
     assert b"not HTTP" not in answer
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "OPTIONS *",
+        "CONNECT *",
+        "CONNECT planted.example:443",
+        "GET http://planted.example",
+        "OPTIONS http://planted.example",
+        "GET http://planted.example?x=1",
+    ],
+)
+@pytest.mark.parametrize("by", ["backend", None])
+async def test_a_request_target_without_a_path_is_refused_as_a_problem(world, line, by):
+    status, answer = await world.raw_call(line, by=by)
+
+    assert status == 404
+    assert b"Content-Type: application/problem+json" in answer
+    assert b'"code":"not-found"' in answer
+    assert b"Server: opencode-lifecycle" in answer
+    assert b"planted" not in answer
+
+
+async def test_a_request_target_with_scheme_and_host_means_its_path(world):
+    status, answer = await world.raw_call("GET http://anywhere.example/livez", by=None)
+
+    assert (status, answer.endswith(b'{"status":"alive"}')) == (200, True)
+
+
 async def test_no_answer_names_the_software_that_it_is_made_with(world):
     for path, by in (("/livez", None), ("/v1/stacks", "backend"), ("/v1/stacks", None), ("/nothing", None)):
         answer = await world.call("GET", path, by=by)

@@ -6,12 +6,14 @@ from collections.abc import Callable, Collection, Mapping
 from http import HTTPStatus
 from importlib.metadata import version
 from time import monotonic
-from typing import Final
+from typing import Any, Final
 from uuid import uuid4
 
 import structlog
 from aiohttp import web
+from aiohttp.http import RawRequestMessage
 from prometheus_client import CollectorRegistry
+from yarl import URL
 
 from opencode_lifecycle.api import problems
 from opencode_lifecycle.api.bodies import BodyReader
@@ -221,6 +223,23 @@ class Runner(web.AppRunner):
         A test sees whether this still takes effect.
         """
         plain = await super()._make_server()
-        return Server(
-            plain.request_handler, request_factory=plain.request_factory, handler_cancellation=False
-        )
+        make_request = plain.request_factory
+
+        def request_of(message: RawRequestMessage, *rest: Any) -> web.BaseRequest:
+            return make_request(with_path(message), *rest)
+
+        return Server(plain.request_handler, request_factory=request_of, handler_cancellation=False)
+
+
+def with_path(message: RawRequestMessage) -> RawRequestMessage:
+    """
+    Give a request target that has no path (`*`, an authority, an origin alone) the path `/`.
+
+    aiohttp's router matches no route with it, and would refuse it in its own words instead of as a problem.
+    """
+    if message.path.startswith("/"):
+        return message
+    target = message.url.relative() if message.url.absolute else message.url
+    if target.path.startswith("/"):
+        return message
+    return message._replace(url=URL("/"))
