@@ -193,9 +193,10 @@ async def test_a_runtime_that_vanished_is_shown_as_missing_until_it_runs_again(w
 
     world.nomad.purge_outside(world.job_id())
     await until_stale(world, Facet.MISSING)
+    await world.until(lambda: len(world.live_allocations()) == 1)
+    await world.phase(Phase.STARTING)
     assert Facet.MISSING in await reasons(world)
 
-    await world.until(lambda: len(world.live_allocations()) == 1)
     world.nomad.run_allocation(world.job_id())
     await world.phase(Phase.RUNNING)
     assert await reasons(world) == {}

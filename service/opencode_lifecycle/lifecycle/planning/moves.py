@@ -37,6 +37,11 @@ def entered(
     return replace(status, phase=to, phase_since=since, reason=reason, message=message, **changes)
 
 
+def still_missing(status: Status) -> Reason | None:
+    """Return why a runtime starts whose last one vanished: it is missing until it runs again. None for others."""
+    return Reason.LOST if status.reason is Reason.LOST else None
+
+
 def failed(stack: Stack, reason: Reason, message: str, now: datetime) -> Status:
     """The failure speaks for the generation it met, so that only a newer one, or a new request, is tried at once."""
     was_migrating = stack.status.migration_state is MigrationState.REPLACING

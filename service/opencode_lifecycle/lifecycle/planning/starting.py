@@ -10,6 +10,7 @@ from opencode_lifecycle.lifecycle.planning.moves import (
     failed,
     is_about,
     retry_at,
+    still_missing,
     wait_for_end,
 )
 from opencode_lifecycle.lifecycle.steps import (
@@ -83,6 +84,7 @@ def plan_pending(work: Work, seen: Observation, now: datetime, limits: Limits) -
             stack,
             Phase.STARTING,
             now=now,
+            reason=still_missing(stack.status),
             facets=facets,
             release=release,
             job_modify_index=job.modify_index,
@@ -143,6 +145,7 @@ def plan_starting(work: Work, seen: Observation, now: datetime, limits: Limits) 
         # It may be as healthy as can be: it cannot be proven while a neighbour is away.
         return Rest(replace(stack.status, reason=reason, message=message), limits.poll)
     left = limits.start - (now - stack.status.phase_since)
+    reason = reason or still_missing(stack.status)
     status = replace(stack.status, reason=reason, message=message, health=Health.STARTING)
     return Rest(status, min(left, limits.poll))
 
