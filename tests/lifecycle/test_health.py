@@ -1,5 +1,6 @@
 """Health that means something: the wedge, the crash loop, the old and the large, and an address that is another's."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -191,6 +192,27 @@ async def test_a_runtime_that_ran_and_exits_is_shown_as_a_crash_loop_with_its_ex
 
     await world.until(lambda: world.stack().status.reason is Reason.CRASH_LOOP)
     assert world.stack().status.message == "exit code 137"
+
+
+async def test_a_run_that_ended_is_shown_before_its_row_is_written(world, monkeypatch):
+    await world.ensure()
+    written = asyncio.Event()
+    claim = type(world.store).claim
+
+    async def late(*args, **kwargs):
+        await written.wait()
+        return await claim(*args, **kwargs)
+
+    monkeypatch.setattr(type(world.store), "claim", late)
+    world.nomad.end_allocation(world.job_id())
+
+    await world.until(lambda: not world.plane.fleet.observation(world.job_id()).live)
+    shown = (await world.plane.provisioning.inspect("ada")).stack.status
+    row = await world.store.get("ada")
+    written.set()
+
+    assert (shown.health, shown.reason) == (Health.UNKNOWN, Reason.LOST)
+    assert row.status.health is Health.HEALTHY
 
 
 async def test_an_address_that_consul_lists_for_another_runtime_as_well_is_withdrawn(world):

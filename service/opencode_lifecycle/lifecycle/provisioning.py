@@ -452,6 +452,11 @@ class Provisioning:
             message = "it cannot be seen at the moment; this is what was known last"
             unseen = replace(stack.status, health=Health.UNKNOWN, reason=Reason.UNKNOWN, message=message)
             stack = replace(stack, status=unseen)
+        elif self._is_seen_gone(stack):
+            # The row follows as soon as it is written down; what is seen is shown before.
+            message = "its allocation ended or restarted"
+            gone = replace(stack.status, health=Health.UNKNOWN, reason=Reason.LOST, message=message)
+            stack = replace(stack, status=gone)
         known.view = StackView(
             stack=stack,
             staleness=self._staleness(stack),
@@ -459,6 +464,12 @@ class Provisioning:
             public_url=self._public_url(stack),
         )
         return known.view
+
+    def _is_seen_gone(self, stack: Stack) -> bool:
+        runtime, seen = stack.status.runtime, self._fleet.observation(stack.job_id)
+        if stack.status.phase is not Phase.RUNNING or runtime is None or seen is None:
+            return False
+        return not _is_seen_running(seen, runtime)
 
     def _staleness(self, stack: Stack) -> tuple[Staleness, ...]:
         found = self._releases.peek(stack.intent.wanted_release)
