@@ -1,6 +1,7 @@
 """The composition root: settings, then adapters, then the control plane, then the HTTP server."""
 
 import asyncio
+import gc
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -67,7 +68,14 @@ async def running(settings: Settings) -> AsyncIterator[str]:
     """Run the whole service and yield its base URL. The database must have the current schema."""
     async with AsyncExitStack() as stack:
         neighbours = await _neighbours(settings, stack)
-        yield await stack.enter_async_context(serving(settings, neighbours))
+        # A whole fleet is read into memory now and stays there: looking through it for garbage again and again is in vain.
+        gc.disable()
+        try:
+            address = await stack.enter_async_context(serving(settings, neighbours))
+        finally:
+            gc.enable()
+        gc.freeze()
+        yield address
 
 
 @asynccontextmanager

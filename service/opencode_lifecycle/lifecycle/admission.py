@@ -62,15 +62,16 @@ class Admission:
             # What another replica raised, or an operator confirmed there, holds here as well.
             await self._conditions.load()
         highest, expected = before
-        now_expected = {each.job_id for each in self.expectations()[1]}
-        expected = [each for each in expected if each.job_id in now_expected]
-        suspicions = judge(
-            listing,
-            expected,
-            highest_write=highest,
-            known_mark=await self._known_mark(deadline),
-            seen_mark=await self._marks.read(self._installation, deadline),
-        )
+        marks = {
+            "known_mark": await self._known_mark(deadline),
+            "seen_mark": await self._marks.read(self._installation, deadline),
+        }
+        suspicions = judge(listing, expected, highest_write=highest, **marks)
+        if suspicions:
+            # Only then does it matter what is not expected any more.
+            now_expected = {each.job_id for each in self.expectations()[1]}
+            expected = [each for each in expected if each.job_id in now_expected]
+            suspicions = judge(listing, expected, highest_write=highest, **marks)
         for kind in _OF_NOMAD:
             await self._conditions.report(kind, suspicions.get(kind))
         if ConditionKind.OTHER_CLUSTER in suspicions:

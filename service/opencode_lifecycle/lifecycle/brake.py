@@ -46,7 +46,8 @@ class Suspicion:
 def expected_of(stack: Stack) -> Expected | None:
     """Return what a listing must show of *stack*, or None when it need not show anything."""
     status = stack.status
-    if status.phase not in {Phase.STARTING, Phase.RUNNING} or status.job_modify_index is None:
+    phase = status.phase
+    if (phase is not Phase.RUNNING and phase is not Phase.STARTING) or status.job_modify_index is None:
         return None
     runtime = status.runtime
     return Expected(

@@ -343,12 +343,13 @@ class ControlPlane:
         for release_id in wanted:
             await self.releases.get(release_id)
         await self.conditions.load()
-        self.fleet.on_change = self._on_change
         self.fleet.on_removal = self._proving.forget
         try:
             await self._nomad.list_once()
         except (UpstreamError, DeadlineExceeded) as error:
             log.warning("nomad cannot be seen yet", error=error.message)
+        # Only now: every stack is judged below, and once is enough.
+        self.fleet.on_change = self._on_change
         for known in self.fleet:
             self._on_change(known)
         log.info("memory is up to date", stacks=len(self.fleet), release=release.id)

@@ -110,6 +110,7 @@ class Dispatcher:
 
     async def run(self) -> None:
         """Claim and work until cancelled; then let the workers finish what they are at."""
+        self._wake.set()  # whoever waits for our first beat need not wait for a period as well
         async with asyncio.TaskGroup() as tasks:
             while True:
                 await self._pause()

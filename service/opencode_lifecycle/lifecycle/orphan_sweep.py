@@ -135,14 +135,20 @@ class OrphanSweep:
         deadline = Deadline.after(self._timeout, "compare everything with the rows")
         places = self._places
         listing = await self._list_once()
-        secrets, catalog, volumes, pointers = await asyncio.gather(
-            places.passwords.list_all(deadline),
-            places.catalog.list_all(deadline),
-            places.workspaces.list_all(deadline),
-            places.live_files.list_all(deadline),
-        )
-        finds = [Find(kind=OrphanKind.SECRET, job_id=job_id, reference=job_id) for job_id in secrets]
-        return listing, [*jobs_in(listing), *finds, *services_in(catalog), *volumes, *pointers]
+        # What has a row now is no orphan now: it is forgotten as soon as it is read, or a whole fleet lay here five times.
+        jobs = self._lone(jobs_in(listing))
+        secrets = [
+            Find(kind=OrphanKind.SECRET, job_id=job_id, reference=job_id)
+            for job_id in await places.passwords.list_all(deadline)
+            if self._fleet.user_of(job_id) is None
+        ]
+        services = self._lone(services_in(await places.catalog.list_all(deadline)))
+        volumes = self._lone(await places.workspaces.list_all(deadline))
+        pointers = self._lone(await places.live_files.list_all(deadline))
+        return listing, [*jobs, *secrets, *services, *volumes, *pointers]
+
+    def _lone(self, finds: Sequence[Find]) -> list[Find]:
+        return [find for find in finds if self._fleet.user_of(find.job_id) is None]
 
     async def _with_owners(self, finds: Sequence[Find]) -> list[Find]:
         """Ask whose the secrets and pointers among *finds* are. Of those that are not asked, nobody knows."""

@@ -6,6 +6,7 @@ The same function feeds the job, the digests in the row and the comparison with 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from opencode_lifecycle.model.errors import UpstreamRejected
 from opencode_lifecycle.model.facets import Facets, digest_of, digest_of_text
@@ -59,16 +60,39 @@ def wanted_facets(stack: Stack, release: Release, site: Site, *, secret_version:
         image=release.image,
         opencode_version=release.opencode_version,
         template=release.template_digest,
-        environment=digest_of([environment_of(stack, release), sorted(site.secret_environment)]),
-        resources=digest_of(
-            [resources.cpu, resources.memory, resources.memory_max] if resources else stack.intent.resources
+        environment=_digest_of_environment(
+            tuple(environment_of(stack, release).items()), site.secret_environment
         ),
+        resources=_digest_of_resources(resources if resources is not None else stack.intent.resources),
         secret_version=secret_version,
         prompt=digest_of_text(release.instructions)[:16],
         config=digest_of_text(release.managed_config)[:16],
-        labels=digest_of(dict(stack.intent.labels)),
-        endpoints=digest_of({}),
+        labels=_digest_of_labels(tuple(stack.intent.labels.items())),
+        endpoints=_NO_ENDPOINTS,
     )
+
+
+# Most of a fleet is alike, and each of it is judged again and again.
+
+
+@lru_cache(maxsize=4096)
+def _digest_of_environment(environment: tuple[tuple[str, str], ...], secret: tuple[str, ...]) -> str:
+    return digest_of([dict(environment), sorted(secret)])
+
+
+@lru_cache(maxsize=256)
+def _digest_of_resources(resources: ResourceClass | str) -> str:
+    if isinstance(resources, str):
+        return digest_of(resources)
+    return digest_of([resources.cpu, resources.memory, resources.memory_max])
+
+
+@lru_cache(maxsize=4096)
+def _digest_of_labels(labels: tuple[tuple[str, str], ...]) -> str:
+    return digest_of(dict(labels))
+
+
+_NO_ENDPOINTS = digest_of({})
 
 
 def job_variables(stack: Stack, release: Release, site: Site, facets: Facets) -> Variables:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Final
 
 
@@ -44,6 +45,7 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
+@lru_cache(maxsize=64)
 def digest_of_text(text: str) -> str:
     """Content address of *text*: the whole SHA-256 in hex. Names a bundle."""
     return hashlib.sha256(text.encode()).hexdigest()

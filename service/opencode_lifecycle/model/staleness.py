@@ -89,6 +89,8 @@ def staleness_of(status: Status, want: Facets, *, desired: Desired) -> tuple[Sta
     if status.phase is not Phase.RUNNING:
         return ()
     have = status.facets or want
+    if have == want and not status.edits:
+        return ()
     reasons = [
         _reason(facet, str(getattr(have, facet.value)), str(getattr(want, facet.value)))
         for facet in _COMPARED
