@@ -8,6 +8,7 @@ cannot start without.
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 _COMMENT_OR_STRING: Final = re.compile(
@@ -23,6 +24,7 @@ _VARIABLE: Final = re.compile(
 )
 
 
+@lru_cache(maxsize=16)  # every stack of a release asks about the same few texts
 def declared_variables(hcl: str) -> frozenset[str]:
     """Return the names of all `variable` blocks in *hcl*. Comments and heredocs declare nothing."""
     code = _HEREDOC.sub('""', hcl)
