@@ -2,11 +2,11 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from opencode_lifecycle.model.deadline import Deadline
+from opencode_lifecycle.model.errors import DeadlineExceeded
 
 
 @dataclass(slots=True)
@@ -37,8 +37,8 @@ class Faults:
 
     def __init__(self) -> None:
         self.calls: Counter[str] = Counter()
-        self.policy: Callable[[str, bool], Awaitable[None]] | None = None
-        """Asked before and after the effect of every call; it may wait, or raise what the caller gets."""
+        self.policy: Callable[[str, bool], Awaitable[None] | None] | None = None
+        """Asked before and after the effect of every call; it may raise what the caller gets, or return what to wait for."""
         self._faults: list[_Fault] = []
 
     def fail_next(
@@ -56,24 +56,24 @@ class Faults:
     def heal(self) -> None:
         self._faults.clear()
 
-    @asynccontextmanager
-    async def call(self, method: str, deadline: Deadline | None) -> AsyncIterator[None]:
+    def call(self, method: str, deadline: Deadline | None) -> "_Call":
         """Surround the effect of one call. Others run before it, as they would while a request travels."""
         self.calls[method] += 1
-        async with deadline.enforce() if deadline is not None else nullcontext():
-            await asyncio.sleep(0)
-            await self._strike(method, after_commit=False)
-            yield
-            await self._strike(method, after_commit=True)
+        return _Call(self, method, deadline)
 
-    async def _strike(self, method: str, *, after_commit: bool) -> None:
-        if self.policy is not None:
-            await self.policy(method, after_commit)
+    def strike(self, method: str, *, after_commit: bool) -> Awaitable[None] | None:
+        """Raise what shall go wrong here, or return what the call has to wait for."""
+        wait = self.policy(method, after_commit) if self.policy is not None else None
         for fault in self._faults:
             if fault.method in {method, "*"} and fault.after_commit is after_commit:
                 break
         else:
-            return
+            return wait
+        return self._wait_and_strike(wait, fault)
+
+    async def _wait_and_strike(self, wait: Awaitable[None] | None, fault: _Fault) -> None:
+        if wait is not None:
+            await wait
         if fault.left is not None:
             fault.left -= 1
             if fault.left <= 0:
@@ -82,3 +82,40 @@ class Faults:
             await fault.what.wait()
         else:
             raise fault.what
+
+
+class _Call:
+    """
+    One call, around its effect.
+
+    The effect itself takes no time, so the deadline is held against what is waited for before and after it.
+    """
+
+    __slots__ = ("_deadline", "_faults", "_method")
+
+    def __init__(self, faults: Faults, method: str, deadline: Deadline | None) -> None:
+        self._faults = faults
+        self._method = method
+        self._deadline = deadline
+
+    async def __aenter__(self) -> None:
+        await asyncio.sleep(0)
+        if self._deadline is not None and not self._deadline.left():
+            raise DeadlineExceeded(self._deadline.purpose)
+        wait = self._faults.strike(self._method, after_commit=False)
+        if wait is not None:
+            await self._within_deadline(wait)
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            return
+        wait = self._faults.strike(self._method, after_commit=True)
+        if wait is not None:
+            await self._within_deadline(wait)
+
+    async def _within_deadline(self, wait: Awaitable[None]) -> None:
+        if self._deadline is None:
+            await wait
+            return
+        async with self._deadline.enforce():
+            await wait

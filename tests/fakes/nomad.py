@@ -15,7 +15,6 @@ real one. Allocations run and stop by themselves unless a test takes that into i
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
@@ -75,6 +74,8 @@ class FakeNomad:
         self.logs: dict[tuple[AllocationId, str], list[bytes]] = {}
         self.on_run: Callable[[JobId, AllocationSeen], None] | None = None
         """Called when an allocation starts to run; a test can start a fake runtime on its address."""
+        self.on_change: Callable[[], None] | None = None
+        """Called whenever anything changes, also what no stream tells."""
         self.workspaces = FakeWorkspaces(node=node, is_claimed=lambda job_id: bool(self._live(job_id)))
         self.live_files = FakeLiveFiles()
         self.cluster_mark = FakeClusterMark()
@@ -124,14 +125,16 @@ class FakeNomad:
         return Snapshot(
             index=self.index,
             jobs={name: replace(job) for name, job in self.jobs.items()},
-            allocations=deepcopy(self.allocations),
+            allocations={name: list(each) for name, each in self.allocations.items()},
         )
 
     def restore(self, snapshot: "Snapshot") -> None:
         """Go back to *snapshot*, as after `operator snapshot restore`: the index goes back, too."""
         self.index = snapshot.index
         self.jobs = {name: replace(job) for name, job in snapshot.jobs.items()}
-        self.allocations = deepcopy(snapshot.allocations)
+        self.allocations = {name: list(each) for name, each in snapshot.allocations.items()}
+        if self.on_change is not None:
+            self.on_change()
         self.drop_streams()
 
     def become_another_cluster(self) -> None:
@@ -485,6 +488,8 @@ class FakeNomad:
 
     def _next_index(self) -> int:
         self.index += 1
+        if self.on_change is not None:
+            self.on_change()
         return self.index
 
     def _tell(self, change: Change) -> None:

@@ -187,22 +187,18 @@ class FakeStore:
     ) -> Sequence[Claimed]:
         async with self._call("claim"):
             free = [row for row in self.rows.values() if row.is_free(now)]
-            wished = set(hinted)
-            first = sorted(
-                (row for row in free if row.stack.user_id in wished), key=lambda row: row.stack.user_id
-            )
-            due = sorted(
-                (
-                    row
-                    for row in free
-                    if row.stack.user_id not in wished
-                    and row.next_attempt_at is not None
-                    and row.next_attempt_at <= now
-                ),
-                key=lambda row: (row.next_attempt_at or AT_ONCE, row.stack.change_seq),
-            )
+            wished = [row for row in free if row.stack.user_id in hinted]
+            due = [
+                row
+                for row in free
+                if row.next_attempt_at is not None
+                and row.next_attempt_at <= now
+                and row.stack.user_id not in hinted
+            ]
+            wished.sort(key=lambda row: row.stack.user_id)
+            due.sort(key=lambda row: (row.next_attempt_at or AT_ONCE, row.stack.change_seq))
             token = f"claim-{next(self._claims):016}"
-            taken = [*first, *due][:limit]
+            taken = [*wished, *due][:limit]
             for row in taken:
                 row.claim_token, row.claim_lapses_at, row.next_attempt_at = token, lapses_at, now
             return [Claimed(stack=row.stack, token=token, lapses_at=lapses_at) for row in taken]

@@ -1,6 +1,7 @@
 """The neighbours of a simulated control plane: the fakes, with clients that take their time and answers that get lost."""
 
 import asyncio
+from collections.abc import Awaitable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -83,6 +84,8 @@ class Cluster:
         self.nomad = FakeNomad(autorun=False, autostop=False, now=loop.wall_clock)
         self.nomad.is_racy = True
         self.nomad.on_run = self._on_run
+        self._moved = asyncio.Event()
+        self.nomad.on_change = self._moved.set
         self.vault = FakeVault()
         self.consul = FakeConsul()
         self.prober = FakeProber(now=loop.wall_clock)
@@ -139,20 +142,24 @@ class Cluster:
         self.trace.append(f"{self.loop.time():9.3f}  {text}")
 
     def _policy_of(self, system: str, prefix: str = ""):
-        async def policy(method: str, after: bool) -> None:  # noqa: FBT001 - as `Faults` calls it
+        effects = {method: f"{system}.{prefix}{method}" for method in WRITES}
+
+        def policy(method: str, after: bool) -> Awaitable[None] | None:  # noqa: FBT001 - as `Faults` calls it
             life = LIFE.get()
             if life in self.dead:
                 raise asyncio.CancelledError
             if life == 0:
-                return
-            if method in WRITES:
-                method = prefix + method
-                self.effects.append((f"{system}.{method}", after))
+                return None
+            full = effects.get(method)
+            if full is not None:
+                self.effects.append((full, after))
                 if after and method != "claim":
-                    self.say(f"  {system}.{method}")
-            self._die_if_so(f"{system}.{method}", after, life)
-            self._fail_if_so(system, method, after)
-            await self._trouble(system, method, after=after)
+                    self.say(f"  {full}")
+                if self.trouble.die_at is not None:
+                    self._die_if_so(full, after, life)
+                if self.trouble.fail_at is not None:
+                    self._fail_if_so(system, prefix + method, after)
+            return self._trouble(system, method, after=after)
 
         return policy
 
@@ -180,16 +187,24 @@ class Cluster:
         self.say(f"{system}.{method} {'has lost its reply' if after else 'fails'}")
         raise UpstreamUnavailable(system, method, "the connection broke")
 
-    async def _trouble(self, system: str, method: str, *, after: bool) -> None:
-        trouble, random = self.trouble, self.random
-        if trouble.slow and random.random() < trouble.slow:
-            await asyncio.sleep(random.choice((0.01, 0.3, 2.0)))
-            if LIFE.get() in self.dead:
-                raise asyncio.CancelledError
+    def _trouble(self, system: str, method: str, *, after: bool) -> Awaitable[None] | None:
+        if self.trouble.slow and self.random.random() < self.trouble.slow:
+            return self._wait(system, method, self.random.choice((0.01, 0.3, 2.0)), after=after)
+        self._refuse_if_so(system, method, after=after)
+        return None
+
+    async def _wait(self, system: str, method: str, seconds: float, *, after: bool) -> None:
+        await asyncio.sleep(seconds)
+        if LIFE.get() in self.dead:
+            raise asyncio.CancelledError
+        self._refuse_if_so(system, method, after=after)
+
+    def _refuse_if_so(self, system: str, method: str, *, after: bool) -> None:
+        trouble = self.trouble
         if system in trouble.away and not after:
             raise UpstreamUnavailable(system, method, "connection refused")
         chance = trouble.lose_reply if after else trouble.fail
-        if chance and system != "opencode" and random.random() < chance:
+        if chance and system != "opencode" and self.random.random() < chance:
             self.say(f"{system}.{method} {'has lost its reply' if after else 'fails'}")
             raise UpstreamUnavailable(system, method, "the connection broke")
 
@@ -204,7 +219,11 @@ class Cluster:
                 for allocation in all_of_job
                 if _moves(allocation)
             ]
-            await asyncio.sleep(self.random.choice((0.05, 0.2, 0.7)) if moving else 0.5)
+            if not moving:
+                self._moved.clear()
+                await self._moved.wait()
+                continue
+            await asyncio.sleep(self.random.choice((0.05, 0.2, 0.7)))
             for job_id, allocation in moving:
                 if self.random.random() < 0.6:
                     self._advance(job_id, allocation.id)

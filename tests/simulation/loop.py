@@ -1,9 +1,15 @@
-"""An event loop in virtual time: nothing waits, and what is ready at the same moment runs in an order that a seed chooses."""
+"""
+An event loop in virtual time: nothing waits, and what is ready at the same moment runs in an order that a seed chooses.
+
+Its innermost part is written anew, since it has no files and no threads to look after. Everything above it (tasks, futures,
+timeouts) is asyncio's own.
+"""
 
 import asyncio
-import selectors
-from collections.abc import Mapping
+from collections.abc import Callable
+from contextvars import Context, copy_context
 from datetime import UTC, datetime, timedelta
+from heapq import heappop, heappush
 from random import Random
 from typing import Any
 
@@ -14,66 +20,97 @@ class Stuck(Exception):
     """Everybody waits for something that nobody will do."""
 
 
-class _Time(selectors.BaseSelector):
-    """A selector that knows no files: being asked to wait, it lets time pass."""
+class _Handle:
+    """What `asyncio.Handle` is, without what tells of slow callbacks."""
 
-    def __init__(self) -> None:
-        self.now = 0.0
+    __slots__ = ("args", "callback", "context", "is_cancelled")
 
-    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        return selectors.SelectorKey(fileobj, -1, events, data)
+    def __init__(self, callback: Callable[..., Any], args: tuple[Any, ...], context: Context | None) -> None:
+        self.callback = callback
+        self.args = args
+        self.context = context if context is not None else copy_context()
+        self.is_cancelled = False
 
-    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
-        return selectors.SelectorKey(fileobj, -1, 0, None)
+    def cancel(self) -> None:
+        self.is_cancelled = True
 
-    def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        return self.register(fileobj, events, data)
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if timeout is None:
-            raise Stuck
-        self.now += max(timeout, 0.0)
-        return []
-
-    def get_key(self, fileobj: Any) -> selectors.SelectorKey:
-        raise KeyError(fileobj)
-
-    def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
-        return {}
+    def cancelled(self) -> bool:
+        return self.is_cancelled
 
 
-class VirtualLoop(asyncio.SelectorEventLoop):
+class VirtualLoop(asyncio.BaseEventLoop):
     """Use it for one schedule and close it."""
 
     def __init__(self, random: Random) -> None:
-        self._virtual = _Time()
         self._random = random
-        super().__init__(self._virtual)
+        super().__init__()
         self.errors: list[str] = []
+        self._now = 0.0
+        self._timers: list[tuple[float, int, _Handle]] = []
+        self._made = 0
         self._turns, self._moment = 0, 0.0
         self.set_exception_handler(self._note)
 
     def forgive(self) -> None:
         """Let what is left be cleared away, however many turns that takes."""
         self._turns = -(10**9)
-        self._moment = self._virtual.now
+        self._moment = self._now
 
     def time(self) -> float:
-        return self._virtual.now
+        return self._now
 
     def wall_clock(self) -> datetime:
-        return BEGINNING + timedelta(seconds=self._virtual.now)
+        return BEGINNING + timedelta(seconds=self._now)
+
+    def call_soon(self, callback: Any, *args: Any, context: Context | None = None) -> Any:
+        handle = _Handle(callback, args, context)
+        self._ready.append(handle)
+        return handle
+
+    call_soon_threadsafe = call_soon
+    """There are no threads; asyncio itself uses it for generators that were left open."""
+
+    def call_later(self, delay: float, callback: Any, *args: Any, context: Context | None = None) -> Any:
+        return self.call_at(self._now + delay, callback, *args, context=context)
+
+    def call_at(self, when: float, callback: Any, *args: Any, context: Context | None = None) -> Any:
+        handle = _Handle(callback, args, context)
+        self._made += 1
+        # Those of one moment fire in the order in which they were set.
+        heappush(self._timers, (when, self._made, handle))
+        return handle
 
     def _run_once(self) -> None:
-        self._turns = self._turns + 1 if self._virtual.now == self._moment else 0
-        self._moment = self._virtual.now
+        self._let_time_pass()
+        self._turns = self._turns + 1 if self._now == self._moment else 0
+        self._moment = self._now
         if self._turns > _HOT:
             raise Stuck(f"{_HOT} turns without a moment's pause: a hot loop")
         ready = self._ready
         if len(ready) > 1 and self._random.random() < _SHUFFLED:
             # Order within one moment is no promise of any loop.
             ready.rotate(self._random.randrange(len(ready)))
-        super()._run_once()
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if handle.is_cancelled:
+                continue
+            try:
+                handle.context.run(handle.callback, *handle.args)
+            except Exception as error:  # noqa: BLE001 - a callback that fails ends no loop
+                self.call_exception_handler({"message": "in a callback", "exception": error})
+
+    def _let_time_pass(self) -> None:
+        """Move what is due among what is ready; with nothing ready, go on to the moment of the next timer."""
+        ready, timers = self._ready, self._timers
+        while timers and timers[0][2].is_cancelled:
+            heappop(timers)
+        if not ready and not self._stopping:
+            if not timers:
+                raise Stuck
+            self._now = max(self._now, timers[0][0])
+        now = self._now
+        while timers and timers[0][0] <= now:
+            ready.append(heappop(timers)[2])
 
     def _note(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
