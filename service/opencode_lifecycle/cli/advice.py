@@ -60,6 +60,8 @@ FOR_REASONS: Final[Mapping[Reason, str]] = {
     Reason.VAULT_UNAVAILABLE: "bring Vault back or unseal it; the stack follows by itself",
     Reason.CONSUL_UNAVAILABLE: "bring Consul back; the stack follows by itself",
     Reason.LOST: "nothing: it is being started again",
+    Reason.CONTESTED: "see which services have that address (`consul catalog nodes -service=NAME`); deregister the one that "
+    "is not there any more. It goes on by itself when one is left",
     Reason.CRASH_LOOP: "read why it exits: `opencode-lifecycle logs USER --type stderr`; the message has the exit code",
     Reason.OUT_OF_MEMORY: "give it more: `opencode-lifecycle ensure USER --resources NAME`, or raise memory_max of its "
     "resource class",

@@ -66,6 +66,8 @@ class Pass:
     receipt: dict[str, object]
     notes: list[tuple[str, dict[str, object]]] = field(default_factory=list)
     """Events of this pass that are not moves, until the next save writes them down: their kind and data."""
+    moved: Status | None = None
+    """What the latest move that gave a reason led to, until the next save: what a stack waits for next may hide why it moved."""
 
     def note(self, kind: str, **data: object) -> None:
         """Have an event of *kind* written with the next save."""

@@ -182,7 +182,7 @@ class Proving:
         known = self._fleet.get(stack.user_id)
         if known is not None and (doubt := known.doubt_of(candidate.address)):
             # It may be another's by now, who would learn the password.
-            return self._not_ready(candidate, doubt)
+            return self._not_ready(candidate, doubt, Reason.CONTESTED)
         try:
             missing = await self._not_in_catalog(stack, candidate, deadline)
             if missing is not None:

@@ -111,6 +111,8 @@ class Reconciler:
             step = plan(current.work, now=self._now(), limits=self._limits)
             match step:
                 case Move(status=status):
+                    if status.reason is not None:
+                        current.moved = status
                     current.work = replace(current.work, stack=replace(current.work.stack, status=status))
                 case Rest():
                     await self._rest(current, step)
@@ -166,11 +168,13 @@ class Reconciler:
         stack, status = current.work.stack, progress.status
         events = [self._event(stack, kind, **data) for kind, data in current.notes]
         if status.phase is not current.saved.phase:
+            moved = current.moved
+            why = moved if moved is not None and status.reason in {None, moved.reason} else status
             events.append(
                 self._event(
                     stack,
                     f"phase.{status.phase}",
-                    **{"from": current.saved.phase, "reason": status.reason, "message": status.message},
+                    **{"from": current.saved.phase, "reason": why.reason, "message": why.message},
                 )
             )
             progress = replace(progress, entered=PhaseEntered(phase=status.phase, at=status.phase_since))
@@ -179,8 +183,8 @@ class Reconciler:
                 job_id=stack.job_id,
                 phase=status.phase,
                 before=current.saved.phase,
-                reason=status.reason,
-                message=status.message,
+                reason=why.reason,
+                message=why.message,
             )
         if current.saved.secret_version not in {None, status.secret_version} and status.secret_version:
             versions = {"from": current.saved.secret_version, "to": status.secret_version}
@@ -190,6 +194,7 @@ class Reconciler:
         current.claimed = replace(current.claimed, stack=saved)
         current.saved = progress.status
         current.notes.clear()
+        current.moved = None
         current.work = replace(current.work, stack=saved)
         self._fleet.put(saved)
 

@@ -6,8 +6,9 @@ from opencode_lifecycle.lifecycle.fleet import Fleet, Known
 from opencode_lifecycle.lifecycle.steps import Work
 from opencode_lifecycle.lifecycle.wanted import Site, wanted_facets
 from opencode_lifecycle.model.job_template import TemplateNeeds
+from opencode_lifecycle.model.observation import Observation
 from opencode_lifecycle.model.release import Release
-from opencode_lifecycle.model.stack import Stack
+from opencode_lifecycle.model.stack import Address, Stack
 from opencode_lifecycle.model.states import WhenStale
 
 _MIB = 1024 * 1024
@@ -23,11 +24,11 @@ class Desk:
 
     def work_on(self, stack: Stack, known: Known, release: Release, needs: TemplateNeeds) -> Work:
         """Return what is known of *stack* now, with what it should be on *release*."""
-        runtime = stack.status.runtime
+        seen = self.fleet.observation(stack.job_id)
         resources = release.resource_classes.get(stack.intent.resources)
         return Work(
             stack=stack,
-            observation=self.fleet.observation(stack.job_id),
+            observation=seen,
             proof=known.proof,
             liveness=known.liveness,
             silent_probes=known.silent_probes,
@@ -39,7 +40,14 @@ class Desk:
             secret=known.secret,
             memory=known.memory,
             memory_max=resources.memory_max * _MIB if resources is not None else 0,
-            doubt=known.doubt_of(runtime.address if runtime is not None else None),
+            doubt=known.doubt_of(_address_of(stack, seen)),
             when_stale=self.when_stale,
             frozen=self.fleet.frozen,
         )
+
+
+def _address_of(stack: Stack, seen: Observation | None) -> Address | None:
+    """Return the proven address, or the one that is to be proven next."""
+    if stack.status.runtime is not None:
+        return stack.status.runtime.address
+    return seen.newest.address if seen is not None and seen.newest is not None else None

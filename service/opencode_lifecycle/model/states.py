@@ -90,6 +90,8 @@ class Reason(StrEnum):
     CONSUL_UNAVAILABLE = "consul_unavailable"
     LOST = "lost"
     """The runtime ended without being asked to; it is being started again."""
+    CONTESTED = "contested"
+    """Its address is listed for another runtime as well, so it was withdrawn until that is settled."""
     UNKNOWN = "unknown"
     """It cannot be seen at the moment."""
     RECREATE = "recreate"

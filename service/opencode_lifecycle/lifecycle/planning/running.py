@@ -76,8 +76,9 @@ def _no_longer_safe(work: Work, now: datetime) -> Step | None:
     if work.liveness is Liveness.OPEN:
         return stop_open(work, now)
     if work.doubt:
+        stack, why = work.stack, work.doubt
         return Move(
-            entered(work.stack, Phase.STARTING, now=now, reason=Reason.LOST, message=work.doubt, runtime=None)
+            entered(stack, Phase.STARTING, now=now, reason=Reason.CONTESTED, message=why, runtime=None)
         )
     return None
 

@@ -129,13 +129,15 @@ def plan_starting(work: Work, seen: Observation, now: datetime, limits: Limits) 
     allocation = _current_allocation(seen, job)
     proof = work.proof
     if proof is not None and allocation is not None and is_about(proof, allocation):
-        if proof.result is ProofResult.PROVEN:
+        if proof.result is ProofResult.PROVEN and _is_up(allocation):
             return Move(_proven(work, job, allocation, proof, now))
         if proof.result is ProofResult.OPEN:
             return stop_open(work, now)
         if proof.result is ProofResult.WRONG_VERSION:
             return Move(failed(stack, Reason.WRONG_VERSION, proof.detail, now))
     reason, message = _why_not_running(seen, allocation, proof)
+    if reason is None and work.doubt:
+        reason, message = Reason.CONTESTED, work.doubt
     overdue = now - stack.status.phase_since >= limits.start
     if overdue and reason not in OUTAGES:
         return Move(
@@ -177,6 +179,11 @@ def _why_not_running(
 def _ran_before(proof: Proof, allocation: AllocationSeen) -> bool:
     """Whether an earlier run of the same allocation was proven: it can start, and does not stay."""
     return proof.result is ProofResult.PROVEN and proof.allocation_id == allocation.id
+
+
+def _is_up(allocation: AllocationSeen) -> bool:
+    """Whether the allocation is meant to run and has not ended. What was proven of one that has is past."""
+    return allocation.desired_status == "run" and not allocation.client_status.is_terminal
 
 
 def _proven(work: Work, job: JobSeen, allocation: AllocationSeen, proof: Proof, now: datetime) -> Status:
