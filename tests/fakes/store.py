@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import itertools
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -24,6 +24,7 @@ from opencode_lifecycle.model.errors import (
     ClaimLost,
     IdempotencyInFlight,
     IdempotencyMismatch,
+    OrphanNotFound,
     ReleaseNotFound,
 )
 from opencode_lifecycle.model.facets import Facet
@@ -44,6 +45,7 @@ from opencode_lifecycle.model.staleness import StaleCount, StalenessSummary
 from opencode_lifecycle.model.view import Page
 from opencode_lifecycle.ports.stores import (
     Claimed,
+    ClaimedOrphan,
     Decision,
     IdempotentAnswer,
     OperationOutcome,
@@ -86,6 +88,7 @@ class FakeStore:
         self.events: list[Event] = []
         self.conditions: dict[ConditionId, Condition] = {}
         self.orphans: dict[OrphanId, Orphan] = {}
+        self.orphan_claims: dict[OrphanId, tuple[str, datetime]] = {}
         self.marks: dict[str, str] = {}
         self.statements = 0
         self._releases: dict[ReleaseId, Release] = {}
@@ -167,7 +170,10 @@ class FakeStore:
         if existing is None:
             stack = replace(decided, change_seq=self._next())
             self.removed.pop(stack.user_id, None)
-            self.rows[stack.user_id] = _Row(stack, AT_ONCE if wake else None)
+            row = self.rows[stack.user_id] = _Row(stack, AT_ONCE if wake else None)
+            for orphan_id, claim in self.orphan_claims.items():
+                if orphan_id in self.orphans and self.orphans[orphan_id].find.job_id == stack.job_id:
+                    row.claim_token, row.claim_lapses_at = claim
             return stack
         stack = replace(
             existing,
@@ -250,6 +256,7 @@ class FakeStore:
             for row in self.rows.values():
                 if row.claim_token is not None:
                     row.claim_token, row.claim_lapses_at, row.next_attempt_at = None, None, AT_ONCE
+            self.orphan_claims.clear()
 
     async def finish_deletion(
         self,
@@ -393,9 +400,22 @@ class FakeStore:
             ]
         return _page(matching, limit)
 
-    async def put_orphans(self, orphans: Sequence[Orphan]) -> None:
+    async def put_orphans(
+        self, orphans: Sequence[Orphan], *, earlier: Mapping[OrphanId, Orphan], now: datetime
+    ) -> Sequence[Orphan]:
+        found = {orphan.id: orphan for orphan in orphans}
+        if found == earlier:
+            return orphans
         async with self._call("put_orphans"):
-            self.orphans = {orphan.id: orphan for orphan in orphans}
+            for each in found.keys() | earlier.keys():
+                is_unmoved = self.orphans.get(each) == earlier.get(each)
+                if not is_unmoved or self._is_claimed(each, now):
+                    continue
+                if each in found:
+                    self.orphans[each] = found[each]
+                else:
+                    del self.orphans[each]
+            return [self.orphans[each] for each in found if each in self.orphans]
 
     async def get_orphan(self, orphan_id: OrphanId) -> Orphan | None:
         async with self._call("get_orphan"):
@@ -406,9 +426,35 @@ class FakeStore:
             matching = [each for _, each in sorted(self.orphans.items()) if after is None or each.id > after]
         return _page(matching, limit)
 
-    async def remove_orphan(self, orphan_id: OrphanId) -> None:
-        async with self._call("remove_orphan"):
-            self.orphans.pop(orphan_id, None)
+    async def claim_orphan(self, orphan_id: OrphanId, *, now: datetime, lapses_at: datetime) -> ClaimedOrphan:
+        async with self._call("claim_orphan"):
+            orphan = self.orphans.get(orphan_id)
+            name = orphan.find.job_id if orphan is not None else None
+            if orphan is None or any(row.stack.job_id == name for row in self.rows.values()):
+                self.orphans.pop(orphan_id, None)
+                raise OrphanNotFound
+            if any(
+                self._is_claimed(each.id, now) for each in self.orphans.values() if each.find.job_id == name
+            ):
+                raise ClaimLost
+            token = f"claim-{next(self._claims):016}"
+            self.orphan_claims[orphan_id] = (token, lapses_at)
+            return ClaimedOrphan(orphan=orphan, token=token)
+
+    async def release_orphan(self, claimed: ClaimedOrphan, *, gone: bool) -> None:
+        async with self._call("release_orphan"):
+            orphan_id = claimed.orphan.id
+            if self.orphan_claims.get(orphan_id, ("",))[0] == claimed.token:
+                del self.orphan_claims[orphan_id]
+                if gone:
+                    self.orphans.pop(orphan_id, None)
+            for row in self.rows.values():
+                if row.claim_token == claimed.token:
+                    row.claim_token, row.claim_lapses_at, row.next_attempt_at = None, None, AT_ONCE
+
+    def _is_claimed(self, orphan_id: OrphanId, now: datetime) -> bool:
+        claim = self.orphan_claims.get(orphan_id)
+        return claim is not None and claim[1] > now
 
     async def cluster_mark(self, installation: str) -> str | None:
         async with self._call("cluster_mark"):

@@ -1,29 +1,38 @@
 """What bears our names without a row: proven, adopted, swept after repeated confirmation, or left alone."""
 
+import asyncio
 import sqlite3
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from opencode_lifecycle.lifecycle.orphans import OrphanLimits
+from opencode_lifecycle.lifecycle.orphans import OrphanLimits, orphans_among
 from opencode_lifecycle.model.deadline import Deadline
-from opencode_lifecycle.model.errors import OrphanNotFound, OrphanNotProven
+from opencode_lifecycle.model.errors import ClaimLost, OrphanNotFound, OrphanNotProven, UpstreamUnavailable
 from opencode_lifecycle.model.identifiers import AllocationId, JobId, UserId, job_id_of
-from opencode_lifecycle.model.orphan import OrphanKind
+from opencode_lifecycle.model.orphan import Find, OrphanKind
 from opencode_lifecycle.model.stack import Address
 from opencode_lifecycle.model.states import Desired, Phase
 from world import ADA, BACKEND, OPERATOR, World
 
 OURS = {"managed_by": "opencode-lifecycle", "installation": "main"}
+NOW = datetime(2026, 11, 24, 6, 0, tzinfo=UTC)
 EVE = UserId("eve")
 EVES_JOB = job_id_of("main", EVE)
+HASTY = OrphanLimits(confirmations=2, grace=timedelta(0), apart=timedelta(0))
 
 
 @pytest.fixture
 async def world(tmp_path):
-    world = World(tmp_path, orphan_limits=OrphanLimits(confirmations=2, grace=timedelta(0)))
+    world = World(tmp_path, orphan_limits=HASTY)
     async with world.running():
+        await first_sweep(world)
         yield world
+
+
+async def first_sweep(world: World) -> None:
+    """Wait until the comparison of the start has ended, which would count, too."""
+    await world.until(lambda: world.plane._orphans.pulse.age() is not None)
 
 
 def lose_row(world: World, user: str = ADA, *, deleted: bool = False) -> None:
@@ -290,9 +299,148 @@ async def test_a_reconcile_counts_as_a_comparison_and_sees_to_what_is_ripe(world
     await world.phase(Phase.RUNNING)
 
 
-async def gather(*those):
-    import asyncio  # noqa: PLC0415
+async def a_secret_without_a_row(world: World) -> None:
+    await world.vault.ensure(EVES_JOB, soon())
+    await world.vault.mark(EVES_JOB, installation="main", user_id=EVE, deadline=soon())
 
+
+async def kinds_of_events(world: World) -> list[str]:
+    page = await world.plane.provisioning.events(EVE, None, 100)
+    return [event.kind for event in page.items]
+
+
+async def test_what_is_made_for_a_stack_waits_until_the_deletion_of_its_name_has_ended(world):
+    await a_secret_without_a_row(world)
+    (plan,) = await sweep(world)
+    hold = world.vault.hold_next("destroy")
+    deleting = asyncio.create_task(world.plane.oversight.delete_orphan(plan.orphan.id, by=OPERATOR))
+    await hold.reached.wait()
+
+    ensuring = asyncio.create_task(world.ensure(EVE))
+    await world.until(lambda: world.plane.fleet.get(EVE) is not None)
+    await world.ensure("bob")
+    assert world.stack(EVE).status.secret_version is None
+    hold.release()
+    await deleting
+
+    assert (await ensuring).ready
+    assert EVES_JOB in world.vault.job_ids
+
+
+async def test_a_stack_is_not_stopped_by_a_deletion_that_began_before_it(world):
+    await world.ensure(EVE)
+    lose_row(world, EVE)
+    (job,) = [plan.orphan for plan in await sweep(world) if plan.orphan.find.kind is OrphanKind.JOB]
+    hold = world.nomad.faults.hold_next("deregister")
+    deleting = asyncio.create_task(world.plane.oversight.delete_orphan(job.id, by=OPERATOR))
+    await hold.reached.wait()
+
+    ensuring = asyncio.create_task(world.ensure(EVE))
+    await world.until(lambda: world.plane.fleet.get(EVE) is not None)
+    await world.ensure("bob")
+    assert world.stack(EVE).status.phase is Phase.PENDING
+    hold.release()
+    await deleting
+
+    assert (await ensuring).ready
+    assert world.nomad.faults.calls["deregister"] == 1
+
+
+async def test_two_replicas_delete_an_orphan_once(world):
+    await a_secret_without_a_row(world)
+    (plan,) = await sweep(world)
+    hold = world.vault.hold_next("destroy")
+    deleting = asyncio.create_task(world.plane.oversight.delete_orphan(plan.orphan.id, by=OPERATOR))
+    await hold.reached.wait()
+
+    with pytest.raises(ClaimLost):
+        await world.another_plane().oversight.delete_orphan(plan.orphan.id, by=OPERATOR)
+    hold.release()
+    await deleting
+
+    assert (await kinds_of_events(world)).count("orphan.deleted") == 1
+
+
+async def test_two_replicas_adopt_an_orphan_once(world):
+    await world.ensure(EVE)
+    lose_row(world, EVE)
+    await sweep(world)
+    other = world.another_plane()
+    await other._begin(world.content)
+
+    await gather(*(plane._orphans.sweep_once() for plane in (world.plane, other, world.plane, other)))
+
+    await world.phase(Phase.RUNNING, EVE)
+    kinds = await kinds_of_events(world)
+    assert (kinds.count("orphan.adopted"), kinds.count("stack.adopt")) == (1, 1)
+
+
+async def test_what_became_of_a_deletion_is_not_known_until_its_claim_lapses(world):
+    await a_secret_without_a_row(world)
+    (plan,) = await sweep(world)
+    world.vault.faults.fail_next("destroy", UpstreamUnavailable("vault", "destroy"))
+    with pytest.raises(UpstreamUnavailable):
+        await world.plane.oversight.delete_orphan(plan.orphan.id, by=OPERATOR)
+
+    with pytest.raises(ClaimLost):
+        await world.plane.oversight.delete_orphan(plan.orphan.id, by=OPERATOR)
+
+    await world.store.void_claims()
+    await world.plane.oversight.delete_orphan(plan.orphan.id, by=OPERATOR)
+    assert EVES_JOB not in world.vault.job_ids
+
+
+async def confirmations(world: World) -> int:
+    (orphan,) = (await world.plane.oversight.orphans(after=None, limit=10)).items
+    return orphan.confirmations
+
+
+async def test_two_replicas_that_compare_at_once_confirm_once(world):
+    await a_secret_without_a_row(world)
+    other = world.another_plane()
+    await other._begin(world.content)
+    await sweep(world)
+    # Both have read what is known, and both look.
+    hold = world.vault.hold_next("list_all")
+    comparing = asyncio.create_task(other._orphans.sweep_once())
+    await hold.reached.wait()
+    await sweep(world)
+    hold.release()
+    await comparing
+
+    assert await confirmations(world) == 2
+
+
+async def test_replicas_and_reconciles_do_not_make_up_in_numbers_for_time(tmp_path):
+    limits = OrphanLimits(confirmations=2, grace=timedelta(0))
+    world = World(tmp_path, orphan_limits=limits, comparison_interval=timedelta(minutes=5))
+    async with world.running():
+        await first_sweep(world)
+        await a_secret_without_a_row(world)
+        other = world.another_plane()
+        await other._begin(world.content)
+
+        for _ in range(3):
+            await world.plane._orphans.sweep_once()
+            await other._orphans.sweep_once()
+            await world.plane.oversight.reconcile(dry_run=False, by=OPERATOR)
+
+        assert await confirmations(world) == 1
+
+
+@pytest.mark.parametrize(("minutes", "counted"), [(0, 1), (4, 1), (5, 2), (300, 2)])
+def test_a_comparison_counts_when_a_period_has_passed_since_the_last_that_counted(minutes, counted):
+    find = Find(kind=OrphanKind.SECRET, job_id=EVES_JOB, reference=EVES_JOB, installation="main", user_id=EVE)
+    about = {"installation": "main", "apart": timedelta(minutes=5)}
+    (first,) = orphans_among([find], {}, now=NOW, **about)
+
+    (again,) = orphans_among([find], {first.id: first}, now=NOW + timedelta(minutes=minutes), **about)
+
+    assert again.confirmations == counted
+    assert (again == first) is (counted == 1)
+
+
+async def gather(*those):
     return await asyncio.gather(*those)
 
 

@@ -128,9 +128,8 @@ def _the_sweeper_acts_on_an_old_decision() -> Iterator[None]:
         return await find(self)
 
     async def without_asking(self, orphan_id, *, by):
-        orphan = await self._proven(orphan_id)
+        orphan = await self._orphans.get_orphan(orphan_id)
         await delete(self, orphan.find)
-        await self._orphans.remove_orphan(orphan_id)
 
     hasty = OrphanLimits(confirmations=0, grace=orphan_sweep.timedelta(0))
     init = OrphanSweep.__init__

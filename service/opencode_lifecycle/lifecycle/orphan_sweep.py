@@ -20,7 +20,13 @@ from opencode_lifecycle.lifecycle.orphans import (
 )
 from opencode_lifecycle.model.clock import Clock
 from opencode_lifecycle.model.deadline import Deadline
-from opencode_lifecycle.model.errors import DeadlineExceeded, OrphanNotFound, OrphanNotProven, UpstreamError
+from opencode_lifecycle.model.errors import (
+    ClaimLost,
+    DeadlineExceeded,
+    OrphanNotFound,
+    OrphanNotProven,
+    UpstreamError,
+)
 from opencode_lifecycle.model.identifiers import JobId, OrphanId, UserId, VolumeId, new_event_id
 from opencode_lifecycle.model.observation import JobSeen
 from opencode_lifecycle.model.operation import Event
@@ -29,7 +35,7 @@ from opencode_lifecycle.model.view import OrphanPlan
 from opencode_lifecycle.ports.orchestrator import Listing, LiveFiles, Orchestrator, Workspaces
 from opencode_lifecycle.ports.secrets import PasswordStore
 from opencode_lifecycle.ports.service_catalog import ServiceCatalog
-from opencode_lifecycle.ports.stores import EventStore, OrphanStore, StackStore
+from opencode_lifecycle.ports.stores import ClaimedOrphan, EventStore, OrphanStore, StackStore
 
 log = structlog.get_logger(__name__)
 
@@ -88,6 +94,7 @@ class OrphanSweep:
         self._installation = installation
         self._limits = limits
         self._interval = interval.total_seconds()
+        self._apart = interval if limits.apart is None else limits.apart
         self._timeout = timeout.total_seconds()
         self._now = now
         self._comparing = asyncio.Lock()
@@ -108,7 +115,7 @@ class OrphanSweep:
             for plan in plans:
                 try:
                     await self._see_to(plan)
-                except (UpstreamError, DeadlineExceeded, OrphanNotFound) as error:
+                except (UpstreamError, DeadlineExceeded, OrphanNotFound, ClaimLost) as error:
                     log.warning("orphan left for now", orphan=plan.orphan.id, error=error.message)
             return listing, plans
 
@@ -118,15 +125,19 @@ class OrphanSweep:
 
         With *counts* the comparison is written down and confirms what the one before it found; else nothing changes.
         """
+        # Before the look: what another replica counts while we look is its confirmation, and ours is the same one.
+        earlier = {orphan.id: orphan for orphan in (await self._orphans.find_orphans(limit=None)).items}
         listing, finds = await self._find()
         await self._catch_up()
         rows = {known.stack.job_id for known in self._fleet}
         kept = {each.job_id for each in await self._stacks.kept_workspaces()}
         lone = await self._with_owners(without_row(finds, rows, kept))
-        earlier = {orphan.id: orphan for orphan in (await self._orphans.find_orphans(limit=None)).items}
-        orphans = orphans_among(lone, earlier, installation=self._installation, now=self._now())
+        now = self._now()
+        orphans: Sequence[Orphan] = orphans_among(
+            lone, earlier, installation=self._installation, apart=self._apart, now=now
+        )
         if counts:
-            await self._orphans.put_orphans(orphans)
+            orphans = await self._orphans.put_orphans(orphans, earlier=earlier, now=now)
             self.last = orphans
         jobs = {orphan.find.job_id for orphan in orphans if orphan.find.kind is OrphanKind.JOB}
         return listing, [await self._plan(orphan, jobs) for orphan in orphans]
@@ -188,35 +199,41 @@ class OrphanSweep:
 
     async def adopt(self, orphan_id: OrphanId, *, by: str) -> UserId:
         """Make the row that the orphan lacks, and return whose it is."""
-        orphan = await self._proven(orphan_id)
-        user_id = orphan.find.user_id
-        assert user_id is not None, "what is proven has an owner"
-        running = orphan.find.kind is OrphanKind.JOB and not orphan.find.details.get("stopped")
+        claimed, user_id = await self._claim(orphan_id)
+        find = claimed.orphan.find
+        running = find.kind is OrphanKind.JOB and not find.details.get("stopped")
         await self._adopt(user_id, running, by)
-        await self._orphans.remove_orphan(orphan_id)
-        await self._note(orphan, "orphan.adopted", by)
+        await self._orphans.release_orphan(claimed, gone=True)
+        await self._note(claimed.orphan, "orphan.adopted", by)
         return user_id
 
     async def delete(self, orphan_id: OrphanId, *, by: str) -> None:
         """Delete the orphan, if it still is one: a row that came meanwhile keeps everything of its name."""
-        orphan = await self._proven(orphan_id)
-        user_id = orphan.find.user_id
-        assert user_id is not None, "what is proven has an owner"
-        if await self._stacks.get(user_id) is not None:
-            await self._orphans.remove_orphan(orphan_id)
-            raise OrphanNotFound
-        done = await self._delete(orphan.find)
-        if done:
-            await self._orphans.remove_orphan(orphan_id)
-        await self._note(orphan, "orphan.deleted" if done else "orphan.stopped", by)
+        claimed, _ = await self._claim(orphan_id)
+        done = await self._delete(claimed.orphan.find)
+        await self._orphans.release_orphan(claimed, gone=done)
+        await self._note(claimed.orphan, "orphan.deleted" if done else "orphan.stopped", by)
 
-    async def _proven(self, orphan_id: OrphanId) -> Orphan:
+    async def _claim(self, orphan_id: OrphanId) -> tuple[ClaimedOrphan, UserId]:
+        """
+        Take charge of what bears the orphan's name, if it is proven ours, and return whose it is.
+
+        1. Nothing knows the name, and its secret is about to be destroyed.
+        2. Meanwhile its user is ensured: the row is made, and a worker takes up the secret that is there.
+        3. The secret goes, under a stack that lives.
+
+        So a row that is made under the claim waits until that is released. After a failure nobody knows what became of the
+        effect; the claim is left to lapse then, which is when no effect of ours can be under way any more.
+        """
         orphan = await self._orphans.get_orphan(orphan_id)
         if orphan is None:
             raise OrphanNotFound
-        if not orphan.proven:
+        if not orphan.proven or orphan.find.user_id is None:
             raise OrphanNotProven
-        return orphan
+        now = self._now()
+        lapses_at = now + timedelta(seconds=2 * self._timeout)
+        claimed = await self._orphans.claim_orphan(orphan_id, now=now, lapses_at=lapses_at)
+        return claimed, orphan.find.user_id
 
     async def _delete(self, find: Find) -> bool:
         """Delete it and return whether it is gone. A job is stopped first, and purged when nothing of it runs."""

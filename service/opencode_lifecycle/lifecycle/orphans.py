@@ -29,6 +29,8 @@ class OrphanLimits:
     """Full comparisons in a row that must have found it before anything is done about it."""
     grace: timedelta = timedelta(hours=1)
     """From the first of them until something is deleted."""
+    apart: timedelta | None = None
+    """Between two comparisons that count, whichever replica makes them; None means the period of comparison."""
 
 
 def jobs_in(listing: Listing) -> list[Find]:
@@ -75,9 +77,19 @@ def without_row(finds: Iterable[Find], rows: Collection[JobId], kept: Collection
 
 
 def orphans_among(
-    finds: Sequence[Find], earlier: Mapping[OrphanId, Orphan], *, installation: str, now: datetime
+    finds: Sequence[Find],
+    earlier: Mapping[OrphanId, Orphan],
+    *,
+    installation: str,
+    apart: timedelta,
+    now: datetime,
 ) -> list[Orphan]:
-    """Return the orphans among *finds*, counting on from what was found *earlier*. What is another's is none."""
+    """
+    Return the orphans among *finds*, counting on from what was found *earlier*. What is another's is none.
+
+    A comparison that follows less than *apart* on the one that counted last counts for nothing: several replicas, or an
+    impatient operator, must not make up in numbers for the time that shows what lasts.
+    """
     owners = {
         find.job_id: find.user_id
         for find in finds
@@ -93,13 +105,14 @@ def orphans_among(
             continue
         owner = owners.get(find.job_id)
         known = earlier.get(find.id)
+        counts = known is None or now - known.last_seen_at >= apart
         orphans.append(
             Orphan(
                 find=replace(find, user_id=owner or find.user_id),
                 proven=owner is not None,
                 first_seen_at=known.first_seen_at if known is not None else now,
-                last_seen_at=now,
-                confirmations=(known.confirmations if known is not None else 0) + 1,
+                last_seen_at=now if known is None or counts else known.last_seen_at,
+                confirmations=(known.confirmations if known is not None else 0) + counts,
             )
         )
     return sorted(orphans, key=lambda orphan: orphan.id)

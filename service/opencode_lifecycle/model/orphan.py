@@ -44,7 +44,8 @@ class Orphan:
     """
     A find that no row explains. *proven* says that it is ours beyond doubt: its marks and its name agree.
 
-    *confirmations* counts the full comparisons that found it, in a row. What is not proven is never touched.
+    *confirmations* counts the full comparisons that found it, in a row; *last_seen_at* is when the last of those was made
+    that count. What is not proven is never touched.
     """
 
     find: Find

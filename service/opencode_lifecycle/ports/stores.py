@@ -230,9 +230,24 @@ class ConditionStore(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimedOrphan:
+    """An orphan that only whoever has the token may see to, and whose name no worker touches, until the claim lapses."""
+
+    orphan: Orphan
+    token: str
+
+
 class OrphanStore(Protocol):
-    async def put_orphans(self, orphans: Sequence[Orphan]) -> None:
-        """Insert or replace them by id, and remove every other: after a full comparison these are all there are."""
+    async def put_orphans(
+        self, orphans: Sequence[Orphan], *, earlier: Mapping[OrphanId, Orphan], now: datetime
+    ) -> Sequence[Orphan]:
+        """
+        Take in a full comparison, in one transaction: *orphans* is all it found, *earlier* all that was known before it.
+
+        Only what differs is written, and only where the row is what it was before: what another replica has put, removed
+        or claimed meanwhile stands. Returned is what there is now of *orphans*.
+        """
         ...
 
     async def get_orphan(self, orphan_id: OrphanId) -> Orphan | None: ...
@@ -241,7 +256,23 @@ class OrphanStore(Protocol):
         """Return one page in the order of ids; with a limit of None, all."""
         ...
 
-    async def remove_orphan(self, orphan_id: OrphanId) -> None: ...
+    async def claim_orphan(self, orphan_id: OrphanId, *, now: datetime, lapses_at: datetime) -> ClaimedOrphan:
+        """
+        Take exclusive charge of everything that bears the orphan's name.
+
+        A stack that is made meanwhile is under the same claim: nobody works on it before that is released or lapses.
+        Raises `OrphanNotFound` when there is no such orphan, or a row explains it by now, which also forgets it;
+        `ClaimLost` while another is at something of that name.
+        """
+        ...
+
+    async def release_orphan(self, claimed: ClaimedOrphan, *, gone: bool) -> None:
+        """
+        End the claim, also on a stack that was made meanwhile, which is due at once. With *gone* the orphan is forgotten.
+
+        A claim that is lost already is no error.
+        """
+        ...
 
 
 class InstallationStore(Protocol):

@@ -20,7 +20,7 @@ from opencode_lifecycle.adapters.database.stack_statements import (
     last_operation_of,
     stack_row,
 )
-from opencode_lifecycle.adapters.database.tables import removed_stacks, user_stacks, workspaces
+from opencode_lifecycle.adapters.database.tables import orphans, removed_stacks, user_stacks, workspaces
 from opencode_lifecycle.adapters.database.transaction import Transaction
 from opencode_lifecycle.model.errors import ClaimLost
 from opencode_lifecycle.model.identifiers import UserId
@@ -60,6 +60,9 @@ _VOID: Final = (
     update(user_stacks)
     .where(_columns.claim_token.is_not(None))
     .values(claim_token=None, claim_lapses_at=None, next_attempt_at=literal(AT_ONCE, Instant()))
+)
+_VOID_ON_ORPHANS: Final = (
+    update(orphans).where(orphans.c.claim_token.is_not(None)).values(claim_token=None, claim_lapses_at=None)
 )
 _RELEASE: Final = (
     update(user_stacks)
@@ -135,7 +138,11 @@ class ClaimRows(Store):
         return await self._write("renew a claim", renew)
 
     async def void_claims(self) -> None:
-        await self._write("void claims", lambda transaction: transaction.write(_VOID, {}))
+        def void(transaction: Transaction) -> None:
+            transaction.write(_VOID, {})
+            transaction.write(_VOID_ON_ORPHANS, {})
+
+        await self._write("void claims", void)
 
     async def finish_deletion(
         self,

@@ -8,7 +8,7 @@ from sqlalchemy import bindparam, delete, insert, select, update
 
 from opencode_lifecycle.adapters.database.operations import operation_of
 from opencode_lifecycle.adapters.database.stack_rows import values_of
-from opencode_lifecycle.adapters.database.tables import operations, removed_stacks, user_stacks
+from opencode_lifecycle.adapters.database.tables import operations, orphans, removed_stacks, user_stacks
 from opencode_lifecycle.adapters.database.transaction import Transaction
 from opencode_lifecycle.model.operation import Operation
 from opencode_lifecycle.model.stack import Stack
@@ -31,7 +31,17 @@ _WITH_OPERATION: Final = (
 )
 
 UPDATE_STACK: Final = update(user_stacks).where(user_stacks.c.user_id == bindparam("whose"))
-_INSERT: Final = insert(user_stacks)
+_CLAIM_ON_NAME: Final = (
+    select(orphans.c.claim_token, orphans.c.claim_lapses_at)
+    .where(orphans.c.job_id == bindparam("claimed_name"), orphans.c.claim_token.is_not(None))
+    .order_by(orphans.c.claim_lapses_at.desc())
+    .limit(1)
+)
+_INSERT: Final = insert(user_stacks).values(
+    # Whoever is deleting what was left of the name must not delete what is made for this stack.
+    claim_token=_CLAIM_ON_NAME.with_only_columns(orphans.c.claim_token).scalar_subquery(),
+    claim_lapses_at=_CLAIM_ON_NAME.with_only_columns(orphans.c.claim_lapses_at).scalar_subquery(),
+)
 _FORGET_REMOVAL: Final = delete(removed_stacks).where(removed_stacks.c.user_id == bindparam("whose"))
 
 Row = Mapping[str, Any]
@@ -51,4 +61,5 @@ def last_operation_of(row: Row) -> Operation | None:
 
 def insert_stack(transaction: Transaction, stack: Stack, *, next_attempt_at: datetime | None) -> None:
     transaction.write(_FORGET_REMOVAL, {"whose": stack.user_id})
-    transaction.write(_INSERT, {**values_of(stack), "next_attempt_at": next_attempt_at})
+    values = {**values_of(stack), "next_attempt_at": next_attempt_at}
+    transaction.write(_INSERT, {"claimed_name": stack.job_id, **values})

@@ -32,6 +32,7 @@ _UNFINISHED = text("finished_at IS NULL")
 _DUE = text("next_attempt_at IS NOT NULL")
 _CURRENT = text("is_current")
 _STALE = text("stale <> 0")
+_CLAIMED = text("claim_token IS NOT NULL")
 
 releases: Final = Table(
     "releases",
@@ -261,6 +262,10 @@ orphans: Final = Table(
     instant("first_seen_at"),
     instant("last_seen_at"),
     number("confirmations"),
+    # Who is seeing to it
+    identifier("claim_token", nullable=True),
+    instant("claim_lapses_at", nullable=True),
+    Index(None, "job_id", sqlite_where=_CLAIMED, postgresql_where=_CLAIMED),
 )
 
 installations: Final = Table(
