@@ -18,7 +18,11 @@ async def test_the_fleet_is_shown_by_the_reasons_why_it_is_stale(world):
     world.oversight.summary = StalenessSummary(
         stacks=9,
         stale=3,
-        facets=(StaleCount(facet=Facet.IMAGE, stacks=3), StaleCount(facet=Facet.PROMPT, stacks=1)),
+        facets=(
+            StaleCount(facet=Facet.IMAGE, stacks=3, restart=True),
+            StaleCount(facet=Facet.EDITED_OUTSIDE, stacks=2, restart=True),
+            StaleCount(facet=Facet.PROMPT, stacks=1, restart=False),
+        ),
     )
 
     answer = await world.call("GET", "/v1/staleness", by="auditor")
@@ -28,6 +32,7 @@ async def test_the_fleet_is_shown_by_the_reasons_why_it_is_stale(world):
         "stale": 3,
         "items": [
             {"facet": "image", "stacks": 3, "severity": "warning", "restart": True},
+            {"facet": "edited_outside", "stacks": 2, "severity": "warning", "restart": True},
             {"facet": "prompt", "stacks": 1, "severity": "info", "restart": False},
         ],
         "next_cursor": None,

@@ -41,7 +41,7 @@ from opencode_lifecycle.model.orphan import Orphan
 from opencode_lifecycle.model.principal import ServiceToken
 from opencode_lifecycle.model.release import Release
 from opencode_lifecycle.model.stack import KeptWorkspace, Stack, Status
-from opencode_lifecycle.model.staleness import StaleCount, StalenessSummary
+from opencode_lifecycle.model.staleness import StaleCount, StalenessSummary, needs_restart
 from opencode_lifecycle.model.view import Page
 from opencode_lifecycle.ports.stores import (
     Claimed,
@@ -296,13 +296,22 @@ class FakeStore:
 
     async def staleness_summary(self) -> StalenessSummary:
         async with self._call("staleness_summary"):
-            sets = [row.stack.status.stale for row in self.rows.values()]
+            statuses = [row.stack.status for row in self.rows.values()]
+        sets = [status.stale for status in statuses]
+        edits_restart = any(
+            status.edits_restart for status in statuses if Facet.EDITED_OUTSIDE in status.stale
+        )
         counts = Counter(facet for stale in sets for facet in stale)
         in_order = sorted(counts.items(), key=lambda item: (-item[1], list(Facet).index(item[0])))
         return StalenessSummary(
             stacks=len(sets),
             stale=sum(1 for stale in sets if stale),
-            facets=tuple(StaleCount(facet=facet, stacks=count) for facet, count in in_order),
+            facets=tuple(
+                StaleCount(
+                    facet=facet, stacks=count, restart=needs_restart(facet, edits_restart=edits_restart)
+                )
+                for facet, count in in_order
+            ),
         )
 
     async def deleted_at(self, user_id: UserId) -> datetime | None:

@@ -1,11 +1,13 @@
 """How the schema of a database comes about, and how it changes."""
 
+import asyncio
 import os
 import shutil
 import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,10 +17,15 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
 
 import opencode_lifecycle
+from database_examples import NOW, a_release, a_stack, put
 from opencode_lifecycle.adapters.database import schema
+from opencode_lifecycle.adapters.database.database import Database
 from opencode_lifecycle.adapters.database.engine import parse_url
+from opencode_lifecycle.adapters.database.facet_mask import mask_of
 from opencode_lifecycle.adapters.database.tables import metadata
 from opencode_lifecycle.model.errors import InvalidSettings, UpstreamUnavailable
+from opencode_lifecycle.model.facets import Facet
+from opencode_lifecycle.model.stack import Status
 from opencode_lifecycle.shipped import shipped
 
 
@@ -194,6 +201,34 @@ def test_rows_survive_a_table_that_others_refer_to_being_built_anew(tmp_path):
         return connection.execute(text("SELECT id FROM releases")).scalar()
 
     assert looking(url, rebuild) == "rel_1"
+
+
+def test_edits_that_were_found_before_they_were_counted_are_counted(empty_url):
+    async def summary(*, given=()):
+        database = Database(url=empty_url)
+        await database.open()
+        try:
+            if given:
+                await database.add_release(a_release())
+            for user_id, status in given:
+                await put(database, a_stack(user_id, status=status))
+            return {
+                each.facet: (each.stacks, each.restart)
+                for each in (await database.staleness_summary()).facets
+            }
+        finally:
+            await database.close()
+
+    edited = Status(phase_since=NOW, stale=frozenset({Facet.EDITED_OUTSIDE}))
+    schema.upgrade(empty_url)
+    written = asyncio.run(summary(given=[("ada", edited), ("bob", replace(edited, edits_restart=True))]))
+
+    schema.downgrade(empty_url, "0008")
+    before = looking(empty_url, lambda c: c.execute(text("SELECT max(stale) FROM user_stacks")).scalar())
+    schema.upgrade(empty_url)
+
+    assert before == mask_of([Facet.EDITED_OUTSIDE])
+    assert asyncio.run(summary()) == written == {Facet.EDITED_OUTSIDE: (2, True)}
 
 
 def test_a_migration_runs_from_an_installed_wheel(tmp_path):

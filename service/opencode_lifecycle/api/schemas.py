@@ -19,7 +19,7 @@ from opencode_lifecycle.model.operation import OperationKind, OperationState
 from opencode_lifecycle.model.orphan import Orphan, OrphanKind
 from opencode_lifecycle.model.principal import Role, ServiceToken
 from opencode_lifecycle.model.stack import Runtime
-from opencode_lifecycle.model.staleness import NEEDS_RESTART, SEVERITY, Severity, StalenessSummary
+from opencode_lifecycle.model.staleness import SEVERITY, Severity, StalenessSummary
 from opencode_lifecycle.model.states import Desired, Health, MigrationState, Phase, Reason
 from opencode_lifecycle.model.view import (
     Credentials,
@@ -352,6 +352,8 @@ class ListShape(Outgoing, Generic[Item]):
 
 
 class StaleCountShape(Outgoing):
+    """`restart` says that putting at least one of these stacks right restarts its runtime."""
+
     facet: Facet
     stacks: int
     severity: Severity
@@ -376,7 +378,7 @@ class StalenessSummaryShape(Outgoing):
                     facet=count.facet,
                     stacks=count.stacks,
                     severity=SEVERITY.get(count.facet, Severity.INFO),
-                    restart=count.facet in NEEDS_RESTART,
+                    restart=count.restart,
                 )
                 for count in summary.facets
             ],

@@ -34,10 +34,15 @@ class Staleness:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StaleCount:
-    """How many stacks are stale in *facet*. A stack that is stale in several is counted in each."""
+    """
+    How many stacks are stale in *facet*. A stack that is stale in several is counted in each.
+
+    *restart* says that putting at least one of them right restarts its runtime.
+    """
 
     facet: Facet
     stacks: int
+    restart: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,10 +110,15 @@ def staleness_of(status: Status, want: Facets, *, desired: Desired) -> tuple[Sta
                 have="; ".join(f"{edit.field} = {edit.have or 'absent'}" for edit in shown) + more,
                 want="; ".join(f"{edit.field} = {edit.want or 'absent'}" for edit in shown) + more,
                 severity=SEVERITY[Facet.EDITED_OUTSIDE],
-                restart=status.edits_restart,
+                restart=needs_restart(Facet.EDITED_OUTSIDE, edits_restart=status.edits_restart),
             )
         )
     return tuple(reasons)
+
+
+def needs_restart(facet: Facet, *, edits_restart: bool) -> bool:
+    """Whether putting a stack right in *facet* restarts its runtime; of edits from outside Nomad's own plan tells."""
+    return edits_restart if facet is Facet.EDITED_OUTSIDE else facet in NEEDS_RESTART
 
 
 def facets_of(reasons: Iterable[Staleness]) -> frozenset[Facet]:
@@ -121,5 +131,5 @@ def _reason(facet: Facet, have: str, want: str) -> Staleness:
         have=have,
         want=want,
         severity=SEVERITY.get(facet, Severity.INFO),
-        restart=facet in NEEDS_RESTART,
+        restart=needs_restart(facet, edits_restart=False),
     )

@@ -120,6 +120,32 @@ async def test_the_stale_are_counted_by_facet_and_as_stacks(database):
     assert {count.facet: count.stacks for count in summary.facets} == {Facet.IMAGE: 2, Facet.PROMPT: 1}
 
 
+async def test_edits_from_outside_are_counted_as_a_restart_when_taking_any_of_them_back_is_one(database):
+    edited = frozenset({Facet.EDITED_OUTSIDE, Facet.PROMPT})
+    in_place = Status(phase_since=NOW, stale=edited)
+    await put(database, a_stack("a", status=in_place))
+    before = (await database.staleness_summary()).facets
+    await put(database, a_stack("b", status=replace(in_place, edits_restart=True)))
+
+    after = (await database.staleness_summary()).facets
+
+    assert {count.facet: count.restart for count in before} == dict.fromkeys(edited, False)
+    assert {count.facet: count.restart for count in after} == {
+        Facet.EDITED_OUTSIDE: True,
+        Facet.PROMPT: False,
+    }
+    assert {count.facet: count.stacks for count in after} == dict.fromkeys(edited, 2)
+    assert await found(database, stale=Facet.EDITED_OUTSIDE) == ["a", "b"]
+    assert [stack.status.stale for stack in (await database.find(StackQuery())).items] == [edited, edited]
+
+
+async def test_edits_that_are_no_reason_now_do_not_make_a_stack_stale(database):
+    await put(database, a_stack("a", status=Status(phase_since=NOW, edits_restart=True)))
+
+    assert await database.staleness_summary() == StalenessSummary(stacks=1, stale=0, facets=())
+    assert await found(database, stale=False) == ["a"]
+
+
 async def test_a_fleet_without_stale_stacks_is_counted_as_such(database):
     await put(database, "a")
 

@@ -2,7 +2,7 @@
 A set of facets as one number, so that a fleet can be counted by an index.
 
 Bit *n* stands for the facet at place *n* of `BITS`. Numbers in a database outlive this code: places are never given away
-again, and new facets come at the end.
+again, and new facets come at the end. One bit high above them tells of edits from outside what the facet alone does not.
 """
 
 from collections.abc import Iterable
@@ -26,11 +26,15 @@ BITS: Final = (
     Facet.MISSING,
 )
 _BIT: Final = {facet: 1 << place for place, facet in enumerate(BITS)}
+EDITS_RESTART: Final = 1 << 30
+"""Set beside `EDITED_OUTSIDE` where taking the edits back restarts the runtime."""
 _NONE: Final[frozenset[Facet]] = frozenset()
 
 
-def mask_of(facets: Iterable[Facet]) -> int:
-    return sum(_BIT[facet] for facet in facets)
+def mask_of(facets: Iterable[Facet], *, edits_restart: bool = False) -> int:
+    """Return the number of *facets*; whether edits restart counts only where there are some."""
+    mask = sum(_BIT[facet] for facet in facets)
+    return mask | EDITS_RESTART if edits_restart and mask & _BIT[Facet.EDITED_OUTSIDE] else mask
 
 
 @lru_cache(maxsize=1024)

@@ -197,7 +197,7 @@ def status_values(status: Status) -> dict[str, Any]:
         "edits": [{"field": edit.field, "have": edit.have, "want": edit.want} for edit in status.edits],
         "edits_restart": status.edits_restart,
         "recycled_at": status.recycled_at,
-        "stale": mask_of(status.stale),
+        "stale": mask_of(status.stale, edits_restart=status.edits_restart),
         **_facet_values(status.facets),
         **_workspace_values(status.workspace),
         **_runtime_values(status.runtime),

@@ -10,7 +10,7 @@ from sqlalchemy import Select, bindparam, delete, func, literal, select, text, u
 
 from opencode_lifecycle.adapters.database.base import Store
 from opencode_lifecycle.adapters.database.events import append_events
-from opencode_lifecycle.adapters.database.facet_mask import BITS, facets_in_mask, mask_of
+from opencode_lifecycle.adapters.database.facet_mask import BITS, EDITS_RESTART, facets_in_mask, mask_of
 from opencode_lifecycle.adapters.database.operations import insert_operation, supersede_unfinished
 from opencode_lifecycle.adapters.database.stack_rows import intent_values, kept_workspace_of, stack_of
 from opencode_lifecycle.adapters.database.stack_statements import (
@@ -24,7 +24,7 @@ from opencode_lifecycle.adapters.database.tables import removed_stacks, sequence
 from opencode_lifecycle.adapters.database.transaction import Transaction
 from opencode_lifecycle.model.identifiers import UserId
 from opencode_lifecycle.model.stack import KeptWorkspace, Stack
-from opencode_lifecycle.model.staleness import StaleCount, StalenessSummary
+from opencode_lifecycle.model.staleness import StaleCount, StalenessSummary, needs_restart
 from opencode_lifecycle.model.view import Page
 from opencode_lifecycle.ports.stores import Decision, Situation, StackChange, StackQuery
 
@@ -95,11 +95,16 @@ class StackRows(Store):
             }
         )
         stale = sum(row["stacks"] for row in rows if row["stale"])
+        edits_restart = any(row["stale"] & EDITS_RESTART for row in rows)
         return StalenessSummary(
             stacks=sum(row["stacks"] for row in rows if not row["stale"]),
             stale=stale,
             facets=tuple(
-                StaleCount(facet=facet, stacks=count) for facet, count in facets.most_common() if count
+                StaleCount(
+                    facet=facet, stacks=count, restart=needs_restart(facet, edits_restart=edits_restart)
+                )
+                for facet, count in facets.most_common()
+                if count
             ),
         )
 
