@@ -488,12 +488,24 @@ class Report:
     age_seconds: float | None = 0.5
 
 
+@dataclass(frozen=True)
+class WatchReport:
+    name: str
+    ok: bool = True
+    age_seconds: float | None = 0.5
+    limit_seconds: float = 30.0
+
+
 @dataclass
 class MemoryReadiness:
     reports: Sequence[Report] = (Report("nomad"), Report("vault"), Report("consul"), Report("database"))
+    watch_reports: Sequence[WatchReport] = (WatchReport("nomad_listing"),)
 
     async def report(self) -> Sequence[Report]:
         return self.reports
+
+    def watches(self) -> Sequence[WatchReport]:
+        return self.watch_reports
 
 
 @dataclass

@@ -7,7 +7,7 @@ import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from prometheus_client.parser import text_string_to_metric_families
 
-from api.in_memory import Report
+from api.in_memory import Report, WatchReport
 from api.world import SECRETS, World
 from opencode_lifecycle.api.problems import DEFECT, answer_for
 from opencode_lifecycle.api.routes import ROUTES
@@ -152,6 +152,21 @@ async def test_requests_are_counted_by_route_method_and_status(world):
         samples["opencode_lifecycle_http_request_duration_seconds_count", "/v1/stacks/{user_id}", "200"] == 2
     )
     assert "ada" not in text
+
+
+async def test_readiness_tells_the_age_of_every_watch_and_does_not_depend_on_it(world):
+    world.readiness.watch_reports = (
+        WatchReport("nomad_listing"),
+        WatchReport("orphans", ok=False, age_seconds=None),
+    )
+
+    answer = await world.call("GET", "/readyz", by=None)
+
+    assert answer.status == 200
+    assert answer.json["watches"] == [
+        {"name": "nomad_listing", "ok": True, "age_seconds": 0.5, "limit_seconds": 30.0},
+        {"name": "orphans", "ok": False, "age_seconds": None, "limit_seconds": 30.0},
+    ]
 
 
 async def test_readiness_has_a_line_for_every_dependency_and_is_503_when_one_is_not_well(world):

@@ -1,5 +1,6 @@
 """Calls for those who keep the service running. No token is needed, so nothing private is told."""
 
+from collections.abc import Sequence
 from http import HTTPStatus
 
 from aiohttp import web
@@ -7,7 +8,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from opencode_lifecycle.api.responses import JSON, respond
-from opencode_lifecycle.api.schemas import DependencyShape, LivenessShape
+from opencode_lifecycle.api.schemas import DependencyShape, LivenessShape, Outgoing, WatchShape
 from opencode_lifecycle.api.use_cases import Readiness
 
 
@@ -21,7 +22,7 @@ class HealthHandlers:
         return respond(LivenessShape())
 
     async def ready(self, request: web.Request) -> web.Response:
-        """Answer 200 when every dependency is well, else 503; JSON, laid out with one dependency to a line."""
+        """Answer 200 when every dependency is well, else 503; JSON, laid out with one dependency or watch to a line."""
         del request
         reports = await self._readiness.report()
         lines = [
@@ -31,8 +32,12 @@ class HealthHandlers:
             for report in reports
         ]
         is_ready = all(report.ok for report in reports)
-        rows = b",\n".join(b"  " + line.json_bytes() for line in lines)
-        body = b'{"status":"%s","dependencies":[\n%s\n]}\n' % (b"ready" if is_ready else b"not ready", rows)
+        watches = [WatchShape.from_domain(watch) for watch in self._readiness.watches()]
+        body = b'{"status":"%s","dependencies":[\n%s\n],"watches":[\n%s\n]}\n' % (
+            b"ready" if is_ready else b"not ready",
+            _rows(lines),
+            _rows(watches),
+        )
         return web.Response(
             status=HTTPStatus.OK if is_ready else HTTPStatus.SERVICE_UNAVAILABLE,
             body=body,
@@ -44,3 +49,7 @@ class HealthHandlers:
         return web.Response(
             body=generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
         )
+
+
+def _rows(shapes: Sequence[Outgoing]) -> bytes:
+    return b",\n".join(b"  " + shape.json_bytes() for shape in shapes)

@@ -538,9 +538,19 @@ class DependencyShape(Outgoing):
     age_seconds: float | None
 
 
+class WatchShape(Mirror):
+    name: str
+    ok: bool
+    age_seconds: float | None
+    limit_seconds: float
+
+
 class ReadinessShape(Outgoing):
+    """`watches` say how old what is known is, from `limit_seconds` on too old; the status does not depend on them."""
+
     status: Literal["ready", "not ready"]
     dependencies: Sequence[DependencyShape]
+    watches: Sequence[WatchShape]
 
 
 class LivenessShape(Outgoing):

@@ -34,6 +34,7 @@ from opencode_lifecycle.lifecycle.releases import ReleaseContent, Releases, rele
 from opencode_lifecycle.lifecycle.steps import Limits
 from opencode_lifecycle.lifecycle.sweeping import SecretSweep, UsageSweep
 from opencode_lifecycle.lifecycle.wanted import Site
+from opencode_lifecycle.lifecycle.watch_ages import Periods, watches_of
 from opencode_lifecycle.lifecycle.watching import ChangeFeed, NomadWatch, StoreWatch
 from opencode_lifecycle.lifecycle.work import Desk
 from opencode_lifecycle.model.clock import Clock, utc_now
@@ -269,6 +270,22 @@ class ControlPlane:
             timeout=p.observation_max_age,
             now=now,
         )
+        watches = watches_of(
+            fleet=self.fleet,
+            nomad=self._nomad,
+            catalog=self._catalog,
+            secrets=self._secrets,
+            probes=self._probes,
+            usage=self._usage,
+            orphans=self._orphans,
+            periods=Periods(
+                observation_max_age=p.observation_max_age,
+                liveness=p.liveness_interval,
+                secrets=p.secret_sweep_interval,
+                usage=p.usage_interval,
+                comparison=p.comparison_interval,
+            ),
+        )
         self.oversight = Oversight(
             stacks=neighbours.store,
             orphans=neighbours.store,
@@ -281,7 +298,7 @@ class ControlPlane:
             desk=desk,
             limits=p.limits,
             inspect=self.provisioning.inspect,
-            ages=self._watch_ages(),
+            watch_ages=watches.ages,
             now=now,
         )
         self.readiness = Readiness(
@@ -294,6 +311,7 @@ class ControlPlane:
             fleet=self.fleet,
             worker_pulse=self.dispatcher.pulse,
             has_compared=lambda: self.dispatcher.has_compared,
+            watches=watches,
             max_age=p.observation_max_age.total_seconds(),
             timeout=min(3.0, p.upstream_timeout.total_seconds()),
         )
@@ -375,18 +393,6 @@ class ControlPlane:
             await self._nomad.list_once()
         except (UpstreamError, DeadlineExceeded) as error:
             log.warning("a confirmed condition is acted on later", kind=condition.kind, error=error.message)
-
-    def _watch_ages(self) -> dict[str, Callable[[], float | None]]:
-        return {
-            "nomad_events": self._nomad.stream_age,
-            "nomad_listing": self.fleet.listing_pulse.age,
-            "consul_checks": self._catalog.checks_pulse.age,
-            "consul_comparison": self._catalog.comparison_pulse.age,
-            "vault_versions": self._secrets.pulse.age,
-            "probes": self._probes.pulse.age,
-            "usage": self._usage.pulse.age,
-            "orphans": self._orphans.pulse.age,
-        }
 
     def _loops(self) -> dict[str, Callable[[], Awaitable[None]]]:
         loops: dict[str, Callable[[], Awaitable[None]]] = {

@@ -47,7 +47,7 @@ class Oversight:
         desk: Desk,
         limits: Limits,
         inspect: Callable[[UserId], Awaitable[StackView]],
-        ages: Mapping[str, Callable[[], float | None]],
+        watch_ages: Callable[[], Mapping[str, float | None]],
         now: Clock,
     ) -> None:
         self._stacks = stacks
@@ -61,7 +61,7 @@ class Oversight:
         self._desk = desk
         self._limits = limits
         self._inspect = inspect
-        self._ages = ages
+        self._watch_ages = watch_ages
         self._now = now
 
     async def staleness(self) -> StalenessSummary:
@@ -69,7 +69,7 @@ class Oversight:
 
     def watch_ages(self) -> Mapping[str, float | None]:
         """Return how old, in seconds, what each watch last saw is; None for one that saw nothing yet."""
-        return {name: age() for name, age in self._ages.items()}
+        return self._watch_ages()
 
     def standing_conditions(self) -> Sequence[Condition]:
         return self._conditions.standing()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from opencode_lifecycle.lifecycle.background import Pulse
 from opencode_lifecycle.lifecycle.fleet import Fleet
+from opencode_lifecycle.lifecycle.watch_ages import Watches, WatchReport
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import LifecycleError
 
@@ -30,10 +31,12 @@ class Readiness:
         fleet: Fleet,
         worker_pulse: Pulse,
         has_compared: Callable[[], bool],
+        watches: Watches,
         max_age: float,
         timeout: float,
     ) -> None:
         self._has_compared = has_compared
+        self._watches = watches
         self._pings = pings
         self._worker_pulse = worker_pulse
         self._fleet = fleet
@@ -44,6 +47,14 @@ class Readiness:
         """Ask every dependency at once. Never raises: what fails is in the report."""
         asked = await asyncio.gather(*(self._ask(name, ping) for name, ping in self._pings.items()))
         return [*asked, self._view(), self._comparison(), self._workers(), self._conditions()]
+
+    def watches(self) -> Sequence[WatchReport]:
+        """
+        Tell of each watch how old what it saw is.
+
+        They take no replica out of service: what is too old is unknown already, and nothing is concluded from it.
+        """
+        return self._watches.report()
 
     async def _ask(self, name: str, ping: Ping) -> DependencyReport:
         try:
