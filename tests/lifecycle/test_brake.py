@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from opencode_lifecycle.model.condition import ConditionKind
-from opencode_lifecycle.model.identifiers import UserId
+from opencode_lifecycle.model.identifiers import JobId, UserId
 from opencode_lifecycle.model.states import Phase, Reason
 from world import ADA, BACKEND, OPERATOR, World
 
@@ -202,6 +202,37 @@ async def test_a_nomad_of_an_older_snapshot_freezes_what_it_lacks(world):
     await some_listings(world)
 
     assert world.job_id("bob") not in world.nomad.jobs
+
+
+async def test_an_older_snapshot_stays_one_when_others_have_written_past_our_last_write(world):
+    await world.ensure("ada")
+    snapshot = world.nomad.snapshot()
+    await world.finished(await world.plane.provisioning.recreate(ADA, by=BACKEND, if_match=None))
+    await world.phase(Phase.RUNNING)
+    world.nomad.restore(snapshot)
+    await world.until(lambda: ConditionKind.OLDER_SNAPSHOT in standing(world))
+
+    for number in range(20):
+        world.nomad.plant_job(JobId(f"another-{number}"))
+    await some_listings(world)
+
+    assert world.nomad.index > world.stack().status.job_modify_index
+    assert standing(world) == {ConditionKind.OLDER_SNAPSHOT: True}
+
+
+async def test_what_an_older_snapshot_runs_again_is_shown_as_it_is(world):
+    await world.ensure("ada")
+    await world.ensure("bob")
+    snapshot = world.nomad.snapshot()
+    await world.finished(await world.plane.provisioning.recreate(ADA, by=BACKEND, if_match=None))
+    await world.phase(Phase.RUNNING)
+    before = world.plane.fleet.latest(world.job_id()).job.version
+
+    world.nomad.restore(snapshot)
+    await world.until(lambda: ConditionKind.OLDER_SNAPSHOT in standing(world))
+    await some_listings(world)
+
+    assert world.plane.fleet.latest(world.job_id()).job.version < before
 
 
 async def test_a_confirmed_older_snapshot_is_brought_to_where_it_should_be(world):

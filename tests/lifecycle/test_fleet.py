@@ -171,7 +171,7 @@ def test_a_nomad_set_back_in_time_makes_everything_seen_and_written_before_void(
 def test_what_a_doubted_listing_lacks_stays_as_it_was_seen(fleet, time):
     fleet.apply_listing(listing(time, 100, **{JOB: seen(time, 100)}))
 
-    fleet.apply_presence(listing(time, 110))
+    fleet.apply_presence(listing(time, 110), counts_anew=False)
 
     assert fleet.observation(JOB).job is not ABSENT
 
@@ -179,9 +179,29 @@ def test_what_a_doubted_listing_lacks_stays_as_it_was_seen(fleet, time):
 def test_what_a_doubted_listing_shows_is_taken_in(fleet, time):
     fleet.apply_listing(listing(time, 100))
 
-    fleet.apply_presence(listing(time, 110, **{JOB: seen(time, 110)}))
+    fleet.apply_presence(listing(time, 110, **{JOB: seen(time, 110)}), counts_anew=False)
 
     assert fleet.observation(JOB).index == 110
+
+
+def test_what_a_nomad_that_counts_anew_shows_is_newer_than_any_index_before(fleet, time):
+    fleet.apply_listing(listing(time, 100, **{JOB: seen(time, 100)}))
+    time.passes(1)
+    stopped = replace(seen(time, 50), job=a_job(50, stopped=True))
+
+    fleet.apply_presence(listing(time, 50, **{JOB: stopped}), counts_anew=True)
+
+    assert fleet.latest(JOB).job.stopped
+
+
+def test_what_was_heard_while_a_nomad_that_counts_anew_was_listed_stays(fleet, time):
+    before = listing(time, 50, **{JOB: replace(seen(time, 50), job=a_job(50, stopped=True))})
+    time.passes(1)
+    fleet.see(JOB, replace(seen(time, 51), job=a_job(51)))
+
+    fleet.apply_presence(before, counts_anew=True)
+
+    assert not fleet.latest(JOB).job.stopped
 
 
 def test_an_older_row_does_not_replace_a_newer_one(fleet):

@@ -1,6 +1,7 @@
 """Requests, workers, watches and neighbours that cross each other's path: what must come of it, and what must not."""
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -68,6 +69,22 @@ async def test_a_deletion_that_waits_for_consul_asks_once_a_second(world: World)
 
     assert world.stack().status.phase is Phase.DELETING
     assert world.store.statements < 200
+
+
+async def test_what_no_look_puts_right_in_memory_is_acted_on_twice_at_most(world: World):
+    await world.ensure()
+    await world.finished(await of(world).stop(ADA, hold=False, **ASKED))
+    await world.until(lambda: getattr(world.plane.fleet.get(ADA).secret, "user_id", None) == ADA)
+    stops = world.nomad.faults.calls["deregister"]
+    seen = world.plane.fleet.latest(world.job_id())
+    runs = replace(seen.job, stopped=False, modify_index=10**6)
+
+    world.plane.fleet.see(world.job_id(), replace(seen, job=runs, index=10**6))
+    await world.until(lambda: world.nomad.faults.calls["deregister"] >= stops + 2)
+    for other in ("bob", "cyd"):
+        await world.ensure(other)
+
+    assert world.nomad.faults.calls["deregister"] == stops + 2
 
 
 # --- stop, start and what lies between

@@ -78,7 +78,8 @@ class Admission:
             return
         suspected = [kind for kind in suspicions if not self._conditions.confirmed(kind)]
         if suspected:
-            self._fleet.apply_presence(listing)
+            counts_anew = ConditionKind.OLDER_SNAPSHOT in suspected
+            self._fleet.apply_presence(listing, counts_anew=counts_anew)
             return
         if listing.index < max(highest, self._fleet.listed_index):
             log.warning("nomad counts from an older index", index=listing.index, written=highest)

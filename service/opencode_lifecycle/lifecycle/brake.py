@@ -81,11 +81,19 @@ def judge(
     missing = [each for each in expected if _is_missing(each, listing)]
     if is_widespread(len(missing), len(expected)):
         suspicions[ConditionKind.MASS_DISAPPEARANCE] = _disappearance(missing, len(expected))
-    if listing.index < highest_write:
-        gone_back = [each for each in expected if _is_older(each, listing)]
-        if gone_back:
+    shown_older = [each for each in expected if _is_older(each, listing)]
+    # The index grows past our last write again while others work; a job of ours that went back does not.
+    if shown_older or listing.index < highest_write:
+        lacking = [each for each in expected if _has_no_job(each, listing)]
+        if shown_older or lacking:
+            gone_back = [*shown_older, *lacking]
             suspicions[ConditionKind.OLDER_SNAPSHOT] = _older(gone_back, listing.index, highest_write)
     return suspicions
+
+
+def _has_no_job(each: Expected, listing: Listing) -> bool:
+    seen = listing.stacks.get(each.job_id)
+    return seen is None or not isinstance(seen.job, JobSeen)
 
 
 def _is_missing(each: Expected, listing: Listing) -> bool:
@@ -98,8 +106,9 @@ def _is_missing(each: Expected, listing: Listing) -> bool:
 
 
 def _is_older(each: Expected, listing: Listing) -> bool:
+    """Whether the job is as it was before our last write to it, which in one life of a cluster cannot be."""
     seen = listing.stacks.get(each.job_id)
-    return seen is None or not isinstance(seen.job, JobSeen) or seen.job.modify_index < each.modify_index
+    return seen is not None and isinstance(seen.job, JobSeen) and seen.job.modify_index < each.modify_index
 
 
 def _other_cluster(seen_mark: str | None) -> Suspicion:

@@ -59,6 +59,8 @@ class Dispatcher:
         self._at_work: set[UserId] = set()
         self._left_alone: dict[UserId, tuple[object, ...]] = {}
         """What was known of a stack that could not be taken to rest. Until that changes, it waits until it is due."""
+        self._came_round: dict[UserId, tuple[object, ...]] = {}
+        """What was known when a pass had come to rest and there seemed to be something to do still."""
         self.has_compared = False
         """Whether everything that the first listing gave rise to was seen to once: what is stale is marked by then."""
         self.pulse = Pulse()
@@ -196,19 +198,30 @@ class Dispatcher:
         self._finished(claimed, rests=rests)
 
     def _finished(self, claimed: Claimed, *, rests: bool) -> None:
+        """
+        Have the stack looked at again if something was learnt while it was worked on.
+
+        1. What is remembered of it says that there is something to do; a pass looks itself, and finds it done.
+        2. For some reason the look does not count against what is remembered, and the next pass does it all again.
+
+        So a second pass by the same knowledge is the last one until the stack is due, or something else is learnt.
+        """
         user_id = claimed.stack.user_id
         known = self._fleet.get(user_id)
+        came_round = self._came_round.pop(user_id, None)
+        self._left_alone.pop(user_id, None)
         if known is None:
-            self._left_alone.pop(user_id, None)
             return
-        if rests or known.stack.intent.generation != claimed.stack.intent.generation:
-            self._left_alone.pop(user_id, None)
-        else:
-            self._left_alone[user_id] = self._known_of(known)
+        about = self._known_of(known)
+        is_wanted_as_before = known.stack.intent.generation == claimed.stack.intent.generation
+        if is_wanted_as_before and (not rests or came_round == about):
+            self._left_alone[user_id] = about
         try:
             self.attend(known)
         except Exception:
             log.exception("cannot judge a stack", job_id=known.stack.job_id)
+        if user_id in self._hinted or user_id in self._urgent:
+            self._came_round[user_id] = about
 
 
 def _worth_a_write(status: Status) -> tuple[object, ...]:

@@ -187,11 +187,17 @@ class Fleet:
     def listed_index(self) -> int:
         return self._listed_index
 
-    def apply_presence(self, listing: Listing) -> None:
-        """Take from a listing that is not believed whole what it does show, and nothing from what it lacks."""
+    def apply_presence(self, listing: Listing, *, counts_anew: bool) -> None:
+        """
+        Take from a listing that is not believed whole what it does show, and nothing from what it lacks.
+
+        Where Nomad *counts anew*, an index from before says nothing of what is newer: what was seen before the listing
+        began gives way to it.
+        """
         for job_id, seen in listing.stacks.items():
             old = self._seen.get(job_id)
-            new = _newer_of(old, seen, listing)
+            is_past = counts_anew and old is not None and old.observed_at < listing.observed_at
+            new = _newer_of(None if is_past else old, seen, listing)
             self._seen[job_id] = new
             if old is None or not _same(old, new):
                 self._changed_job(job_id)
