@@ -205,6 +205,7 @@ class MemoryProvisioning:
     chunks: Sequence[bytes] = (b"first line\n", b"second line\n")
     follows: bool = False
     calls: list[str] = field(default_factory=list)
+    queries: list[StackQuery] = field(default_factory=list)
     fails_with: Exception | None = None
     gate: asyncio.Event | None = None
     finished: asyncio.Event = field(default_factory=asyncio.Event)
@@ -276,6 +277,7 @@ class MemoryProvisioning:
 
     async def find(self, query: StackQuery) -> Page[StackView]:
         await self._enter("find")
+        self.queries.append(query)
         ids = sorted(user_id for user_id in self.views if query.after is None or user_id > query.after)
         found = [
             self.views[user_id]

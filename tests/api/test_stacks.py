@@ -6,7 +6,9 @@ import pytest
 
 from api.in_memory import ALLOCATION, PASSWORD
 from api.world import SECRETS
-from opencode_lifecycle.model.states import Phase
+from opencode_lifecycle.model.facets import Facet
+from opencode_lifecycle.model.states import Health, MigrationState, Phase, Reason
+from opencode_lifecycle.ports.stores import StackQuery
 
 STACK_FIELDS = {
     "user_id", "job_id", "namespace", "region", "group", "labels", "resources", "generation", "observed_generation",
@@ -194,6 +196,37 @@ async def test_stacks_can_be_selected_by_label_and_phase(world):
 
     assert [stack["user_id"] for stack in answer.json["items"]] == ["ada"]
     assert answer.json["next_cursor"] is None
+
+
+@pytest.mark.parametrize(
+    ("parameter", "asked"),
+    [
+        ("phase=failed", {"phase": Phase.FAILED}),
+        ("health=unresponsive", {"health": Health.UNRESPONSIVE}),
+        ("migration_state=held", {"migration_state": MigrationState.HELD}),
+        ("release=rel_1", {"release": "rel_1"}),
+        ("reason=out_of_memory", {"reason": Reason.OUT_OF_MEMORY}),
+        ("stale=true", {"stale": True}),
+        ("stale=false", {"stale": False}),
+        ("stale=edited_outside", {"stale": Facet.EDITED_OUTSIDE}),
+        ("group=beta", {"group": "beta"}),
+        ("label=team%3Da%26b%3Dc", {"labels": {"team": "a&b=c"}}),
+        ("limit=7", {"limit": 7}),
+    ],
+)
+async def test_a_filter_of_the_list_is_asked_of_the_store_and_no_other(world, parameter, asked):
+    answer = await world.call("GET", f"/v1/stacks?{parameter}", by="operator")
+
+    assert answer.status == 200
+    assert world.provisioning.queries == [StackQuery(**asked)]
+
+
+async def test_filters_of_the_list_are_joined(world):
+    await world.call("GET", "/v1/stacks?stale=image&phase=running&group=beta&label=team%3Dx", by="backend")
+
+    assert world.provisioning.queries == [
+        StackQuery(stale=Facet.IMAGE, phase=Phase.RUNNING, group="beta", labels={"team": "x"})
+    ]
 
 
 @pytest.mark.parametrize(

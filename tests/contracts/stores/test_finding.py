@@ -170,6 +170,25 @@ def test_the_bits_of_facets_are_never_given_away_again():
     }
 
 
+async def test_filters_are_joined_by_and_also_over_pages(database):
+    for user_id, phase, stale, labels in [
+        ("a", Phase.RUNNING, {Facet.IMAGE}, {"team": "x"}),
+        ("b", Phase.RUNNING, {Facet.PROMPT}, {"team": "x"}),
+        ("c", Phase.FAILED, {Facet.IMAGE}, {"team": "x"}),
+        ("d", Phase.RUNNING, {Facet.IMAGE}, {"team": "y"}),
+        ("e", Phase.RUNNING, {Facet.IMAGE, Facet.PROMPT}, {"team": "x"}),
+    ]:
+        status = Status(phase_since=NOW, phase=phase, stale=frozenset(stale))
+        await put(database, a_stack(user_id, status=status, labels=labels))
+    wanted = {"phase": Phase.RUNNING, "stale": Facet.IMAGE, "labels": {"team": "x"}}
+
+    first = await database.find(StackQuery(**wanted, limit=1))
+    second = await database.find(StackQuery(**wanted, limit=1, after=UserId(first.next_cursor or "")))
+
+    assert [stack.user_id for page in (first, second) for stack in page.items] == ["a", "e"]
+    assert second.next_cursor is None
+
+
 async def test_groups_are_compared_exactly(database):
     for user_id, group in [("a", "team"), ("b", "team-b"), ("c", "TEAM")]:
         await put(database, a_stack(user_id, group=group))
