@@ -121,11 +121,11 @@ class Reconciler:
                     await self._finish_deletion(current)
                     return True
                 case _:
-                    await self._hold_claim(current)
                     await self._save_moves(current)
                     if current.work.stack.intent.generation != generation:
                         await self._begin_anew(current)
                         return True
+                    await self._hold_claim(current)
                     await self._effects.apply(current, step)
         job_id, phase = current.work.stack.job_id, current.work.stack.status.phase
         log.error("plan goes in circles", job_id=job_id, phase=phase)
@@ -146,9 +146,10 @@ class Reconciler:
         """
         Make sure before an effect that the stack is still ours until the effect has ended, however slow it is.
 
-        A process that was frozen meanwhile finds its claim taken here, and does nothing to what another started.
+        A process that was frozen meanwhile finds its claim taken here, and does nothing to what another started. So
+        nothing that takes time comes between this and the effect, and a renewal that took long itself is not enough.
         """
-        if current.claimed.lapses_at - self._now() < self._claim_lifetime * 2 / 3:
+        while current.claimed.lapses_at - self._now() < self._claim_lifetime * 2 / 3:
             lapses_at = self._now() + self._claim_lifetime
             current.claimed = await self._stacks.renew_claim(current.claimed, lapses_at=lapses_at)
 
