@@ -9,24 +9,17 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import assert_never
 
 from opencode_lifecycle.lifecycle.background import Pulse
+from opencode_lifecycle.lifecycle.sightings import is_heard_since, newer_of, shows_the_same, told
 from opencode_lifecycle.model.clock import Clock
 from opencode_lifecycle.model.condition import ConditionKind
 from opencode_lifecycle.model.identifiers import AllocationId, JobId, UserId
-from opencode_lifecycle.model.observation import ABSENT, UNKNOWN, AllocationSeen, JobSeen, Observation
+from opencode_lifecycle.model.observation import ABSENT, UNKNOWN, Observation
 from opencode_lifecycle.model.proof import Proof, ProofResult
 from opencode_lifecycle.model.stack import Address, Stack, Status
 from opencode_lifecycle.model.view import StackView
-from opencode_lifecycle.ports.orchestrator import (
-    AllocationChanged,
-    Change,
-    Connected,
-    JobChanged,
-    Listing,
-    PlacementChanged,
-)
+from opencode_lifecycle.ports.orchestrator import Change, Connected, Listing
 from opencode_lifecycle.ports.prober import Activity, Liveness
 from opencode_lifecycle.ports.secrets import SecretSeen
 from opencode_lifecycle.ports.stores import StackChange
@@ -197,9 +190,9 @@ class Fleet:
         for job_id, seen in listing.stacks.items():
             old = self._seen.get(job_id)
             is_past = counts_anew and old is not None and old.observed_at < listing.observed_at
-            new = _newer_of(None if is_past else old, seen, listing)
+            new = newer_of(None if is_past else old, seen, listing)
             self._seen[job_id] = new
-            if old is None or not _same(old, new):
+            if old is None or not shows_the_same(old, new):
                 self._changed_job(job_id)
 
     def apply_listing(self, listing: Listing) -> None:
@@ -211,9 +204,9 @@ class Fleet:
         was_blind = self._listed_at is None or listing.observed_at - self._listed_at > self._max_age
         before = self._seen
         self._seen = {
-            job_id: _newer_of(before.get(job_id), listing.stacks.get(job_id), listing)
+            job_id: newer_of(before.get(job_id), listing.stacks.get(job_id), listing)
             for job_id in listing.stacks.keys()
-            | {j for j, seen in before.items() if _is_heard_since(seen, listing)}
+            | {j for j, seen in before.items() if is_heard_since(seen, listing)}
         }
         self._listed_index = listing.index
         self._listed_at = listing.observed_at
@@ -225,44 +218,28 @@ class Fleet:
             return
         for job_id in before.keys() | self._seen.keys():
             old, new = before.get(job_id), self._seen.get(job_id)
-            if old is None or new is None or not _same(old, new):
+            if old is None or new is None or not shows_the_same(old, new):
                 self._changed_job(job_id)
 
     def apply(self, change: Change) -> None:
         """Take in one event. Events may come twice and late; what is older than what is known is dropped."""
         if isinstance(change, Connected):
             return
-        old = self._seen.get(change.job_id)
-        if old is None:
-            # Of a job that only an event of something else speaks of, it is not known whether it is there.
-            old = Observation(job=UNKNOWN, index=0, observed_at=self._now())
-        match change:
-            case JobChanged(job=job):
-                if change.index < old.index and isinstance(old.job, JobSeen):
-                    return
-                new = replace(old, job=ABSENT if job is None else job)
-            case AllocationChanged(allocation=allocation):
-                merged = _merge(old.allocations, allocation)
-                if merged is None:
-                    return
-                new = replace(old, allocations=merged)
-            case PlacementChanged(failure=failure):
-                new = replace(old, placement_failure=failure)
-            case unreachable:
-                assert_never(unreachable)
-        self._seen[change.job_id] = replace(new, index=max(old.index, change.index), observed_at=self._now())
-        self._changed_job(change.job_id)
+        new = told(self._seen.get(change.job_id), change, now=self._now())
+        if new is not None:
+            self._seen[change.job_id] = new
+            self._changed_job(change.job_id)
 
     def see(self, job_id: JobId, observation: Observation) -> None:
         """Take in what was read directly, which is newer than anything before it."""
         old = self._seen.get(job_id)
         if old is not None and observation.index < old.index:
             # Nomad answers for one job with that job's index, which may lie before one of the whole table.
-            if not _same(old, observation):
+            if not shows_the_same(old, observation):
                 return
             observation = replace(observation, index=old.index)
         self._seen[job_id] = observation
-        if old is None or not _same(old, observation):
+        if old is None or not shows_the_same(old, observation):
             self._changed_job(job_id)
 
     def wrote(self, job_id: JobId, index: int) -> None:
@@ -405,66 +382,6 @@ class Fleet:
         waiters, known.waiters = known.waiters, []
         for waiter in waiters:
             waiter.set()
-
-
-def _merge(
-    allocations: Sequence[AllocationSeen], changed: AllocationSeen
-) -> tuple[AllocationSeen, ...] | None:
-    for known in allocations:
-        if known.id == changed.id and known.modify_index > changed.modify_index:
-            return None
-    merged = [changed, *(known for known in allocations if known.id != changed.id)]
-    return tuple(sorted(merged, key=lambda allocation: allocation.create_index, reverse=True))
-
-
-def _newer_of(event: Observation | None, listed: Observation | None, listing: Listing) -> Observation:
-    """
-    Join what events told with what a listing says of the same job, part by part.
-
-    A listing has the index of its table of jobs, which in an idle cluster lies before that of every allocation. So each
-    allocation is compared by its own index; one that the listing lacks is kept only if it was heard of since the listing
-    began.
-    """
-    if event is None or listed is None or event.index <= listing.index:
-        kept = listed or event
-        assert kept is not None
-        return kept
-    job = listed.job
-    if isinstance(event.job, JobSeen) and isinstance(listed.job, JobSeen):
-        job = event.job if event.job.modify_index > listed.job.modify_index else listed.job
-    known = {allocation.id: allocation for allocation in listed.allocations}
-    for allocation in event.allocations:
-        there = known.get(allocation.id)
-        if there is None and event.observed_at < listing.observed_at:
-            continue
-        if there is None or allocation.modify_index > there.modify_index:
-            known[allocation.id] = allocation
-    allocations = tuple(sorted(known.values(), key=lambda each: each.create_index, reverse=True))
-    return replace(
-        listed,
-        job=job,
-        allocations=allocations,
-        index=max(event.index, listed.index),
-        observed_at=max(event.observed_at, listed.observed_at),
-    )
-
-
-def _is_heard_since(seen: Observation, listing: Listing) -> bool:
-    """
-    Whether a job that *listing* lacks may have come after it.
-
-    Its index alone does not tell: the last word of an allocation comes after its job was purged, with an index that lies
-    beyond that of the table of jobs for as long as nobody writes a job.
-    """
-    return seen.index > listing.index and seen.observed_at >= listing.observed_at
-
-
-def _same(old: Observation, new: Observation) -> bool:
-    return (
-        old.job == new.job
-        and old.allocations == new.allocations
-        and old.placement_failure == new.placement_failure
-    )
 
 
 def _run_of(status: Status) -> tuple[AllocationId, int] | None:
