@@ -23,6 +23,7 @@ from opencode_lifecycle.lifecycle.cross_checking import CatalogWatch
 from opencode_lifecycle.lifecycle.dispatcher import Dispatcher
 from opencode_lifecycle.lifecycle.effects import Effects
 from opencode_lifecycle.lifecycle.fleet import Fleet, Known
+from opencode_lifecycle.lifecycle.inspection import Inspection
 from opencode_lifecycle.lifecycle.orphan_sweep import OrphanSweep, Places
 from opencode_lifecycle.lifecycle.orphans import OrphanLimits
 from opencode_lifecycle.lifecycle.oversight import Oversight
@@ -33,6 +34,7 @@ from opencode_lifecycle.lifecycle.reconciler import Reconciler
 from opencode_lifecycle.lifecycle.releases import ReleaseContent, Releases, release_of_settings
 from opencode_lifecycle.lifecycle.steps import Limits
 from opencode_lifecycle.lifecycle.sweeping import SecretSweep, UsageSweep
+from opencode_lifecycle.lifecycle.views import Views
 from opencode_lifecycle.lifecycle.wanted import Site
 from opencode_lifecycle.lifecycle.watch_ages import Periods, watches_of
 from opencode_lifecycle.lifecycle.watching import ChangeFeed, NomadWatch, StoreWatch
@@ -209,23 +211,36 @@ class ControlPlane:
             stacks=neighbours.store, feed=neighbours.store, fleet=self.fleet, interval=timedelta(seconds=1)
         )
         self.access = Access(tokens=neighbours.store, now=now)
-        self.provisioning = Provisioning(
+        views = Views(
+            fleet=self.fleet,
+            releases=self.releases,
+            site=p.site,
+            public_url_template=p.public_url_template,
+        )
+        inspection = Inspection(
             stacks=neighbours.store,
             operations=neighbours.store,
             events=neighbours.store,
-            releases=self.releases,
             orchestrator=neighbours.orchestrator,
             passwords=neighbours.passwords,
             prober=neighbours.prober,
             fleet=self.fleet,
+            views=views,
+            now=now,
+            upstream_timeout=p.upstream_timeout,
+        )
+        self.provisioning = Provisioning(
+            stacks=neighbours.store,
+            releases=self.releases,
+            fleet=self.fleet,
+            views=views,
+            inspection=inspection,
             dispatcher=self.dispatcher,
             site=p.site,
             now=now,
             namespace=p.namespace,
             region=p.region,
             default_resources=p.default_resources,
-            public_url_template=p.public_url_template,
-            upstream_timeout=p.upstream_timeout,
             observation_max_age=p.observation_max_age,
         )
         self._secrets = SecretSweep(
@@ -297,7 +312,7 @@ class ControlPlane:
             dispatcher=self.dispatcher,
             desk=desk,
             limits=p.limits,
-            inspect=self.provisioning.inspect,
+            inspect=inspection.inspect,
             watch_ages=watches.ages,
             now=now,
         )
