@@ -22,8 +22,10 @@ from opencode_lifecycle.adapters.opencode.prober import OpenCodeProber
 from opencode_lifecycle.adapters.vault.password_store import VaultPasswordStore
 from opencode_lifecycle.api.server import Runner, build_app
 from opencode_lifecycle.lifecycle.access import new_token
-from opencode_lifecycle.lifecycle.control_plane import ControlPlane, Neighbours, Parameters
+from opencode_lifecycle.lifecycle.control_plane import ControlPlane
+from opencode_lifecycle.lifecycle.neighbours import Neighbours
 from opencode_lifecycle.lifecycle.orphans import OrphanLimits
+from opencode_lifecycle.lifecycle.parameters import Parameters
 from opencode_lifecycle.lifecycle.rate_limits import RateClass, RatePolicy
 from opencode_lifecycle.lifecycle.releases import ReleaseContent
 from opencode_lifecycle.lifecycle.steps import Limits

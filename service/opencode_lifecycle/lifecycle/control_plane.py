@@ -7,10 +7,7 @@ Starting it brings memory up to date before anything is decided; from then on th
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from datetime import timedelta
-from random import Random
-from typing import Protocol
 
 import structlog
 
@@ -24,107 +21,26 @@ from opencode_lifecycle.lifecycle.dispatcher import Dispatcher
 from opencode_lifecycle.lifecycle.effects import Effects
 from opencode_lifecycle.lifecycle.fleet import Fleet, Known
 from opencode_lifecycle.lifecycle.inspection import Inspection
+from opencode_lifecycle.lifecycle.neighbours import Neighbours
 from opencode_lifecycle.lifecycle.orphan_sweep import OrphanSweep, Places
-from opencode_lifecycle.lifecycle.orphans import OrphanLimits
 from opencode_lifecycle.lifecycle.oversight import Oversight
+from opencode_lifecycle.lifecycle.parameters import Parameters
 from opencode_lifecycle.lifecycle.proving import Proving, SteadyProbes
 from opencode_lifecycle.lifecycle.provisioning import Provisioning
 from opencode_lifecycle.lifecycle.readiness import Readiness
 from opencode_lifecycle.lifecycle.reconciler import Reconciler
 from opencode_lifecycle.lifecycle.releases import ReleaseContent, Releases, release_of_settings
-from opencode_lifecycle.lifecycle.steps import Limits
+from opencode_lifecycle.lifecycle.retention import Retention
 from opencode_lifecycle.lifecycle.sweeping import SecretSweep, UsageSweep
 from opencode_lifecycle.lifecycle.views import Views
-from opencode_lifecycle.lifecycle.wanted import Site
 from opencode_lifecycle.lifecycle.watch_ages import Periods, watches_of
-from opencode_lifecycle.lifecycle.watching import ChangeFeed, NomadWatch, StoreWatch
+from opencode_lifecycle.lifecycle.watching import NomadWatch, StoreWatch
 from opencode_lifecycle.lifecycle.work import Desk
-from opencode_lifecycle.model.clock import Clock, utc_now
 from opencode_lifecycle.model.condition import Condition
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import DeadlineExceeded, UpstreamError
-from opencode_lifecycle.model.states import WhenStale
-from opencode_lifecycle.ports.orchestrator import ClusterMark, LiveFiles, Orchestrator, Workspaces
-from opencode_lifecycle.ports.prober import RuntimeProber
-from opencode_lifecycle.ports.secrets import PasswordStore
-from opencode_lifecycle.ports.service_catalog import ServiceCatalog
-from opencode_lifecycle.ports.stores import (
-    ConditionStore,
-    EventStore,
-    IdempotencyStore,
-    InstallationStore,
-    OperationStore,
-    OrphanStore,
-    ReleaseStore,
-    StackStore,
-    TokenStore,
-)
 
 log = structlog.get_logger(__name__)
-
-RECEIPTS_KEPT = timedelta(days=30)
-
-
-class Store(
-    StackStore,
-    OperationStore,
-    EventStore,
-    TokenStore,
-    ReleaseStore,
-    IdempotencyStore,
-    ConditionStore,
-    OrphanStore,
-    InstallationStore,
-    ChangeFeed,
-    Protocol,
-):
-    """The whole database."""
-
-    async def ping(self, deadline: Deadline) -> None: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Neighbours:
-    """Everything outside, each behind its port."""
-
-    store: Store
-    orchestrator: Orchestrator
-    workspaces: Workspaces
-    live_files: LiveFiles
-    cluster_mark: ClusterMark
-    passwords: PasswordStore
-    catalog: ServiceCatalog
-    prober: RuntimeProber
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parameters:
-    """Plain values that steer the control plane. Durations, not seconds."""
-
-    site: Site
-    limits: Limits
-    namespace: str
-    region: str
-    default_resources: str
-    public_url_template: str | None = None
-    observation_max_age: timedelta = timedelta(seconds=30)
-    resync_interval: timedelta = timedelta(seconds=10)
-    liveness_interval: timedelta = timedelta(seconds=10)
-    secret_sweep_interval: timedelta = timedelta(minutes=5)
-    usage_interval: timedelta = timedelta(minutes=5)
-    comparison_interval: timedelta = timedelta(minutes=5)
-    """Between full comparisons: Consul's catalogue with what was proven, and every neighbour with the rows."""
-    orphan_limits: OrphanLimits = field(default_factory=OrphanLimits)
-    when_stale: WhenStale = WhenStale.IDLE
-    events_kept: timedelta = timedelta(days=90)
-    claim_lifetime: timedelta = timedelta(seconds=60)
-    workers: int = 64
-    upstream_timeout: timedelta = timedelta(seconds=10)
-    shutdown_grace: timedelta = timedelta(seconds=10)
-    shares_database: bool = False
-    """Whether others write to the database too, so that memory must follow it."""
-    clock: Clock = utc_now
-    random: Random = field(default_factory=Random)
 
 
 class ControlPlane:
@@ -285,6 +201,7 @@ class ControlPlane:
             timeout=p.observation_max_age,
             now=now,
         )
+        self._retention = Retention(store=neighbours.store, events_kept=p.events_kept, now=now)
         watches = watches_of(
             fleet=self.fleet,
             nomad=self._nomad,
@@ -419,7 +336,7 @@ class ControlPlane:
             "consul checks": self._catalog.follow_once,
             "consul comparison": self._catalog.compare_periodically,
             "orphans": self._orphans.sweep_periodically,
-            "retention": self._retain,
+            "retention": self._retention.round,
         }
         if self._parameters.shares_database:
             loops["database changes"] = self._changes.follow_once
@@ -429,11 +346,3 @@ class ControlPlane:
     async def _refresh_tokens(self) -> None:
         await asyncio.sleep(0.5)
         await self.access.refresh()
-
-    async def _retain(self) -> None:
-        """Forget what nobody may ask for any more."""
-        now = self._parameters.clock()
-        await self._neighbours.store.prune_operations(now - RECEIPTS_KEPT)
-        await self._neighbours.store.prune_keys(now)
-        await self._neighbours.store.prune_events(now - self._parameters.events_kept)
-        await asyncio.sleep(600)

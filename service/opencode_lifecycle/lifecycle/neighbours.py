@@ -1,0 +1,54 @@
+"""Everything outside that the control plane works with."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from opencode_lifecycle.lifecycle.watching import ChangeFeed
+from opencode_lifecycle.model.deadline import Deadline
+from opencode_lifecycle.ports.orchestrator import ClusterMark, LiveFiles, Orchestrator, Workspaces
+from opencode_lifecycle.ports.prober import RuntimeProber
+from opencode_lifecycle.ports.secrets import PasswordStore
+from opencode_lifecycle.ports.service_catalog import ServiceCatalog
+from opencode_lifecycle.ports.stores import (
+    ConditionStore,
+    EventStore,
+    IdempotencyStore,
+    InstallationStore,
+    OperationStore,
+    OrphanStore,
+    ReleaseStore,
+    StackStore,
+    TokenStore,
+)
+
+
+class Store(
+    StackStore,
+    OperationStore,
+    EventStore,
+    TokenStore,
+    ReleaseStore,
+    IdempotencyStore,
+    ConditionStore,
+    OrphanStore,
+    InstallationStore,
+    ChangeFeed,
+    Protocol,
+):
+    """The whole database."""
+
+    async def ping(self, deadline: Deadline) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Neighbours:
+    """Each behind its port."""
+
+    store: Store
+    orchestrator: Orchestrator
+    workspaces: Workspaces
+    live_files: LiveFiles
+    cluster_mark: ClusterMark
+    passwords: PasswordStore
+    catalog: ServiceCatalog
+    prober: RuntimeProber
