@@ -7,8 +7,13 @@ from email.utils import format_datetime
 
 import pytest
 
-from fakes.lifecycle_service import TOKEN, items, readiness
+from fakes.lifecycle_service import TOKEN, condition, items, orphan, readiness, stack, watch
+from opencode_lifecycle.cli import advice
+from opencode_lifecycle.cli.diagnosis import what_next
 from opencode_lifecycle.cli.exit_codes import ExitCode
+from opencode_lifecycle.cli.verdict import doubtful, fine, wrong
+from opencode_lifecycle.model.condition import ConditionKind
+from world import World
 
 NOBODY = "GET /v1/stacks/doctor-asks-for-nobody/address"
 
@@ -36,10 +41,17 @@ def programs(tmp_path, monkeypatch):
 def ready(service):
     """A service that is ready and takes the token for an operator's."""
     service.answers("GET /readyz", readiness())
+    well(service)
+    return service
+
+
+def well(service):
+    """Let the service say of the whole that nothing is wrong with it, to an operator."""
     service.answers("GET /v1/stacks", items())
     service.answers("GET /v1/tokens", items())
     service.refuses(NOBODY, 404, "stack-not-found")
-    return service
+    service.answers("GET /v1/conditions", items())
+    service.answers("GET /v1/orphans", items())
 
 
 @pytest.fixture
@@ -53,6 +65,12 @@ def examine(run):
         return result.exit_code, {check["check"]: check for check in report["checks"]}
 
     return checked
+
+
+@pytest.fixture
+def told(run):
+    """Run the doctor for scripts and return all it says."""
+    return lambda: json.loads(run("doctor", "--json").stdout)
 
 
 def test_when_all_is_well_the_doctor_says_so(ready, examine):
@@ -75,7 +93,9 @@ def test_when_all_is_well_the_doctor_says_so(ready, examine):
 def test_people_get_a_table_and_never_the_token(ready, run):
     result = run("doctor")
 
-    assert result.stdout.splitlines()[0].split()[:3] == ["CHECK", "RESULT", "CODE"]
+    lines = result.stdout.splitlines()
+    assert lines[0].split() == ["CHECK", "RESULT", "DETAIL", "WHAT", "TO", "DO"]
+    assert lines[-1].strip() == "Nothing is wrong, and there is nothing to do."
     assert TOKEN not in result.output
 
 
@@ -146,9 +166,7 @@ def test_a_service_that_is_not_there_is_a_failure(examine):
 
 def test_a_dependency_that_is_away_is_named(service, examine):
     service.answers("GET /readyz", readiness("vault"), status=503)
-    service.answers("GET /v1/stacks", items())
-    service.answers("GET /v1/tokens", items())
-    service.refuses(NOBODY, 404, "stack-not-found")
+    well(service)
 
     exit_code, checks = examine()
 
@@ -158,6 +176,175 @@ def test_a_dependency_that_is_away_is_named(service, examine):
         "sealed",
     )
     assert checks["service: nomad"]["level"] == "ok"
+
+
+def test_a_condition_that_stands_is_a_failure_that_says_how_to_confirm_it(service, run):
+    service.answers("GET /v1/conditions", items(condition()))
+    service.answers("GET /readyz", readiness())
+    well(service)
+
+    result = run("doctor", "--json")
+
+    report = json.loads(result.stdout)
+    [check] = [check for check in report["checks"] if check["level"] == "failed"]
+    assert result.exit_code == ExitCode.FAILED
+    assert (check["check"], check["code"]) == ("condition: mass_disappearance", "condition-standing")
+    assert "7 of 9 stacks that should run are not in Nomad's listing." in check["detail"]
+    assert f"`opencode-lifecycle conditions confirm {condition()['id']}`" in check["advice"]
+    assert report["conditions"] == [condition()]
+    assert report["next"].startswith("1 check failed. Begin with condition: mass_disappearance: compare with")
+
+
+def test_a_condition_that_was_confirmed_is_only_worth_a_look(service, told):
+    service.answers(
+        "GET /v1/conditions", items(condition(status="confirmed", freezes=False, confirmed_by="root"))
+    )
+    service.answers("GET /readyz", readiness())
+    well(service)
+
+    report = told()
+
+    assert report["ok"] is True
+    assert report["next"] == "Nothing is wrong, 1 is worth a look."
+
+
+def test_a_condition_comes_before_what_the_service_cannot_do_because_of_it(service, told):
+    answer = readiness()
+    answer["dependencies"].append(
+        {"name": "comparison", "ok": False, "detail": "not every stack was compared", "age_seconds": None}
+    )
+    service.answers("GET /readyz", answer, status=503)
+    service.answers("GET /v1/conditions", items(condition()))
+    well(service)
+
+    failed = [check["check"] for check in told()["checks"] if check["level"] == "failed"]
+
+    assert failed == ["condition: mass_disappearance", "service: comparison"]
+
+
+@pytest.mark.parametrize(("detail", "level"), [("held back by mass_disappearance", "failed"), ("ok", "ok")])
+def test_a_token_that_may_not_see_conditions_is_told_whether_work_is_held_back(
+    service, examine, detail, level
+):
+    answer = readiness()
+    answer["dependencies"].append({"name": "conditions", "ok": True, "detail": detail, "age_seconds": None})
+    service.answers("GET /readyz", answer)
+    service.refuses("GET /v1/conditions", 403, "forbidden")
+    well(service)
+
+    check = examine()[1]["conditions"]
+
+    assert check["level"] == level
+    assert (detail in check["detail"]) is (level == "failed")
+
+
+def test_a_watch_that_is_too_old_is_a_failure_that_names_it(service, told):
+    answer = readiness()
+    answer["watches"] = [
+        watch("nomad_listing", ok=False, age_seconds=125.2),
+        watch("orphans", ok=False, age_seconds=None),
+        watch("probes"),
+    ]
+    service.answers("GET /readyz", answer)
+    well(service)
+
+    report = told()
+
+    checks = {check["check"]: check for check in report["checks"] if check["check"].startswith("watch: ")}
+    assert checks["watch: nomad_listing"]["detail"] == "too old: 2 m 5 s old; at most 30 s"
+    assert checks["watch: orphans"]["detail"] == "too old: nothing yet; within 30 s of the start"
+    assert {name: check["code"] for name, check in checks.items()} == {
+        "watch: nomad_listing": "watch-too-old",
+        "watch: orphans": "watch-too-old",
+        "watch: probes": "",
+    }
+    assert "its token may list jobs" in checks["watch: nomad_listing"]["advice"]
+    assert report["watches"] == answer["watches"]
+
+
+def test_orphans_that_wait_for_a_person_are_shown_and_the_others_counted(service, run):
+    waiting = orphan(kind="volume", reference="vol-1")
+    for _ in range(2):
+        service.answers("GET /v1/orphans", items(waiting, orphan(id="orp_other")))
+    service.answers("GET /readyz", readiness())
+    well(service)
+
+    shown = run("doctor").stdout
+    report = json.loads(run("doctor", "--json").stdout)
+
+    assert "1 volume without a stack waits for a person; 1 other seen to by the service" in shown
+    assert "Orphans that wait for a person" in shown
+    assert waiting["id"] in shown
+    assert "orp_other" not in shown
+    assert (report["ok"], report["orphans"]) == (True, [waiting])
+    assert (
+        "Begin with orphans: see `opencode-lifecycle orphans list`; then `orphans adopt ID`" in report["next"]
+    )
+
+
+def test_orphans_of_nobody_are_not_advised_to_be_adopted(service, examine):
+    service.answers("GET /v1/orphans", items(orphan(proven=False)))
+    service.answers("GET /readyz", readiness())
+    well(service)
+
+    assert "in their own system" in examine()[1]["orphans"]["advice"]
+
+
+def test_an_auditor_is_told_that_orphans_are_not_looked_at(service, examine):
+    service.refuses("GET /v1/orphans", 403, "forbidden")
+    service.answers("GET /readyz", readiness())
+    well(service)
+
+    exit_code, checks = examine()
+
+    assert exit_code == ExitCode.OK
+    assert checks["orphans"]["detail"] == "not looked at: only an operator may"
+
+
+def test_stacks_that_need_a_person_are_named(service, examine):
+    service.answers("GET /v1/stacks", items())
+    service.answers("GET /v1/stacks", items(stack("ada", phase="failed", reason="job_rejected")))
+    service.answers("GET /v1/stacks", items(stack("bob", phase="starting", reason="no_capacity")))
+    service.answers("GET /readyz", readiness())
+    well(service)
+
+    exit_code, checks = examine()
+
+    assert exit_code == ExitCode.OK
+    assert checks["stacks"]["detail"] == "not as they should be: ada (job_rejected), bob (no_capacity)"
+    assert checks["stacks"]["advice"] == "`opencode-lifecycle show ada` says what to do"
+    asked = [call.query for call in service.asked if call.path == "/v1/stacks"]
+    assert asked[1]["phase"] == "failed"
+    assert {query["reason"] for query in asked[2:]} == {
+        "no_capacity",
+        "secret_missing",
+        "crash_loop",
+        "out_of_memory",
+        "contested",
+    }
+
+
+def test_what_is_next_counts_what_failed_and_what_is_worth_a_look():
+    verdicts = [
+        fine("a", "ok"),
+        doubtful("b", "c", "d", "look at b"),
+        wrong("e", "f", "g", "mend e"),
+        wrong("h", "i", "j", "mend h"),
+    ]
+
+    assert what_next(verdicts) == "2 checks failed, 1 is worth a look. Begin with e: mend e."
+    assert what_next(verdicts[:2]) == "Nothing is wrong, 1 is worth a look. Begin with b: look at b."
+    assert what_next(verdicts[:1]) == "Nothing is wrong, and there is nothing to do."
+
+
+async def test_every_condition_and_every_watch_has_advice(tmp_path):
+    world = World(tmp_path)
+
+    async with world.running():
+        watches = {each.name for each in world.plane.readiness.watches()}
+
+    assert set(advice.FOR_CONDITIONS) == set(ConditionKind)
+    assert set(advice.FOR_WATCHES) == watches
 
 
 def test_a_service_that_is_not_ready_for_no_given_reason_is_a_failure(ready, examine):
@@ -172,9 +359,7 @@ def test_a_service_that_is_not_ready_for_no_given_reason_is_a_failure(ready, exa
 def test_clocks_that_disagree_are_a_failure(service, examine, minutes):
     date = format_datetime(datetime.now(UTC) + timedelta(minutes=minutes), usegmt=True)
     service.answers("GET /readyz", readiness(), Date=date)
-    service.answers("GET /v1/stacks", items())
-    service.answers("GET /v1/tokens", items())
-    service.refuses(NOBODY, 404, "stack-not-found")
+    well(service)
 
     exit_code, checks = examine()
 

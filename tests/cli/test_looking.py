@@ -8,9 +8,11 @@ from fakes.lifecycle_service import (
     JOB,
     TOKEN,
     address,
+    condition,
     event,
     items,
     operation,
+    orphan,
     phases,
     readiness,
     runtime,
@@ -38,6 +40,8 @@ CREDENTIALS = {"username": "opencode", "password": PASSWORD, "secret_version": 4
         (token(secret="x"), schemas.IssuedTokenShape),
         (CREDENTIALS, schemas.CredentialsShape),
         (readiness("vault"), schemas.ReadinessShape),
+        (condition(), schemas.ConditionShape),
+        (orphan(), schemas.OrphanShape),
     ],
 )
 def test_the_answers_in_these_tests_have_the_shapes_of_the_service(answer, shape):
@@ -195,12 +199,38 @@ def test_filters_are_those_of_the_api(run, service):
     }
 
 
-def test_only_current_stacks_can_be_asked_for(run, service):
+@pytest.mark.parametrize(
+    ("arguments", "asked"), [(["--stale"], "true"), (["--stale", "image"], "image"), (["--current"], "false")]
+)
+def test_the_stale_can_be_asked_for_in_anything_or_in_one_facet(run, service, arguments, asked):
     service.answers("GET /v1/stacks", items())
 
-    run("list", "--current")
+    run("list", *arguments, "--json")
 
-    assert service.asked[0].query["stale"] == "false"
+    assert service.asked[0].query["stale"] == asked
+
+
+def test_a_facet_that_there_is_not_is_refused_with_those_there_are(run, service):
+    result = run("list", "--stale", "colour")
+
+    assert result.exit_code == ExitCode.USAGE
+    assert "colour is no facet; there are image, opencode_version," in result.stderr
+    assert service.asked == []
+
+
+def test_the_stale_and_the_current_exclude_each_other(run, service):
+    result = run("list", "--stale", "--current")
+
+    assert result.exit_code == ExitCode.USAGE
+    assert "--stale and --current exclude each other" in result.stderr
+
+
+def test_a_list_without_any_stack_has_no_table(run, service):
+    service.answers("GET /v1/stacks", items())
+
+    result = run("list")
+
+    assert (result.stdout, result.stderr) == ("", "0 stacks\n")
 
 
 def test_an_address_is_printed_alone_for_scripts(run, service):

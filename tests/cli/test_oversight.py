@@ -2,34 +2,13 @@
 
 import json
 
-from fakes.lifecycle_service import JOB, SINCE, items, stack, staleness
+import pytest
+
+from fakes.lifecycle_service import JOB, SINCE, condition, items, orphan, stack
 from opencode_lifecycle.cli.exit_codes import ExitCode
 
-CONDITION = {
-    "id": "cond_1",
-    "kind": "mass_disappearance",
-    "status": "standing",
-    "freezes": True,
-    "message": "7 of 9 stacks that should run are not in Nomad's listing.",
-    "details": {},
-    "since": SINCE,
-    "confirmed_at": None,
-    "confirmed_by": None,
-    "cleared_at": None,
-}
-ORPHAN = {
-    "id": "orp_1",
-    "kind": "job",
-    "job_id": JOB,
-    "reference": JOB,
-    "installation": "main",
-    "user_id": "ada",
-    "proven": True,
-    "confirmations": 2,
-    "first_seen_at": SINCE,
-    "last_seen_at": SINCE,
-    "details": {"stopped": False},
-}
+CONDITION = condition()
+ORPHAN = orphan()
 
 
 def report(**changes):
@@ -76,6 +55,14 @@ def test_staleness_shows_each_facet_with_its_share(run, service):
     assert "5 of 10 stacks are stale" in result.stderr
 
 
+def test_a_fleet_in_which_none_is_stale_has_no_table(run, service):
+    service.answers("GET /v1/staleness", {"stacks": 1, "stale": 0, "items": [], "next_cursor": None})
+
+    result = run("staleness")
+
+    assert (result.stdout, result.stderr) == ("", "1 stack, and none is stale.\n")
+
+
 def test_a_dry_run_shows_the_steps_and_says_by_its_exit_code_that_there_are_some(run, service):
     service.answers("POST /v1/reconcile", report(stacks=[PLAN]))
 
@@ -92,7 +79,9 @@ def test_a_dry_run_that_finds_nothing_to_do_ends_well(run, service):
     result = run("reconcile", "--dry-run")
 
     assert result.exit_code == ExitCode.OK
-    assert "9 stacks compared with Nomad at index 42: 0 would be put right" in result.stderr
+    assert result.stderr == (
+        "9 stacks compared with Nomad at index 42: 0 stacks and 0 orphans would be put right.\n"
+    )
 
 
 def test_a_reconcile_ends_well_when_there_was_something_to_do(run, service):
@@ -121,36 +110,114 @@ def test_orphans_are_listed_with_their_owner_and_whether_that_is_proven(run, ser
 
 
 def test_an_orphan_is_adopted_by_its_id(run, service):
-    service.answers("POST /v1/orphans/orp_1/adopt", stack())
+    service.answers("POST /v1/orphans/orp_0123456789abcdef01234567/adopt", stack())
 
-    result = run("orphans", "adopt", "orp_1")
+    result = run("orphans", "adopt", "orp_0123456789abcdef01234567")
 
     assert result.stdout == f"ada has its stack again: {JOB}\n"
     assert "Idempotency-Key" in service.asked[0].headers
 
 
 def test_an_orphan_that_is_not_proven_ours_is_refused_with_what_to_do(run, service):
-    service.refuses("POST /v1/orphans/orp_1/delete", 409, "orphan-not-proven")
+    service.refuses("POST /v1/orphans/orp_0123456789abcdef01234567/delete", 409, "orphan-not-proven")
 
-    result = run("orphans", "delete", "orp_1")
+    result = run("orphans", "delete", "orp_0123456789abcdef01234567", "--yes")
 
     assert result.exit_code == ExitCode.FAILED
     assert "What to do" in result.stderr
 
 
 def test_an_orphan_is_deleted_by_its_id(run, service):
-    service.answers("POST /v1/orphans/orp_1/delete", status=204)
+    service.answers("POST /v1/orphans/orp_0123456789abcdef01234567/delete", status=204)
 
-    assert run("orphans", "delete", "orp_1").exit_code == ExitCode.OK
+    assert run("orphans", "delete", "orp_0123456789abcdef01234567", "--yes").exit_code == ExitCode.OK
 
 
-def test_conditions_show_what_they_freeze(run, service):
+def test_deleting_an_orphan_is_asked_about_where_somebody_can_answer(terminal, service):
+    service.answers("POST /v1/orphans/orp_0123456789abcdef01234567/delete", status=204)
+
+    no = terminal("orphans", "delete", "orp_0123456789abcdef01234567", answer="n\n")
+    asked_after_no = len(service.asked)
+    yes = terminal("orphans", "delete", "orp_0123456789abcdef01234567", answer="y\n")
+
+    assert "a volume with all its data?" in no.text
+    assert (no.exit_code, asked_after_no) == (ExitCode.FAILED, 0)
+    assert (yes.exit_code, len(service.asked)) == (ExitCode.OK, 1)
+
+
+def test_deleting_an_orphan_is_refused_where_nobody_can_answer(run, service):
+    result = run("orphans", "delete", "orp_0123456789abcdef01234567")
+
+    assert result.exit_code == ExitCode.USAGE
+    assert "add --yes" in result.stderr
+    assert service.asked == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "waits"),
+    [
+        ({"proven": False}, "not proven to be ours"),
+        ({"kind": "volume"}, "it holds data, which only a person deletes"),
+        ({"kind": "secret"}, "only a person deletes it"),
+        ({}, ""),
+    ],
+)
+def test_orphans_that_wait_for_a_person_say_so(run, service, changes, waits):
+    service.answers("GET /v1/orphans", items(orphan(**changes)))
+
+    result = run("orphans", "list")
+
+    assert waits in result.stdout
+    assert f"1 orphan; {1 if waits else 0} wait" in result.stderr
+
+
+def test_no_orphans_are_told_as_such(run, service):
+    service.answers("GET /v1/orphans", items())
+
+    result = run("orphans", "list")
+
+    assert (result.stdout, result.stderr) == ("", "No orphans: whatever bears our names has its stack.\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "call"),
+    [
+        (("orphans", "adopt", "x"), "POST /v1/orphans/x/adopt"),
+        (("orphans", "delete", "x", "--yes"), "POST /v1/orphans/x/delete"),
+        (("conditions", "confirm", "x"), "POST /v1/conditions/x/confirm"),
+    ],
+)
+def test_what_is_no_id_is_refused_in_the_services_own_words(run, service, arguments, call):
+    service.refuses(call, 400, "invalid-request", "An id here is orp_ and 24 hexadecimal digits.")
+
+    result = run(*arguments)
+
+    assert result.exit_code == ExitCode.USAGE
+    assert "An id here is orp_ and 24 hexadecimal digits. (invalid-request)" in result.stderr
+
+
+def test_conditions_show_what_they_hold_back_and_how_to_confirm_them(run, service):
     service.answers("GET /v1/conditions", items(CONDITION))
 
     result = run("conditions", "list")
 
-    assert "mass_disappearance" in result.stdout
+    assert "mass_disappearance  standing, holds work back" in result.stdout
+    assert "compare with `nomad job status`" in result.stderr
+    assert f"`opencode-lifecycle conditions confirm {CONDITION['id']}`" in result.stderr
     assert service.asked[0].query["standing"] == "true"
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [("confirmed", "confirmed by root"), ("cleared", "cleared, confirmed by root")],
+)
+def test_conditions_say_who_confirmed_them(run, service, status, told):
+    service.answers("GET /v1/conditions", items(condition(status=status, freezes=False, confirmed_by="root")))
+
+    result = run("conditions", "list", "--all")
+
+    assert f"  {told}  " in result.stdout
+    assert result.stderr == ""
 
 
 def test_cleared_conditions_are_listed_when_asked_for(run, service):
@@ -163,33 +230,20 @@ def test_cleared_conditions_are_listed_when_asked_for(run, service):
 
 
 def test_a_condition_is_confirmed_by_its_id(run, service):
-    service.answers("POST /v1/conditions/cond_1/confirm", {**CONDITION, "status": "confirmed"})
+    service.answers(
+        "POST /v1/conditions/cond_01JABCDEFGHJKMNPQRSTVWXYZ0/confirm", {**CONDITION, "status": "confirmed"}
+    )
 
-    assert run("conditions", "confirm", "cond_1").stdout == "mass_disappearance is confirmed.\n"
+    assert (
+        run("conditions", "confirm", "cond_01JABCDEFGHJKMNPQRSTVWXYZ0").stdout
+        == "mass_disappearance is confirmed.\n"
+    )
 
 
 def test_with_json_each_is_the_services_answer(run, service):
     service.answers("POST /v1/reconcile", report(stacks=[PLAN]))
 
     assert json.loads(run("reconcile", "--dry-run", "--json").stdout) == report(stacks=[PLAN])
-
-
-def test_stacks_are_listed_by_the_facet_they_are_stale_in(run, service):
-    service.answers("GET /v1/stacks", items(stack(staleness=[staleness()])))
-
-    run("list", "--stale-in", "image")
-
-    assert service.asked[0].query["stale"] == "image"
-
-
-def test_an_edit_from_outside_is_shown_field_by_field(run, service):
-    edit = staleness(facet="edited_outside", have="A = 1; B = 2", want="A = 0; B = absent")
-    service.answers("GET /v1/stacks/ada", stack(staleness=[edit]))
-
-    shown = run("show", "ada").stdout
-
-    assert "A = 1" in shown
-    assert "A = 1; B" not in shown
 
 
 def test_a_dry_run_that_only_reports_orphans_ends_well(run, service):

@@ -282,4 +282,43 @@ def readiness(*failing: str) -> dict[str, Any]:
             }
             for name in ("database", "nomad", "vault", "consul")
         ],
+        "watches": [watch("nomad_listing"), watch("orphans")],
+    }
+
+
+def watch(name: str, **changes: Any) -> dict[str, Any]:
+    return {"name": name, "ok": True, "age_seconds": 1.5, "limit_seconds": 30.0, **changes}
+
+
+def condition(**changes: Any) -> dict[str, Any]:
+    """Return a condition that stands and holds work back, except for *changes*."""
+    return {
+        "id": "cond_01JABCDEFGHJKMNPQRSTVWXYZ0",
+        "kind": "mass_disappearance",
+        "status": "standing",
+        "freezes": True,
+        "message": "7 of 9 stacks that should run are not in Nomad's listing.",
+        "details": {"missing": 7},
+        "since": SINCE,
+        "confirmed_at": None,
+        "confirmed_by": None,
+        "cleared_at": None,
+        **changes,
+    }
+
+
+def orphan(**changes: Any) -> dict[str, Any]:
+    return {
+        "id": "orp_0123456789abcdef01234567",
+        "kind": "job",
+        "job_id": JOB,
+        "reference": JOB,
+        "installation": "main",
+        "user_id": "ada",
+        "proven": True,
+        "confirmations": 2,
+        "first_seen_at": SINCE,
+        "last_seen_at": SINCE,
+        "details": {"stopped": False},
+        **changes,
     }

@@ -1,8 +1,9 @@
-"""What a person can do about a refusal or a failed stack, by the code that names it."""
+"""What refusals, reasons, conditions and watches mean to a person, and what to do, by the code that names them."""
 
 from collections.abc import Mapping
 from typing import Final
 
+from opencode_lifecycle.model.condition import ConditionKind
 from opencode_lifecycle.model.states import Reason
 
 SERVICE_UNREACHABLE: Final = "service-unreachable"
@@ -47,7 +48,8 @@ FOR_REASONS: Final[Mapping[Reason, str]] = {
     Reason.NO_CAPACITY: "free or add a node that fits (`nomad node status`), or ask for smaller --resources; "
     "it is retried by itself",
     Reason.DRIVER_FAILED: "read why the task exits: `opencode-lifecycle logs USER --type stderr`, `nomad alloc status`",
-    Reason.SECRET_MISSING: "`opencode-lifecycle rotate-password USER` writes a new password",
+    Reason.SECRET_MISSING: "restore it (`vault kv undelete`), or have a new one written: "
+    "`opencode-lifecycle rotate-password USER`",
     Reason.NEVER_HEALTHY: "read its log: `opencode-lifecycle logs USER`; then `opencode-lifecycle recreate USER`",
     Reason.WRONG_VERSION: "the image or executable is not the version the release names; correct the release",
     Reason.OPEN_WITHOUT_PASSWORD: "the job template or image drops the password; correct it, then "
@@ -75,6 +77,64 @@ FOR_REASONS: Final[Mapping[Reason, str]] = {
 }
 
 
+MEANING: Final[Mapping[Reason, str]] = {
+    Reason.NO_CAPACITY: "Nomad can place its job on no node.",
+    Reason.DRIVER_FAILED: "Its task cannot be started, or exits again and again before it was ever proven.",
+    Reason.SECRET_MISSING: "Its password, or the version of it that the job names, is not in Vault.",
+    Reason.NEVER_HEALTHY: "It ran until the start deadline and never passed the proof.",
+    Reason.WRONG_VERSION: "The server that answers is another OpenCode version than the release says.",
+    Reason.OPEN_WITHOUT_PASSWORD: "It answered without a password, so it was stopped at once.",
+    Reason.FOREIGN_JOB: "Nomad has a job of its name that is not provably ours, and that is left alone.",
+    Reason.JOB_REJECTED: "Nomad refused its job.",
+    Reason.WORKSPACE_UNAVAILABLE: "Its workspace volume, or the node of that, is lost; it is not replaced by an empty one.",
+    Reason.NOMAD_UNAVAILABLE: "Nomad cannot be reached, so nothing is concluded about it.",
+    Reason.VAULT_UNAVAILABLE: "Vault cannot be reached, so nothing is concluded about it.",
+    Reason.CONSUL_UNAVAILABLE: "Consul cannot be reached, so nothing is concluded about it.",
+    Reason.LOST: "Its runtime ended or its job was removed without our asking; it is being started again.",
+    Reason.CONTESTED: "Consul lists its address for another runtime as well, so it was withdrawn until one is left.",
+    Reason.CRASH_LOOP: "It was proven and has exited again and again since; Nomad starts it again each time.",
+    Reason.OUT_OF_MEMORY: "It was killed because it used more memory than it may.",
+    Reason.UNRESPONSIVE: "It took connections and answered none, so it is being replaced.",
+    Reason.STALE: "It is being stopped in order to be started as it should be.",
+    Reason.RECYCLE: "It was idle and too old or too large, and is being started afresh.",
+    Reason.BRAKE: "It is not where it should be, and a standing condition holds back what would be done.",
+    Reason.UNKNOWN: "It cannot be seen at the moment.",
+    Reason.RECREATE: "It is being stopped in order to be started afresh, as was asked.",
+    Reason.IDLE: "It was stopped because nobody used it.",
+}
+
+FOR_CONDITIONS: Final[Mapping[ConditionKind, str]] = {
+    ConditionKind.MASS_DISAPPEARANCE: "compare with `nomad job status`; only if they are really gone, CONFIRM has them "
+    "started again",
+    ConditionKind.OTHER_CLUSTER: "see that `nomad_address` names the right cluster; only if this is the cluster from now on, "
+    "CONFIRM has everything started in it",
+    ConditionKind.OLDER_SNAPSHOT: "ask whether Nomad was restored from a snapshot; if it was, CONFIRM has every stack brought "
+    "to where it should be",
+    ConditionKind.MASS_SILENCE: "see whether the network from here to the nodes works (`curl` an address of `opencode-lifecycle "
+    "list`); only if they are really dead, CONFIRM has them replaced",
+    ConditionKind.SECRETS_MISSING: "see that `vault_address` names the right Vault (`vault kv list -mount=kv opencode`); only if "
+    "they are really gone, CONFIRM has new ones written",
+}
+
+FOR_DEPENDENCIES: Final[Mapping[str, str]] = {
+    "observation": "see what else fails here; a listing is not believed while a condition stands",
+    "comparison": "wait: it ends by itself once Nomad can be seen and no condition stands",
+    "workers": "see the service's log; when nothing moves there, restart it",
+}
+"""Of what the service makes of its neighbours itself. A neighbour is brought back."""
+
+FOR_WATCHES: Final[Mapping[str, str]] = {
+    "nomad_events": "see that the service reaches Nomad (`nomad server members`); the listing stands in meanwhile",
+    "nomad_listing": "see that the service reaches Nomad and that its token may list jobs and allocations",
+    "consul_checks": "see that the service reaches Consul; probes stand in meanwhile",
+    "consul_comparison": "see that the service reaches Consul and that its token may list services",
+    "vault_versions": "see that the service reaches Vault (`vault status`); a rotated password is noticed later meanwhile",
+    "probes": "see the service's log for `loop failed`; a runtime that hangs is found later meanwhile",
+    "usage": "see that the service reaches Nomad's clients; only recycling for memory depends on it",
+    "orphans": "see the service's log for `loop failed`; nothing is adopted or deleted meanwhile",
+}
+
+
 def about_problem(code: str) -> str:
     """Return what to do about a refusal of that *code*; codes of a newer service get a general answer."""
     return FOR_PROBLEMS.get(
@@ -88,3 +148,28 @@ def about_reason(reason: object) -> str:
         return FOR_REASONS[Reason(str(reason))]
     except ValueError:
         return ""
+
+
+def meaning_of(reason: object) -> str:
+    """Return what *reason* says of a stack in one sentence, or an empty text for none and for those of a newer service."""
+    try:
+        return MEANING[Reason(str(reason))]
+    except ValueError:
+        return ""
+
+
+def about_condition(kind: object, condition_id: object) -> str:
+    """Return how to find out whether a condition is true, and how to confirm it then."""
+    confirm = f"`opencode-lifecycle conditions confirm {condition_id}`"
+    try:
+        return FOR_CONDITIONS[ConditionKind(str(kind))].replace("CONFIRM", confirm)
+    except ValueError:
+        return f"read its message; {confirm} says that it is true"
+
+
+def about_dependency(name: str) -> str:
+    return FOR_DEPENDENCIES.get(name, f"bring {name} back; nothing is lost")
+
+
+def about_watch(name: str) -> str:
+    return FOR_WATCHES.get(name, "see the service's log for `loop failed`")

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from opencode_lifecycle.cli.advice import about_problem
+from opencode_lifecycle.cli.advice import FOR_DEPENDENCIES, about_dependency, about_problem
 from opencode_lifecycle.cli.client import Answer, CallFailed, Client
 from opencode_lifecycle.cli.connection import (
     Session,
@@ -24,14 +24,16 @@ from opencode_lifecycle.cli.connection import (
 )
 from opencode_lifecycle.cli.exit_codes import ExitCode
 from opencode_lifecycle.cli.installed import look_at_programs
-from opencode_lifecycle.cli.output import Screen, state
-from opencode_lifecycle.cli.verdict import Level, Verdict, doubtful, fine, wrong
+from opencode_lifecycle.cli.output import Screen, counted, state
+from opencode_lifecycle.cli.standing import Standing, look_at_the_whole, waits_for
+from opencode_lifecycle.cli.verdict import NOTHING_TO_DO, Level, Verdict, doubtful, fine, wrong
 from opencode_lifecycle.model.errors import InvalidSettings
 from opencode_lifecycle.model.principal import Role
 from opencode_lifecycle.settings import load
 
 LARGEST_SKEW_SECONDS: Final = 5.0
 """More, and workload identities and ages of observations begin to be judged wrongly."""
+_SHOWN_ORPHANS: Final = 20
 _NOBODY: Final = "doctor-asks-for-nobody"
 """A user id that no stack has, to see what a token may ask for."""
 
@@ -55,20 +57,34 @@ async def openapi(session: Session) -> None:
 @json_option
 @click.pass_context
 def doctor(ctx: click.Context, *, settings_file: Path | None, as_json: bool) -> None:
-    """Check the connection, the service and what it depends on. Exit code 0 when nothing failed, else 1."""
+    """
+    What is wrong with the connection, the service or the whole of what it keeps, and what to do next.
+
+    Exit code 0 when nothing is wrong, else 1. What is only worth a look is a warning, and does not count as wrong.
+    """
     url, token_file = chosen_url(ctx), chosen_token_file(ctx)
     screen = Screen(as_json=as_json)
-    verdicts = asyncio.run(_examine(url, token_file, settings_file))
-    healthy = all(verdict.level is not Level.FAILED for verdict in verdicts)
+    found = asyncio.run(_examine(url, token_file, settings_file))
+    healthy = all(verdict.level is not Level.FAILED for verdict in found.verdicts)
     if as_json:
-        screen.document({"ok": healthy, "checks": [asdict(verdict) for verdict in verdicts]})
+        screen.document(
+            {
+                "ok": healthy,
+                "checks": [asdict(verdict) for verdict in found.verdicts],
+                "conditions": found.conditions,
+                "watches": found.watches,
+                "orphans": found.orphans,
+                "next": what_next(found.verdicts),
+            }
+        )
     else:
-        _show(screen, verdicts)
+        _show(screen, found)
     ctx.exit(ExitCode.OK if healthy else ExitCode.FAILED)
 
 
-async def _examine(url: str, token_file: Path | None, settings_file: Path | None) -> Sequence[Verdict]:
+async def _examine(url: str, token_file: Path | None, settings_file: Path | None) -> Standing:
     token, verdicts = _look_at_token_file(url, token_file)
+    whole = Standing(verdicts=())
     async with Client.connected(url, token) as client:
         try:
             readiness = await client.readiness()
@@ -78,14 +94,33 @@ async def _examine(url: str, token_file: Path | None, settings_file: Path | None
                 *verdicts,
             ]
         else:
-            verdicts = [fine("service", f"answers at {url}"), *_look_at_readiness(readiness), *verdicts]
+            neighbours, made_of_them = _look_at_readiness(readiness)
+            verdicts = [fine("service", f"answers at {url}"), *neighbours, *verdicts]
             verdicts.append(_look_at_clock(readiness, datetime.now(UTC)))
             if token is not None:
-                verdicts.append(await _look_at_role(client))
+                role = await _look_at_role(client)
+                verdicts.append(role)
+                if role.level is Level.OK:
+                    whole = await look_at_the_whole(client, readiness)
+            verdicts += [*whole.conditions_found, *made_of_them]
+    verdicts += whole.verdicts
     verdicts += look_at_programs()
     if settings_file is not None:
         verdicts += _look_at_settings(settings_file)
-    return verdicts
+    return replace(whole, verdicts=verdicts)
+
+
+def what_next(verdicts: Sequence[Verdict]) -> str:
+    """Say in one sentence what to do next: what is wrong comes before what is worth a look, causes before effects."""
+    failed = [verdict for verdict in verdicts if verdict.level is Level.FAILED]
+    doubted = [verdict for verdict in verdicts if verdict.level is Level.WARNING]
+    if not failed and not doubted:
+        return "Nothing is wrong, and there is nothing to do."
+    wrongs = f"{counted(len(failed), 'check')} failed" if failed else "Nothing is wrong"
+    doubts = f", {len(doubted)} {'is' if len(doubted) == 1 else 'are'} worth a look" if doubted else ""
+    told = f"{wrongs}{doubts}."
+    to_do = [verdict for verdict in failed or doubted if not verdict.advice.startswith(NOTHING_TO_DO)]
+    return f"{told} Begin with {to_do[0].check}: {to_do[0].advice}." if to_do else told
 
 
 def _look_at_token_file(url: str, file: Path | None) -> tuple[str | None, list[Verdict]]:
@@ -119,25 +154,24 @@ def _look_at_token_file(url: str, file: Path | None) -> tuple[str | None, list[V
     return token, verdicts
 
 
-def _look_at_readiness(answer: Answer) -> list[Verdict]:
-    verdicts = []
+def _look_at_readiness(answer: Answer) -> tuple[list[Verdict], list[Verdict]]:
+    """Return what the service says of its neighbours, and of what it makes of them: effects are told after causes."""
+    neighbours: list[Verdict] = []
+    made_of_them: list[Verdict] = []
     dependencies = answer.body.get("dependencies")
     for dependency in dependencies if isinstance(dependencies, list) else []:
-        name, detail = f"service: {dependency.get('name')}", str(dependency.get("detail") or "")
-        if dependency.get("ok"):
-            verdicts.append(fine(name, detail or "reachable"))
-        else:
-            verdicts.append(
-                wrong(
-                    name,
-                    "dependency-not-ready",
-                    detail,
-                    f"bring {dependency.get('name')} back; nothing is lost",
-                )
-            )
-    if answer.status != 200 and all(v.level is Level.OK for v in verdicts):  # noqa: PLR2004 - HTTP's OK
-        verdicts.append(wrong("service", "service-not-ready", "it says so itself", "read its log"))
-    return verdicts
+        name, detail = str(dependency.get("name")), str(dependency.get("detail") or "")
+        if name == "conditions":
+            continue  # looked at by themselves
+        verdict = (
+            fine(f"service: {name}", detail or "reachable")
+            if dependency.get("ok")
+            else wrong(f"service: {name}", "dependency-not-ready", detail, about_dependency(name))
+        )
+        (made_of_them if name in FOR_DEPENDENCIES else neighbours).append(verdict)
+    if answer.status != 200 and all(v.level is Level.OK for v in [*neighbours, *made_of_them]):  # noqa: PLR2004 - HTTP's OK
+        neighbours.append(wrong("service", "service-not-ready", "it says so itself", "read its log"))
+    return neighbours, made_of_them
 
 
 def _look_at_clock(answer: Answer, now: datetime) -> Verdict:
@@ -196,8 +230,20 @@ def _look_at_settings(file: Path) -> list[Verdict]:
     return [fine("settings", f"{file} is valid")]
 
 
-def _show(screen: Screen, verdicts: Sequence[Verdict]) -> None:
+def _show(screen: Screen, found: Standing) -> None:
     screen.table(
-        ["CHECK", "RESULT", "CODE", "DETAIL", "WHAT TO DO"],
-        [[v.check, state(v.level), v.code, v.detail, v.advice] for v in verdicts],
+        ["CHECK", "RESULT", "DETAIL", "WHAT TO DO"],
+        [[v.check, state(v.level), v.detail, v.advice] for v in found.verdicts],
     )
+    if found.orphans:
+        screen.heading("Orphans that wait for a person")
+        screen.table(
+            ["ID", "KIND", "NAME", "USER", "WHY"],
+            [
+                [o.get("id"), o.get("kind"), o.get("job_id"), o.get("user_id"), waits_for(o)]
+                for o in found.orphans[:_SHOWN_ORPHANS]
+            ],
+            whole={"ID", "NAME"},
+        )
+    screen.gap()
+    screen.line(what_next(found.verdicts))

@@ -7,7 +7,7 @@ lines that are never cut or folded. Text that came from outside is stripped of w
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, TextIO
 
@@ -35,11 +35,13 @@ _STYLES: Final = {
     "degraded": "yellow",
     "warning": "yellow",
     "superseded": "yellow",
+    "confirmed": "yellow",
     "held": "yellow",
     "deleting": "yellow",
     "failed": "red",
     "unresponsive": "red",
     "critical": "red",
+    "standing": "red",
 }
 
 
@@ -72,15 +74,21 @@ class Screen:
             table.add_row(plain(name), _cell(value))
         self._results.print(table)
 
-    def table(self, headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-        """Write one line per row, with headers."""
+    def table(
+        self, headers: Sequence[str], rows: Iterable[Sequence[Any]], *, whole: Collection[str] = ()
+    ) -> None:
+        """Write one line per row, with headers. Columns that are named *whole* are the last to be folded: people copy them."""
         style = box.SIMPLE_HEAD if self._results.is_terminal else None
         table = Table(box=style, header_style="bold", padding=(0, 2, 0, 0), pad_edge=False)
         for header in headers:
-            table.add_column(plain(header), overflow="fold")
+            table.add_column(plain(header), overflow="fold", no_wrap=header in whole)
         for row in rows:
             table.add_row(*(_cell(value) for value in row))
         self._results.print(table)
+
+    def gap(self) -> None:
+        """Leave a line empty between results."""
+        self._results.print()
 
     def note(self, text: str) -> None:
         """Tell a person something that is no result. Silent with --json."""
@@ -96,6 +104,11 @@ def show_failure(what: str, *, details: Sequence[str] = (), advice: str = "") ->
         console.print(Text(f"  {plain(detail)}"), soft_wrap=True)
     if advice:
         console.print(Text("  What to do: ", style="bold") + Text(plain(advice)), soft_wrap=True)
+
+
+def counted(number: int, what: str) -> str:
+    """Say *number* of *what*, such as `1 stack` or `2 stacks`."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def plain(value: Any) -> str:
@@ -114,9 +127,17 @@ def age(moment: Any, *, now: datetime | None = None) -> str:
     when = parse_time(moment)
     if when is None:
         return _NOTHING
-    seconds = int(((now or datetime.now(UTC)) - when).total_seconds())
     shown = when.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return f"{shown} ({duration(abs(seconds))} {'ago' if seconds >= 0 else 'ahead'})"
+    return f"{shown} ({ago(when, now=now)})"
+
+
+def ago(moment: Any, *, now: datetime | None = None) -> str:
+    """Return how long ago an RFC 3339 time was, such as `12 s ago`, for cells that have no room for the time itself."""
+    when = moment if isinstance(moment, datetime) else parse_time(moment)
+    if when is None:
+        return _NOTHING
+    seconds = int(((now or datetime.now(UTC)) - when).total_seconds())
+    return f"{duration(abs(seconds))} {'ago' if seconds >= 0 else 'ahead'}"
 
 
 def duration(seconds: int) -> str:

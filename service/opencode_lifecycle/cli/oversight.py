@@ -1,25 +1,37 @@
 """Commands on the whole: staleness, reconcile, orphans, conditions."""
 
-import click
+import sys
+from collections.abc import Sequence
+from typing import Final
 
+import click
+from rich.text import Text
+
+from opencode_lifecycle.cli.advice import about_condition
 from opencode_lifecycle.cli.client import JsonObject
 from opencode_lifecycle.cli.connection import Session, calls_service
 from opencode_lifecycle.cli.exit_codes import ExitCode
-from opencode_lifecycle.cli.output import age, state
+from opencode_lifecycle.cli.output import ago, counted, plain, state
 from opencode_lifecycle.cli.stack_tables import show_inline
+from opencode_lifecycle.cli.standing import waits_for
 
-_BAR = 30
+_BAR: Final = 30
+_REPORT: Final = "report"
+"""What the service calls an orphan's action when it does nothing."""
 
 
 @click.command()
 @calls_service("staleness")
 async def staleness(session: Session) -> None:
-    """How many stacks are not as they should be, by the reason."""
+    """How many stacks are not as they should be, by facet. RESTART: putting at least one of them right restarts it."""
     found = await session.client.staleness()
     if session.screen.as_json:
         session.screen.document(found)
         return
-    stacks = int(found.get("stacks") or 0)
+    stacks, stale = int(found.get("stacks") or 0), int(found.get("stale") or 0)
+    if not stale:
+        session.screen.note(f"{counted(stacks, 'stack')}, and none is stale.")
+        return
     session.screen.table(
         ["FACET", "STACKS", "SHARE", "SEVERITY", "RESTART"],
         [
@@ -34,7 +46,8 @@ async def staleness(session: Session) -> None:
         ],
     )
     session.screen.note(
-        f"{found.get('stale')} of {stacks} stacks are stale; see them with: opencode-lifecycle list --stale-in FACET"
+        f"{stale} of {counted(stacks, 'stack')} {'is' if stale == 1 else 'are'} stale; "
+        "see which with: opencode-lifecycle list --stale [FACET]"
     )
 
 
@@ -50,7 +63,7 @@ async def reconcile(session: Session, dry_run: bool) -> None:  # noqa: FBT001 - 
         session.screen.document(report)
     else:
         _show_report(session, report)
-    ripe = [plan for plan in report.get("orphans") or [] if plan.get("action") != "report"]
+    ripe = [plan for plan in report.get("orphans") or [] if plan.get("action") != _REPORT]
     if dry_run and (report.get("stacks") or ripe):
         raise click.exceptions.Exit(ExitCode.FAILED)
 
@@ -90,14 +103,24 @@ def _show_report(session: Session, report: JsonObject) -> None:
                 ]
                 for plan in orphans
             ],
+            whole={"ID", "NAME"},
         )
-    more = f", and {report['not_shown']} more" if report.get("not_shown") else ""
-    done = "would be put right" if report.get("dry_run") else "are being put right"
-    held = "; what rests on absence is held back" if report.get("frozen") else ""
+    needy = len(stacks) + int(report.get("not_shown") or 0)
+    ripe = [plan for plan in orphans if plan.get("action") != _REPORT]
+    if report.get("dry_run"):
+        done = f"{counted(needy, 'stack')} and {counted(len(ripe), 'orphan')} would be put right"
+    else:
+        done = f"{counted(needy, 'stack')} {_be(needy)} being put right, {counted(len(ripe), 'orphan')} {_be(len(ripe))} seen to"
+    more = f" ({report['not_shown']} of them not shown)" if report.get("not_shown") else ""
+    held = "; what rests on absence is held back by a condition" if report.get("frozen") else ""
     screen.note(
-        f"{report.get('compared')} stacks compared with Nomad at index {report.get('index')}: "
-        f"{len(stacks)} {done}{more}{held}"
+        f"{counted(int(report.get('compared') or 0), 'stack')} compared with Nomad at index {report.get('index')}: "
+        f"{done}{more}{held}."
     )
+
+
+def _be(number: int) -> str:
+    return "is" if number == 1 else "are"
 
 
 @click.group()
@@ -113,8 +136,11 @@ async def list_orphans(session: Session) -> None:
     if session.screen.as_json:
         session.screen.document({"items": items, "next_cursor": None})
         return
+    if not items:
+        session.screen.note("No orphans: whatever bears our names has its stack.")
+        return
     session.screen.table(
-        ["ID", "KIND", "NAME", "USER", "PROVEN", "FOUND", "SINCE", "DETAILS"],
+        ["ID", "KIND", "NAME", "USER", "PROVEN", "FOUND", "SINCE", "WAITS FOR A PERSON", "DETAILS"],
         [
             [
                 item.get("id"),
@@ -123,11 +149,17 @@ async def list_orphans(session: Session) -> None:
                 item.get("user_id"),
                 item.get("proven"),
                 item.get("confirmations"),
-                age(item.get("first_seen_at")),
+                ago(item.get("first_seen_at")),
+                waits_for(item),
                 show_inline(item.get("details")),
             ]
             for item in items
         ],
+        whole={"ID", "NAME"},
+    )
+    waiting = sum(1 for item in items if waits_for(item))
+    session.screen.note(
+        f"{counted(len(items), 'orphan')}; {waiting} {'waits' if waiting == 1 else 'wait'} for a person"
     )
 
 
@@ -145,14 +177,27 @@ async def adopt(session: Session, orphan_id: str) -> None:
 
 @orphans.command()
 @click.argument("orphan_id", metavar="ID")
+@click.option("--yes", is_flag=True, help="Do not ask.")
 @calls_service("orphans delete")
-async def delete(session: Session, orphan_id: str) -> None:
+async def delete(session: Session, *, orphan_id: str, yes: bool) -> None:
     """Delete the orphan. A job is stopped first; called again it is purged. A volume goes with its data."""
+    if not yes:
+        _ask_before_deletion(orphan_id)
     answer = await session.client.delete_orphan(orphan_id)
     if session.screen.as_json:
         session.screen.document(answer)
     else:
-        session.screen.line(f"{orphan_id} is deleted, or stopped if it was a job that ran.")
+        session.screen.line(
+            f"{orphan_id} is deleted; a job that ran is stopped, and purged when called again."
+        )
+
+
+def _ask_before_deletion(orphan_id: str) -> None:
+    if not sys.stdin.isatty():
+        raise click.UsageError("orphans delete asks before it acts; where nobody can answer, add --yes")
+    click.confirm(
+        f"Delete the orphan {orphan_id} for good, a volume with all its data?", abort=True, err=True
+    )
 
 
 @click.group()
@@ -170,9 +215,13 @@ async def list_conditions(session: Session, everything: bool) -> None:  # noqa: 
     if session.screen.as_json:
         session.screen.document({"items": items, "next_cursor": None})
         return
-    _show_conditions(session, items)
     if not items:
         session.screen.note("Nothing stands in the way.")
+        return
+    _show_conditions(session, items)
+    for item in items:
+        if item.get("freezes"):
+            session.screen.note(f"{item.get('kind')}: {about_condition(item.get('kind'), item.get('id'))}.")
 
 
 @conditions.command()
@@ -185,24 +234,36 @@ async def confirm(session: Session, condition_id: str) -> None:
         session.screen.document(condition)
     else:
         session.screen.line(f"{condition.get('kind')} is {condition.get('status')}.")
+        if condition.get("status") == "cleared":
+            session.screen.note("It had passed by itself, so nothing was confirmed.")
 
 
-def _show_conditions(session: Session, items: list[JsonObject]) -> None:
+def _show_conditions(session: Session, items: Sequence[JsonObject]) -> None:
     session.screen.table(
-        ["ID", "KIND", "STATUS", "FREEZES", "SINCE", "CONFIRMED BY", "MESSAGE"],
+        ["ID", "KIND", "STATUS", "SINCE", "MESSAGE"],
         [
             [
                 item.get("id"),
                 item.get("kind"),
-                state(item.get("status")),
-                item.get("freezes"),
-                age(item.get("since")),
-                item.get("confirmed_by"),
+                _status(item),
+                ago(item.get("since")),
                 item.get("message"),
             ]
             for item in items
         ],
+        whole={"ID", "KIND"},
     )
+
+
+def _status(condition: JsonObject) -> Text:
+    """Say how it stands, and what it holds back by that."""
+    status = state(condition.get("status"))
+    if condition.get("freezes"):
+        return status.append(", holds work back")
+    by = condition.get("confirmed_by")
+    if by and condition.get("status") != "confirmed":
+        return status.append(f", confirmed by {plain(by)}")
+    return status.append(f" by {plain(by)}") if by else status
 
 
 def _bar(part: int, whole: int) -> str:

@@ -8,6 +8,7 @@ from typing import Any, Final
 import click
 
 from opencode_lifecycle.model.errors import InvalidUserId
+from opencode_lifecycle.model.facets import Facet
 from opencode_lifecycle.model.identifiers import UserId, parse_user_id
 
 _SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3600}
@@ -54,6 +55,18 @@ class PairType(click.ParamType[tuple[str, str]]):
         if not name or not equals:
             self.fail("write it as name=value", param, ctx)
         return name, text
+
+
+class StaleType(click.ParamType[str]):
+    """A facet, or `true` for any of them."""
+
+    name = "facet"
+    ANY: Final = "true"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value != self.ANY and value not in list(Facet):
+            self.fail(f"{value} is no facet; there are {', '.join(Facet)}", param, ctx)
+        return str(value)
 
 
 def choice(values: type[StrEnum]) -> click.Choice[str]:

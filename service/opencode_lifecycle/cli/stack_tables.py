@@ -1,25 +1,32 @@
 """Stacks, operations and events as tables for people."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from shlex import quote
 from typing import Any, Final
 
 from rich.text import Text
 
-from opencode_lifecycle.cli.advice import about_reason
 from opencode_lifecycle.cli.client import JsonObject
-from opencode_lifecycle.cli.output import Screen, age, state
+from opencode_lifecycle.cli.output import Screen, age, counted, state
+from opencode_lifecycle.cli.situation import situation_of, what_to_do
 from opencode_lifecycle.model.facets import Facet
 
 TASK: Final = "server"
 """The name of the task in every job template of ours."""
 
+_MORE: Final = re.compile(r", and ([0-9]+) more\Z")
 _CONSUL_HEADER: Final = """printf 'header = "X-Consul-Token: %s"' "$CONSUL_HTTP_TOKEN\""""
 """Hands the token to curl through a pipe, since arguments stand in process lists; printf is the shell itself."""
 
 
 def show_stack(screen: Screen, stack: JsonObject) -> None:
     """Write everything the service knows of one stack, and the vendors' own commands that show the same."""
+    for sentence in situation_of(stack):
+        screen.line(sentence)
+    advice = what_to_do(stack)
+    if advice:
+        screen.facts(("what to do", each) for each in advice)
     screen.heading("Stack")
     screen.facts(_identity(stack))
     screen.heading("State")
@@ -57,13 +64,14 @@ def show_staleness(screen: Screen, stack: JsonObject) -> None:
     if not reasons:
         screen.line(Text("current", style="green") if stack.get("runtime") else "-")
         return
+    edits = [edit for reason in reasons for edit in _edits(reason)]
     screen.table(
         ["FACET", "HAVE", "WANT", "SEVERITY", "RESTART"],
-        [
-            [r.get("facet"), _lines(r, "have"), _lines(r, "want"), state(r.get("severity")), r.get("restart")]
-            for r in reasons
-        ],
+        [[r.get("facet"), *_have_and_want(r), state(r.get("severity")), r.get("restart")] for r in reasons],
     )
+    if edits:
+        screen.heading("Edited outside")
+        screen.table(["FIELD", "HAVE", "WANT"], edits, whole={"FIELD"})
 
 
 def show_stacks(screen: Screen, stacks: Sequence[JsonObject]) -> None:
@@ -83,6 +91,7 @@ def show_stacks(screen: Screen, stacks: Sequence[JsonObject]) -> None:
             ]
             for stack in stacks
         ],
+        whole={"JOB"},
     )
 
 
@@ -128,6 +137,7 @@ def show_events(screen: Screen, events: Iterable[JsonObject]) -> None:
             ]
             for event in events
         ],
+        whole={"AT"},
     )
 
 
@@ -167,20 +177,17 @@ def _identity(stack: JsonObject) -> list[tuple[str, Any]]:
 def _state(stack: JsonObject) -> list[tuple[str, Any]]:
     generation, observed = stack.get("generation"), stack.get("observed_generation")
     accepted = f"{generation}" if generation == observed else f"{generation} (status speaks for {observed})"
-    reason = stack.get("reason")
-    rows = [
+    return [
         ("desired", state(stack.get("desired"))),
         ("phase", state(stack.get("phase"))),
         ("health", state(stack.get("health"))),
         ("migration", state(stack.get("migration_state"))),
-        ("reason", reason),
+        ("reason", stack.get("reason")),
         ("message", stack.get("message")),
         ("generation", accepted),
         ("observed", age(stack.get("observed_at"))),
         ("last operation", stack.get("last_operation")),
     ]
-    advice = about_reason(reason).replace("USER", quote(str(stack.get("user_id"))))
-    return [*rows, ("what to do", advice)] if advice else rows
 
 
 def _release(stack: JsonObject) -> list[tuple[str, Any]]:
@@ -211,12 +218,32 @@ def _stale_facets(stack: JsonObject) -> Text | None:
     return Text(facets, style="yellow") if facets else None
 
 
-def _lines(reason: JsonObject, name: str) -> Any:
-    """Show an edit from outside field by field; the service joins them by semicolons."""
-    value = reason.get(name)
-    if reason.get("facet") == Facet.EDITED_OUTSIDE and isinstance(value, str):
-        return value.replace("; ", "\n")
-    return value
+def _have_and_want(reason: JsonObject) -> tuple[Any, Any]:
+    fields = _edits(reason)
+    if not fields:
+        return reason.get("have"), reason.get("want")
+    more = _MORE.search(str(reason.get("have")))
+    number = len(fields) + (int(more[1]) - 1 if more else 0)
+    return f"{counted(number, 'field')} changed", "as registered"
+
+
+def _edits(reason: JsonObject) -> list[tuple[str, str | None, str | None]]:
+    """
+    Take an edit from outside apart: its fields one by one, each with what it is and what it should be.
+
+    The service joins them in the same order on both sides. What does not come apart evenly, since a value looks like the
+    seam, is left as it came: nothing is returned.
+    """
+    if reason.get("facet") != Facet.EDITED_OUTSIDE:
+        return []
+    texts = [str(reason.get(side) or "") for side in ("have", "want")]
+    more = _MORE.search(texts[0])
+    have, want = (_MORE.sub("", text).split("; ") for text in texts)
+    pairs = [(left.partition(" = "), right.partition(" = ")) for left, right in zip(have, want, strict=False)]
+    if len(have) != len(want) or any(left[0] != right[0] or not left[1] for left, right in pairs):
+        return []
+    fields: list[tuple[str, str | None, str | None]] = [(left[0], left[2], right[2]) for left, right in pairs]
+    return [*fields, (f"and {more[1]} more, not shown here", None, None)] if more else fields
 
 
 def show_inline(value: Any) -> Any:

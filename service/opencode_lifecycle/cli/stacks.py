@@ -11,10 +11,16 @@ import click
 
 from opencode_lifecycle.cli.client import CallFailed, JsonObject
 from opencode_lifecycle.cli.connection import Session, calls_service
-from opencode_lifecycle.cli.output import age, plain
-from opencode_lifecycle.cli.parameters import DurationType, PairType, UserIdType, choice, user_argument
+from opencode_lifecycle.cli.output import age, counted, plain
+from opencode_lifecycle.cli.parameters import (
+    DurationType,
+    PairType,
+    StaleType,
+    UserIdType,
+    choice,
+    user_argument,
+)
 from opencode_lifecycle.cli.stack_tables import show_events, show_operation, show_stack, show_stacks
-from opencode_lifecycle.model.facets import Facet
 from opencode_lifecycle.model.identifiers import UserId
 from opencode_lifecycle.model.states import Health, MigrationState, Phase, Reason
 
@@ -38,8 +44,15 @@ async def show(session: Session, user_id: UserId) -> None:
 @click.option("--reason", type=choice(Reason))
 @click.option("--release", metavar="ID", help="Stacks that run this release.")
 @click.option("--group", metavar="NAME")
-@click.option("--stale/--current", default=None, help="Only what is stale, or only what is not.")
-@click.option("--stale-in", type=choice(Facet), help="Only what is stale in this.")
+@click.option(
+    "--stale",
+    type=StaleType(),
+    is_flag=False,
+    flag_value=StaleType.ANY,
+    metavar="[FACET]",
+    help="Only what is stale, in anything or in this facet.",
+)
+@click.option("--current", is_flag=True, help="Only what is not stale.")
 @click.option("--label", type=PairType(), help="Only stacks with this label.")
 @click.option("--limit", type=click.IntRange(min=1), help="Stop after so many; without it, all.")
 @calls_service("list")
@@ -47,28 +60,28 @@ async def list_stacks(
     session: Session,
     /,
     *,
-    stale: bool | None,
-    stale_in: str | None,
+    stale: str | None,
+    current: bool,
     label: tuple[str, str] | None,
     limit: int | None,
     **filters: str | None,
 ) -> None:
     """Stacks, all or those that match every filter. Pages are fetched as needed."""
     query = [(name, value) for name, value in filters.items() if value is not None]
-    if stale_in is not None:
-        query.append(("stale", stale_in))
-    elif stale is not None:
-        query.append(("stale", str(stale).lower()))
+    if stale is not None and current:
+        raise click.UsageError("--stale and --current exclude each other")
+    if stale is not None or current:
+        query.append(("stale", stale or "false"))
     if label is not None:
         query.append(("label", "=".join(label)))
     found = await _gather(session.client.stacks(query, limit))
     if session.screen.as_json:
         session.screen.document(found)
         return
-    show_stacks(session.screen, found["items"])
+    if found["items"]:
+        show_stacks(session.screen, found["items"])
     more = "; there are more (--limit)" if found["next_cursor"] else ""
-    count = len(found["items"])
-    session.screen.note(f"{count} stack{'' if count == 1 else 's'}{more}")
+    session.screen.note(f"{counted(len(found['items']), 'stack')}{more}")
 
 
 @click.command()

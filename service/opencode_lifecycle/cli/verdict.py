@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
+
+NOTHING_TO_DO: Final = "nothing"
+"""How advice begins where there is nothing for a person to do."""
 
 
 class Level(StrEnum):
