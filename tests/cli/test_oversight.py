@@ -5,6 +5,7 @@ import json
 import pytest
 
 from fakes.lifecycle_service import JOB, SINCE, condition, items, orphan, stack
+from opencode_lifecycle.cli import client
 from opencode_lifecycle.cli.exit_codes import ExitCode
 
 CONDITION = condition()
@@ -82,6 +83,15 @@ def test_a_dry_run_that_finds_nothing_to_do_ends_well(run, service):
     assert result.stderr == (
         "9 stacks compared with Nomad at index 42: 0 stacks and 0 orphans would be put right.\n"
     )
+
+
+def test_a_reconcile_is_given_longer_than_other_calls(run, service, monkeypatch):
+    monkeypatch.setattr(client, "ANSWER_SECONDS", 0.1)
+    service.is_slow("POST /v1/reconcile", 0.5, report())
+    service.is_slow("GET /v1/staleness", 0.5, {"stacks": 0, "stale": 0, "items": []})
+
+    assert run("reconcile", "--dry-run").exit_code == ExitCode.OK
+    assert run("staleness").exit_code == ExitCode.UNREACHABLE
 
 
 def test_a_reconcile_ends_well_when_there_was_something_to_do(run, service):

@@ -39,7 +39,7 @@ def test_a_stack_that_is_as_it_should_be_is_told_as_such_and_there_is_nothing_to
         (
             {"reason": "crash_loop", "message": "exit code 137", "phase": "starting", "runtime": None},
             [
-                "It was proven and has exited again and again since; Nomad starts it again each time.",
+                "It was proven and has exited since; Nomad starts it again.",
                 "Exit code 137.",
             ],
             "`opencode-lifecycle logs ada --type stderr`",

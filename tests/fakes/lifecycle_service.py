@@ -36,6 +36,7 @@ class Scripted:
     body: Any = None
     headers: Mapping[str, str] = field(default_factory=dict)
     cut: bool = False
+    after: float = 0.0
 
 
 class LifecycleService:
@@ -65,6 +66,10 @@ class LifecycleService:
         """Add an answer to *call*, such as `GET /v1/stacks/ada`, its path as it is on the wire, without query."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         self._next(call).append(Scripted(status=status, body=body, headers=named))
+
+    def is_slow(self, call: str, seconds: float, body: Any) -> None:
+        """Answer *call* so late."""
+        self._next(call).append(Scripted(body=body, after=seconds))
 
     def refuses(self, call: str, status: int, code: str, detail: str = "", **more: Any) -> None:
         """Answer *call* with a problem document from now on."""
@@ -115,6 +120,7 @@ class LifecycleService:
         if not script:
             return _response(Scripted(status=404, body=problem(404, "not-found", "No such call.")))
         scripted = script.pop(0) if len(script) > 1 else script[0]
+        await asyncio.sleep(scripted.after)
         if scripted.cut:
             assert request.transport is not None
             request.transport.abort()

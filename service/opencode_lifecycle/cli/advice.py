@@ -92,7 +92,7 @@ MEANING: Final[Mapping[Reason, str]] = {
     Reason.CONSUL_UNAVAILABLE: "Consul cannot be reached, so nothing is concluded about it.",
     Reason.LOST: "Its runtime ended or its job was removed without our asking; it is being started again.",
     Reason.CONTESTED: "Consul lists its address for another runtime as well, so it was withdrawn until one is left.",
-    Reason.CRASH_LOOP: "It was proven and has exited again and again since; Nomad starts it again each time.",
+    Reason.CRASH_LOOP: "It was proven and has exited since; Nomad starts it again.",
     Reason.OUT_OF_MEMORY: "It was killed because it used more memory than it may.",
     Reason.UNRESPONSIVE: "It took connections and answered none, so it is being replaced.",
     Reason.STALE: "It is being stopped in order to be started as it should be.",

@@ -20,6 +20,8 @@ Query = Sequence[tuple[str, str]]
 ANSWER_LIMIT_BYTES: Final = 16 * 1024 * 1024
 """A full page of 500 stacks with the longest labels is a sixth of it."""
 ANSWER_SECONDS: Final = 30.0
+WHOLE_SECONDS: Final = 120.0
+"""For a call that has the service read everything in every neighbour; each of those has a deadline of its own."""
 CONNECT_SECONDS: Final = 5.0
 LARGEST_PAGE: Final = 500
 
@@ -89,10 +91,7 @@ class Client:
         headers = {"Accept": "application/json, application/problem+json"}
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
-        timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS, sock_connect=CONNECT_SECONDS)
-        async with aiohttp.ClientSession(
-            headers=headers, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()
-        ) as session:
+        async with aiohttp.ClientSession(headers=headers, cookie_jar=aiohttp.DummyCookieJar()) as session:
             yield cls(session, url)
 
     # One stack
@@ -168,7 +167,7 @@ class Client:
 
     async def reconcile(self, *, dry_run: bool) -> JsonObject:
         query = [("dry_run", str(dry_run).lower())]
-        return (await self._call("POST", "/v1/reconcile", query, keyed=True)).body
+        return (await self._call("POST", "/v1/reconcile", query, keyed=True, seconds=WHOLE_SECONDS)).body
 
     def orphans(self) -> AsyncIterator[JsonObject]:
         return self._pages(_path("v1", "orphans"), (), None)
@@ -226,13 +225,15 @@ class Client:
         body: JsonObject | None = None,
         keyed: bool = False,
         accepted: frozenset[int] = frozenset(),
+        seconds: float | None = None,
     ) -> Answer:
         url = self._target(path, query)
         headers = {"Idempotency-Key": str(ULID())} if keyed else {}
+        timeout = aiohttp.ClientTimeout(total=seconds or ANSWER_SECONDS, sock_connect=CONNECT_SECONDS)
         for may_repeat in (keyed or method == "GET", False):
             try:
                 async with self._session.request(
-                    method, url, json=body, headers=headers, allow_redirects=False
+                    method, url, json=body, headers=headers, allow_redirects=False, timeout=timeout
                 ) as response:
                     return _answer(response, await _read(response), accepted)
             except (aiohttp.ClientConnectorError, TimeoutError) as error:

@@ -47,8 +47,8 @@ async def look_at_the_whole(client: Client, readiness: Answer) -> Standing:
         conditions_found=of_conditions,
         verdicts=[
             *(_look_at_watch(watch) for watch in watches),
-            of_orphans,
             await _unwell_stacks(client),
+            of_orphans,
         ],
         conditions=conditions,
         watches=watches,
