@@ -265,7 +265,7 @@ def test_a_watch_that_is_too_old_is_a_failure_that_names_it(service, told):
 def test_orphans_that_wait_for_a_person_are_shown_and_the_others_counted(service, run):
     waiting = orphan(kind="volume", reference="vol-1")
     for _ in range(2):
-        service.answers("GET /v1/orphans", items(waiting, orphan(id="orp_other")))
+        service.answers("GET /v1/orphans", items(waiting, orphan(id="orp_other", job_id="oc-bob")))
     service.answers("GET /readyz", readiness())
     well(service)
 

@@ -109,14 +109,13 @@ def test_a_reconcile_says_what_holds_it_back(run, service):
     assert "what rests on absence is held back" in result.stderr
 
 
-def test_orphans_are_listed_with_their_owner_and_whether_that_is_proven(run, service):
+def test_orphans_are_listed_with_their_owner_and_how_often_they_were_found(run, service):
     service.answers("GET /v1/orphans", items(ORPHAN))
 
     result = run("orphans", "list")
 
-    assert JOB in result.stdout
-    assert "ada" in result.stdout
-    assert "stopped=no" in result.stdout
+    assert f"{ORPHAN['id']}  job   {JOB}  ada   2 times" in result.stdout
+    assert "the service sees to the others" in result.stderr
 
 
 def test_an_orphan_is_adopted_by_its_id(run, service):
@@ -167,8 +166,8 @@ def test_deleting_an_orphan_is_refused_where_nobody_can_answer(run, service):
     ("changes", "waits"),
     [
         ({"proven": False}, "not proven to be ours"),
-        ({"kind": "volume"}, "it holds data, which only a person deletes"),
-        ({"kind": "secret"}, "only a person deletes it"),
+        ({"kind": "volume"}, "it holds data"),
+        ({"kind": "secret"}, "unless its stack was deleted"),
         ({}, ""),
     ],
 )
@@ -178,7 +177,21 @@ def test_orphans_that_wait_for_a_person_say_so(run, service, changes, waits):
     result = run("orphans", "list")
 
     assert waits in result.stdout
-    assert f"1 orphan; {1 if waits else 0} wait" in result.stderr
+    assert f"1 orphan at the last comparison; {1 if waits else 0} wait" in result.stderr
+
+
+def test_what_a_job_that_gets_its_row_back_owns_waits_for_nobody(run, service):
+    volume = orphan(id="orp_volume", kind="volume", reference="vol-1")
+    service.answers("GET /v1/orphans", items(ORPHAN, volume))
+
+    assert "2 orphans at the last comparison; 0 wait" in run("orphans", "list").stderr
+
+
+def test_what_a_job_owns_that_may_be_anybodys_waits_for_a_person(run, service):
+    volume = orphan(id="orp_volume", kind="volume", reference="vol-1")
+    service.answers("GET /v1/orphans", items(orphan(proven=False), volume))
+
+    assert "2 wait for a person" in run("orphans", "list").stderr
 
 
 def test_no_orphans_are_told_as_such(run, service):

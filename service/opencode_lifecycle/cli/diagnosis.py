@@ -25,7 +25,7 @@ from opencode_lifecycle.cli.connection import (
 from opencode_lifecycle.cli.exit_codes import ExitCode
 from opencode_lifecycle.cli.installed import look_at_programs
 from opencode_lifecycle.cli.output import Screen, counted, state
-from opencode_lifecycle.cli.standing import Standing, look_at_the_whole, waits_for
+from opencode_lifecycle.cli.standing import Standing, look_at_the_whole, waiting_for_a_person
 from opencode_lifecycle.cli.verdict import NOTHING_TO_DO, Level, Verdict, doubtful, fine, wrong
 from opencode_lifecycle.model.errors import InvalidSettings
 from opencode_lifecycle.model.principal import Role
@@ -236,14 +236,15 @@ def _show(screen: Screen, found: Standing) -> None:
         [[v.check, state(v.level), v.detail, v.advice] for v in found.verdicts],
     )
     if found.orphans:
+        why = waiting_for_a_person(found.orphans)
         screen.heading("Orphans that wait for a person")
         screen.table(
             ["ID", "KIND", "NAME", "USER", "WHY"],
             [
-                [o.get("id"), o.get("kind"), o.get("job_id"), o.get("user_id"), waits_for(o)]
+                [o.get("id"), o.get("kind"), o.get("job_id"), o.get("user_id"), why.get(str(o.get("id")))]
                 for o in found.orphans[:_SHOWN_ORPHANS]
             ],
-            whole={"ID", "NAME"},
+            whole={"ID", "KIND", "NAME"},
         )
     screen.gap()
     screen.line(what_next(found.verdicts))

@@ -79,7 +79,8 @@ class Screen:
     ) -> None:
         """Write one line per row, with headers. Columns that are named *whole* are the last to be folded: people copy them."""
         style = box.SIMPLE_HEAD if self._results.is_terminal else None
-        table = Table(box=style, header_style="bold", padding=(0, 2, 0, 0), pad_edge=False)
+        between = 1 if style else 2
+        table = Table(box=style, header_style="bold", padding=(0, between, 0, 0), pad_edge=False)
         for header in headers:
             table.add_column(plain(header), overflow="fold", no_wrap=header in whole)
         for row in rows:

@@ -12,8 +12,7 @@ from opencode_lifecycle.cli.client import JsonObject
 from opencode_lifecycle.cli.connection import Session, calls_service
 from opencode_lifecycle.cli.exit_codes import ExitCode
 from opencode_lifecycle.cli.output import ago, counted, plain, state
-from opencode_lifecycle.cli.stack_tables import show_inline
-from opencode_lifecycle.cli.standing import waits_for
+from opencode_lifecycle.cli.standing import waiting_for_a_person
 
 _BAR: Final = 30
 _REPORT: Final = "report"
@@ -131,7 +130,7 @@ def orphans() -> None:
 @orphans.command("list")
 @calls_service("orphans list")
 async def list_orphans(session: Session) -> None:
-    """What was found, whose it is, and whether that is proven. What is not proven is never touched."""
+    """What was found, how often in a row, whose it is, and what waits for a person. What is not proven is never touched."""
     items = [item async for page in session.client.orphans() for item in page["items"]]
     if session.screen.as_json:
         session.screen.document({"items": items, "next_cursor": None})
@@ -139,27 +138,26 @@ async def list_orphans(session: Session) -> None:
     if not items:
         session.screen.note("No orphans: whatever bears our names has its stack.")
         return
+    why = waiting_for_a_person(items)
     session.screen.table(
-        ["ID", "KIND", "NAME", "USER", "PROVEN", "FOUND", "SINCE", "WAITS FOR A PERSON", "DETAILS"],
+        ["ID", "KIND", "NAME", "USER", "FOUND", "FIRST", "WAITS FOR A PERSON"],
         [
             [
                 item.get("id"),
                 item.get("kind"),
                 item.get("job_id"),
                 item.get("user_id"),
-                item.get("proven"),
-                item.get("confirmations"),
+                counted(int(item.get("confirmations") or 0), "time"),
                 ago(item.get("first_seen_at")),
-                waits_for(item),
-                show_inline(item.get("details")),
+                why.get(str(item.get("id"))),
             ]
             for item in items
         ],
-        whole={"ID", "NAME"},
+        whole={"ID", "KIND", "NAME"},
     )
-    waiting = sum(1 for item in items if waits_for(item))
     session.screen.note(
-        f"{counted(len(items), 'orphan')}; {waiting} {'waits' if waiting == 1 else 'wait'} for a person"
+        f"{counted(len(items), 'orphan')} at the last comparison; {len(why)} {'waits' if len(why) == 1 else 'wait'} for a "
+        "person, the service sees to the others. Where each is: --json"
     )
 
 
@@ -173,6 +171,7 @@ async def adopt(session: Session, orphan_id: str) -> None:
         session.screen.document(stack)
     else:
         session.screen.line(f"{stack.get('user_id')} has its stack again: {stack.get('job_id')}")
+        session.screen.note("What else bears its name leaves the list with the next comparison.")
 
 
 @orphans.command()

@@ -246,11 +246,6 @@ def _edits(reason: JsonObject) -> list[tuple[str, str | None, str | None]]:
     return [*fields, (f"and {more[1]} more, not shown here", None, None)] if more else fields
 
 
-def show_inline(value: Any) -> Any:
-    """Return a JSON value as one line for a table's cell."""
-    return _inline(value)
-
-
 def _object(of: JsonObject, name: str) -> JsonObject:
     value = of.get(name)
     return value if isinstance(value, Mapping) else {}

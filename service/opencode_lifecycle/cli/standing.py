@@ -1,7 +1,7 @@
 """What the doctor finds out about the whole: conditions, watches, orphans that wait for a person, and unwell stacks."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from shlex import quote
@@ -56,14 +56,32 @@ async def look_at_the_whole(client: Client, readiness: Answer) -> Standing:
     )
 
 
-def waits_for(orphan: JsonObject) -> str:
-    """Say for what a person an orphan waits, or return an empty text when the service sees to it itself."""
+def waiting_for_a_person(orphans: Sequence[JsonObject]) -> Mapping[str, str]:
+    """
+    Return why orphans wait for a person, by their ids; those that the service sees to itself are left out.
+
+    What a job that is proven ours owns is among the latter: the job gets its row back, and that explains it.
+    """
+    with_job = {
+        orphan.get("job_id")
+        for orphan in orphans
+        if orphan.get("kind") == OrphanKind.JOB and orphan.get("proven")
+    }
+    why = {
+        str(orphan.get("id")): _why_it_waits(orphan)
+        for orphan in orphans
+        if not orphan.get("proven") or orphan.get("job_id") not in with_job
+    }
+    return {orphan_id: reason for orphan_id, reason in why.items() if reason}
+
+
+def _why_it_waits(orphan: JsonObject) -> str:
     if not orphan.get("proven"):
-        return "not proven to be ours: look at it with its own system's tools"
+        return "not proven to be ours"
     if orphan.get("kind") == OrphanKind.VOLUME:
-        return "it holds data, which only a person deletes"
+        return "it holds data"
     if orphan.get("kind") == OrphanKind.SECRET:
-        return "only a person deletes it, unless its stack was deleted: then it goes by itself"
+        return "unless its stack was deleted"
     return ""
 
 
@@ -125,7 +143,8 @@ async def _orphans(client: Client) -> tuple[list[JsonObject], Verdict]:
         if failure.status in _NOT_ALLOWED:
             return [], fine("orphans", "not looked at: only an operator may")
         return [], doubtful("orphans", failure.code, failure.detail, about_problem(failure.code))
-    waiting = [orphan for orphan in found if waits_for(orphan)]
+    why = waiting_for_a_person(found)
+    waiting = [orphan for orphan in found if orphan.get("id") in why]
     others = len(found) - len(waiting)
     rest = f"; {counted(others, 'other')} seen to by the service" if others else ""
     if not waiting:
