@@ -129,7 +129,7 @@ def plan_starting(work: Work, seen: Observation, now: datetime, limits: Limits) 
     allocation = _current_allocation(seen, job)
     proof = work.proof
     if proof is not None and allocation is not None and is_about(proof, allocation):
-        if proof.result is ProofResult.PROVEN and _is_up(allocation):
+        if proof.result is ProofResult.PROVEN and _is_up(allocation) and not work.doubt:
             return Move(_proven(work, job, allocation, proof, now))
         if proof.result is ProofResult.OPEN:
             return stop_open(work, now)
