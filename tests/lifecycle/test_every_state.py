@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+import structlog
 
 from opencode_lifecycle.lifecycle import reconciler
 from opencode_lifecycle.lifecycle.effects import Effects
@@ -285,3 +286,44 @@ async def test_a_stack_that_is_shown_stale_becomes_current_when_it_is_stopped(tm
         await world.finished(await stop(world))
 
         assert world.stack().status.migration_state is MigrationState.CURRENT
+
+
+def wrongly_healthy(work, **_):
+    """Name a step of which only the health is wrong."""
+    return Move(replace(work.stack.status, health=Health.UNRESPONSIVE, message="cannot be"))
+
+
+def wrongly_verifying(work, **_):
+    return Rest(replace(work.stack.status, migration_state=MigrationState.VERIFYING), None)
+
+
+def wrongly_running(work, **_):
+    return Rest(replace(work.stack.status, phase=Phase.RUNNING), None)
+
+
+@pytest.mark.parametrize(
+    ("defect", "move"),
+    [
+        (wrongly_healthy, "health unknown to unresponsive"),
+        (wrongly_verifying, "migration state current to verifying"),
+        (wrongly_running, "phase stopped to running"),
+    ],
+)
+async def test_a_move_that_cannot_be_is_reported_and_leaves_the_row_untouched(
+    world, monkeypatch, moves, defect, move
+):
+    await is_stopped(world)
+    before = await world.store.get(ADA)
+    plan = reconciler.plan
+    monkeypatch.setattr(reconciler, "plan", defect)
+
+    with structlog.testing.capture_logs() as lines:
+        world.plane.dispatcher.hint(ADA)
+        await world.until(lambda: any(line["event"] == "illegal move" for line in lines))
+
+    (line,) = (line for line in lines if line["event"] == "illegal move")
+    assert line["log_level"] == "error"
+    assert line["error"] == f"{world.job_id()} cannot go from {move}"
+    assert await world.store.get(ADA) == before
+    monkeypatch.setattr(reconciler, "plan", plan)
+    assert (await world.ensure()).ready

@@ -35,7 +35,7 @@ from opencode_lifecycle.model.observation import (
 )
 from opencode_lifecycle.model.proof import Proof, ProofResult
 from opencode_lifecycle.model.stack import Address, Intent, Runtime, Stack, Status, Workspace
-from opencode_lifecycle.model.states import Desired, Health, Phase, Reason
+from opencode_lifecycle.model.states import Desired, Health, MigrationState, Phase, Reason, WhenStale
 from opencode_lifecycle.ports.prober import Liveness
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -111,6 +111,7 @@ statuses = st.builds(
     phase=st.sampled_from(Phase),
     phase_since=st.sampled_from([NOW, NOW - timedelta(minutes=1), NOW - timedelta(hours=1)]),
     health=st.sampled_from(Health),
+    migration_state=st.sampled_from(MigrationState),
     reason=st.sampled_from([None, *Reason]),
     facets=st.sampled_from(
         [None, FACETS, replace(FACETS, labels="other"), replace(FACETS, environment="other")]
@@ -162,10 +163,18 @@ proofs = st.one_of(
 
 
 def reachable(stack: Stack) -> Stack:
-    """A stack that is being deleted is wanted deleted: an ensure meanwhile waits beside it, as its successor."""
-    if stack.status.phase is not Phase.DELETING:
-        return stack
-    return replace(stack, intent=replace(stack.intent, desired=Desired.DELETED))
+    """
+    Leave out what is never written.
+
+    A stack that is being deleted is wanted deleted: an ensure meanwhile waits beside it, as its successor. One that runs
+    was proven, and so its health is known.
+    """
+    status = stack.status
+    if status.phase is Phase.DELETING:
+        return replace(stack, intent=replace(stack.intent, desired=Desired.DELETED))
+    if status.phase is Phase.RUNNING and status.health in {Health.UNKNOWN, Health.STARTING}:
+        return replace(stack, status=replace(status, health=Health.HEALTHY))
+    return stack
 
 
 works = st.builds(
@@ -174,7 +183,8 @@ works = st.builds(
     observation=st.one_of(st.none(), observations),
     proof=proofs,
     liveness=st.sampled_from([None, *Liveness]),
-    silent_probes=st.integers(0, 5),
+    silent_probes=st.integers(0, 8),
+    when_stale=st.sampled_from(WhenStale),
     wanted=st.just(FACETS),
     needs=st.just(TemplateNeeds(secret=True, workspace=True, live_files=True)),
     installation=st.just("main"),
@@ -194,7 +204,7 @@ def after_moves(work: Work) -> tuple[Work, Step]:
         step = step_of(work)
         if not isinstance(step, Move):
             return work, step
-        work = replace(work, stack=replace(work.stack, status=step.status))
+        work = replace(work, stack=work.stack.moved_to(step.status))
     raise AssertionError(f"moves without end from {work}")
 
 

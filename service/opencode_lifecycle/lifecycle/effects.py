@@ -151,7 +151,7 @@ class Effects:
                 self._fleet.wrote(stack.job_id, index)
                 current.receipt["job"] = "purged" if purge else "stopped"
                 status = replace(stack.status, job_modify_index=index or stack.status.job_modify_index)
-                current.work = replace(current.work, stack=replace(stack, status=status))
+                current.work = replace(current.work, stack=stack.moved_to(status))
                 await self._look(current, deadline)
             case DestroySecret():
                 await self._passwords.destroy(stack.job_id, deadline)
@@ -173,7 +173,7 @@ class Effects:
     ) -> None:
         work = current.work
         status = replace(work.stack.status, **facts)  # type: ignore[arg-type]  # names and types are checked by use
-        stack = replace(work.stack, status=status)
+        stack = work.stack.moved_to(status)
         current.work = replace(
             work, stack=stack, done=work.done | {part}, wanted=self.wanted(stack, current.release)
         )
@@ -264,7 +264,7 @@ class Effects:
         )
         current.work = replace(
             current.work,
-            stack=replace(stack, status=status),
+            stack=stack.moved_to(status),
             observation=self._fleet.observation(stack.job_id),
             proof=None if phase is Phase.STARTING else current.work.proof,
             done=current.work.done | {Part.JOB},

@@ -86,7 +86,7 @@ async def forecast(work: Work, read: Read, *, now: datetime, limits: Limits) -> 
             case Move(status=moved):
                 if moved.phase is not status.phase:
                     words.append(f"call it {moved.phase}" + (f" ({moved.reason})" if moved.reason else ""))
-                work = replace(work, stack=replace(work.stack, status=moved))
+                work = replace(work, stack=work.stack.moved_to(moved))
             case _:
                 words.append(WORDS[type(step)])
                 if isinstance(step, FinishDeletion | RegisterJob):
@@ -120,4 +120,4 @@ def _after(work: Work, step: Step) -> Work:
     elif isinstance(step, PurgeJob) and seen is not None:
         seen = replace(seen, job=ABSENT, allocations=())
     done = work.done | {_PARTS[type(step)]} if type(step) in _PARTS else work.done
-    return replace(work, stack=replace(work.stack, status=status), observation=seen, done=done)
+    return replace(work, stack=work.stack.moved_to(status), observation=seen, done=done)

@@ -22,6 +22,7 @@ from opencode_lifecycle.model.clock import Clock
 from opencode_lifecycle.model.errors import (
     ClaimLost,
     DeadlineExceeded,
+    IllegalTransition,
     IndexConflict,
     SecretMissing,
     UpstreamDenied,
@@ -39,6 +40,8 @@ log = structlog.get_logger(__name__)
 
 STEPS_OF_A_PASS = 40
 """More steps than any sound pass takes; a plan that goes round in circles ends here and is tried later."""
+DEFECT_PAUSE = timedelta(minutes=1)
+"""Until a stack is tried again with which we ran into a defect of ours."""
 
 
 class Reconciler:
@@ -80,6 +83,11 @@ class Reconciler:
             log.info("claim lost", job_id=claimed.stack.job_id)
             await self._stacks.release_claim(current.claimed, next_attempt_at=self._now())
             return True
+        except IllegalTransition as error:
+            # A defect of ours. The row stays as it was saved last, and a person must look.
+            log.exception("illegal move", job_id=claimed.stack.job_id, error=error.message)
+            await self._stacks.release_claim(current.claimed, next_attempt_at=self._now() + DEFECT_PAUSE)
+            return False
 
     async def _go_on(self, current: Pass) -> bool:
         try:
@@ -113,7 +121,7 @@ class Reconciler:
                 case Move(status=status):
                     if status.reason is not None:
                         current.moved = status
-                    current.work = replace(current.work, stack=replace(current.work.stack, status=status))
+                    current.work = replace(current.work, stack=current.work.stack.moved_to(status))
                 case Rest():
                     await self._rest(current, step)
                     return True
@@ -129,7 +137,7 @@ class Reconciler:
                     await self._effects.apply(current, step)
         job_id, phase = current.work.stack.job_id, current.work.stack.status.phase
         log.error("plan goes in circles", job_id=job_id, phase=phase)
-        await self._stacks.release_claim(current.claimed, next_attempt_at=self._now() + timedelta(minutes=1))
+        await self._stacks.release_claim(current.claimed, next_attempt_at=self._now() + DEFECT_PAUSE)
         return False
 
     async def _begin_anew(self, current: Pass) -> None:
@@ -166,7 +174,8 @@ class Reconciler:
             await self._save(current, Progress(status=status, next_attempt_at=self._now(), keep_claim=True))
 
     async def _save(self, current: Pass, progress: Progress) -> None:
-        stack, status = current.work.stack, progress.status
+        stack = current.work.stack.moved_to(progress.status)
+        status = stack.status
         events = [self._event(stack, kind, **data) for kind, data in current.notes]
         if status.phase is not current.saved.phase:
             moved = current.moved

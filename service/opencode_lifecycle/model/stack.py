@@ -7,12 +7,12 @@ the claim.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from opencode_lifecycle.model.facets import Facet, Facets
 from opencode_lifecycle.model.identifiers import AllocationId, JobId, OperationId, ReleaseId, UserId, VolumeId
-from opencode_lifecycle.model.states import Desired, Health, MigrationState, Phase, Reason
+from opencode_lifecycle.model.states import Desired, Health, MigrationState, Phase, Reason, check_move
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +150,19 @@ class Stack:
     updated_at: datetime
     change_seq: int = field(default=0, compare=False)
     """Position in the sequence of all changes of all stacks; later is larger."""
+
+    def moved_to(self, status: Status) -> "Stack":
+        """
+        Return the stack with *status*: the one way in which the status of a stack changes.
+
+        A phase, a health or a migration state that its table does not let the stack reach is a defect of ours:
+        `IllegalTransition`.
+        """
+        before = self.status
+        check_move(self.job_id, before.phase, status.phase)
+        check_move(self.job_id, before.health, status.health)
+        check_move(self.job_id, before.migration_state, status.migration_state)
+        return replace(self, status=status)
 
     @property
     def is_settled(self) -> bool:

@@ -7,7 +7,7 @@ code to branch on, `message` (kept beside it) is prose for people and is never p
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from opencode_lifecycle.model.errors import IllegalTransition
 
@@ -241,7 +241,9 @@ MIGRATION_MOVES: Final[Mapping[MigrationState, frozenset[MigrationState]]] = {
             MigrationState.HELD,
         }
     ),
-    MigrationState.HELD: frozenset({MigrationState.CURRENT, MigrationState.STALE, MigrationState.REPLACING}),
+    MigrationState.HELD: frozenset(
+        {MigrationState.CURRENT, MigrationState.STALE, MigrationState.REPLACING, MigrationState.FAILED}
+    ),
 }
 """
 From each state of a migration, where it may go. Staying is always legal, and a stop or a deletion makes every one current:
@@ -249,11 +251,23 @@ what does not run starts as it should be.
 
 *queued* waits for its turn in a wave, *draining* for its agent to finish, *verifying* for what its new runtime must show,
 *held* for an operator. A replacement is never held half way: it ends, and what follows may be held. A wedged runtime is
-replaced whatever its migration waits for.
+replaced whatever its migration waits for, and what Nomad refuses of a runtime's labels fails it.
 """
 
 
-def check_move(job_id: str, current: Phase, to: Phase) -> None:
-    """Raise `IllegalTransition` unless a stack may go from *current* to *to*."""
-    if to is not current and to not in PHASE_MOVES[current]:
-        raise IllegalTransition(f"{job_id} cannot go from {current} to {to}")
+State = TypeVar("State", Phase, Health, MigrationState)
+
+_MOVES: Final[Mapping[type[StrEnum], tuple[str, Mapping[Any, frozenset[Any]]]]] = {
+    Phase: ("phase", PHASE_MOVES),
+    Health: ("health", HEALTH_MOVES),
+    MigrationState: ("migration state", MIGRATION_MOVES),
+}
+
+
+def check_move(job_id: str, current: State, to: State) -> None:
+    """Raise `IllegalTransition` unless a stack may go from *current* to *to*, by the table of what they are states of."""
+    if to is current:
+        return
+    name, moves = _MOVES[type(current)]
+    if to not in moves[current]:
+        raise IllegalTransition(f"{job_id} cannot go from {name} {current} to {to}")
