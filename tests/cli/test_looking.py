@@ -170,6 +170,19 @@ def test_a_limit_ends_the_paging_and_leaves_the_cursor(run, service):
     assert [asked.query["limit"] for asked in service.asked] == ["500", "2"]
 
 
+def test_a_list_goes_on_where_an_earlier_one_ended(run, service):
+    service.answers("GET /v1/stacks", items(stack("a"), next_cursor="c/1="))
+    service.answers("GET /v1/stacks", items(stack("b"), next_cursor="c/2="))
+    service.answers("GET /v1/stacks", items(stack("c")))
+
+    first = run("list", "--limit", "1")
+    rest = run("list", "--cursor", "c/1=")
+
+    assert "there are more, go on with --cursor c/1=" in first.stderr
+    assert [asked.query.get("cursor") for asked in service.asked] == [None, "c/1=", "c/2="]
+    assert rest.stderr == "2 stacks\n"
+
+
 def test_a_cursor_that_does_not_move_ends_the_paging(run, service):
     service.answers("GET /v1/stacks", items(stack(), next_cursor="same"))
 

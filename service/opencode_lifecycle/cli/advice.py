@@ -48,8 +48,8 @@ FOR_REASONS: Final[Mapping[Reason, str]] = {
     Reason.NO_CAPACITY: "free or add a node that fits (`nomad node status`), or ask for smaller --resources; "
     "it is retried by itself",
     Reason.DRIVER_FAILED: "read why the task exits: `opencode-lifecycle logs USER --type stderr`, `nomad alloc status`",
-    Reason.SECRET_MISSING: "restore it (`vault kv undelete`), or have a new one written: "
-    "`opencode-lifecycle rotate-password USER`",
+    Reason.SECRET_MISSING: "`opencode-lifecycle rotate-password USER` writes a new password; the vault command below shows "
+    "which versions are left",
     Reason.NEVER_HEALTHY: "read its log: `opencode-lifecycle logs USER`; then `opencode-lifecycle recreate USER`",
     Reason.WRONG_VERSION: "the image or executable is not the version the release names; correct the release",
     Reason.OPEN_WITHOUT_PASSWORD: "the job template or image drops the password; correct it, then "

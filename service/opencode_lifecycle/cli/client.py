@@ -140,8 +140,11 @@ class Client:
 
     # Lists
 
-    def stacks(self, query: Query, limit: int | None) -> AsyncIterator[JsonObject]:
-        return self._pages(_path("v1", "stacks"), query, limit)
+    def stacks(
+        self, query: Query, limit: int | None, *, cursor: str | None = None
+    ) -> AsyncIterator[JsonObject]:
+        """Yield pages of stacks; with *cursor* from where an earlier list with the same query ended."""
+        return self._pages(_path("v1", "stacks"), query, limit, cursor=cursor)
 
     def events(self, user_id: str | None) -> AsyncIterator[JsonObject]:
         path = _path("v1", "events") if user_id is None else _path("v1", "stacks", user_id, "events")
@@ -200,8 +203,9 @@ class Client:
                 raise
             return failure.status, failure.code
 
-    async def _pages(self, path: str, query: Query, limit: int | None) -> AsyncIterator[JsonObject]:
-        cursor: str | None = None
+    async def _pages(
+        self, path: str, query: Query, limit: int | None, *, cursor: str | None = None
+    ) -> AsyncIterator[JsonObject]:
         left = limit
         while True:
             size = LARGEST_PAGE if left is None else min(LARGEST_PAGE, left)

@@ -21,6 +21,7 @@ from opencode_lifecycle.cli.parameters import (
     user_argument,
 )
 from opencode_lifecycle.cli.stack_tables import show_events, show_operation, show_stack, show_stacks
+from opencode_lifecycle.model.facets import Facet
 from opencode_lifecycle.model.identifiers import UserId
 from opencode_lifecycle.model.states import Health, MigrationState, Phase, Reason
 
@@ -50,11 +51,12 @@ async def show(session: Session, user_id: UserId) -> None:
     is_flag=False,
     flag_value=StaleType.ANY,
     metavar="[FACET]",
-    help="Only what is stale, in anything or in this facet.",
+    help=f"Only what is stale, in anything or in this facet: {', '.join(Facet)}.",
 )
 @click.option("--current", is_flag=True, help="Only what is not stale.")
 @click.option("--label", type=PairType(), help="Only stacks with this label.")
 @click.option("--limit", type=click.IntRange(min=1), help="Stop after so many; without it, all.")
+@click.option("--cursor", help="Go on where a list with the same filters and --limit ended: its next_cursor.")
 @calls_service("list")
 async def list_stacks(
     session: Session,
@@ -64,6 +66,7 @@ async def list_stacks(
     current: bool,
     label: tuple[str, str] | None,
     limit: int | None,
+    cursor: str | None,
     **filters: str | None,
 ) -> None:
     """Stacks, all or those that match every filter. Pages are fetched as needed."""
@@ -74,13 +77,13 @@ async def list_stacks(
         query.append(("stale", stale or "false"))
     if label is not None:
         query.append(("label", "=".join(label)))
-    found = await _gather(session.client.stacks(query, limit))
+    found = await _gather(session.client.stacks(query, limit, cursor=cursor))
     if session.screen.as_json:
         session.screen.document(found)
         return
     if found["items"]:
         show_stacks(session.screen, found["items"])
-    more = "; there are more (--limit)" if found["next_cursor"] else ""
+    more = f"; there are more, go on with --cursor {found['next_cursor']}" if found["next_cursor"] else ""
     session.screen.note(f"{counted(len(found['items']), 'stack')}{more}")
 
 
