@@ -64,10 +64,10 @@ def ensure(request: Request, wish: EnsureRequest) -> Decide:
             if stack.status.phase is not Phase.RUNNING and not intent.pinned:
                 intent = replace(intent, wanted_release=request.current_release)
             return _change(request, stack, intent, OperationKind.ENSURE)
-        has_failed = stack.status.phase is Phase.FAILED and stack.is_settled
+        has_failed = stack.is_settled and (stack.status.phase is Phase.FAILED or stack.is_refused)
         if _runs(stack) or (is_at_work(situation.last_operation) and not has_failed):
             return Decision()
-        if stack.intent.pinned:
+        if stack.intent.pinned or stack.status.phase is Phase.RUNNING:
             return _change(request, stack, stack.intent, OperationKind.ENSURE)
         intent = replace(stack.intent, wanted_release=request.current_release)
         return _change(request, stack, intent, OperationKind.ENSURE)
@@ -224,7 +224,8 @@ def kept_status(situation: Situation, now: datetime) -> Status:
 
 
 def _runs(stack: Stack) -> bool:
-    return stack.status.phase is Phase.RUNNING and stack.is_settled
+    """Whether the stack runs as was asked. One whose change was refused does not: whoever asks has it tried again."""
+    return stack.status.phase is Phase.RUNNING and stack.is_settled and not stack.is_refused
 
 
 def _existing(request: Request, situation: Situation) -> Stack:

@@ -169,6 +169,11 @@ class Stack:
         """Whether the status speaks for the latest accepted change."""
         return self.status.observed_generation == self.intent.generation
 
+    @property
+    def is_refused(self) -> bool:
+        """Whether the change of a runtime was refused or failed; it is left alone until somebody asks again."""
+        return self.status.migration_state is MigrationState.FAILED
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeptWorkspace:
