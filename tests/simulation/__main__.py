@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
@@ -16,12 +17,12 @@ from rich.table import Table
 
 from bench.figures import Figure
 from bench.show import say, write
-from simulation import crashes, mutants, scenarios
-from simulation.schedule import Schedule, Script, quiet
+from simulation import classes, crashes, mutants, scenarios
+from simulation.schedule import Schedule, quiet
 
 REPORT = Path(".local/report/simulate.json")
 _BATCH = 250
-_MOST_PER_MUTANT = 1500
+_TELL_EVERY = 5_000
 _SEEDS_PER_POINT = 2
 _SEEDS_PER_SCENARIO = 50
 
@@ -36,32 +37,38 @@ def _batch(first: int) -> tuple[int, list[tuple[int, str]]]:
     return _BATCH, bad
 
 
-def _point(point: crashes.Point) -> tuple[str, int, list[tuple[int, str]]]:
+def _point(what: tuple[crashes.Point, int]) -> tuple[str, int, list[tuple[int, str]]]:
     quiet()
+    point, replicas = what
     died, bad = 0, []
-    for outcome, really in crashes.die_at(point, seeds=_SEEDS_PER_POINT):
+    for outcome, really in crashes.die_at(point, seeds=_SEEDS_PER_POINT, replicas=replicas):
         if outcome.violation is not None:
             bad.append((outcome.seed, outcome.violation))
         died += really
         if died >= _SEEDS_PER_POINT:
             break
-    return str(point), died, bad
+    return f"{point}, {replicas} replicas" if replicas > 1 else str(point), died, bad
 
 
 def _scenario(number: int) -> tuple[int, list[tuple[int, str]]]:
     quiet()
-    story = scenarios.SCENARIOS[number].story
+    each = scenarios.SCENARIOS[number]
     bad = [
         (seed, outcome.violation)
         for seed in range(_SEEDS_PER_SCENARIO)
-        if (outcome := Schedule(seed, Script(scenario=story)).run()).violation is not None
+        if (outcome := Schedule(seed, each.script()).run()).violation is not None
     ]
     return number, bad
 
 
-def _mutant(number: int) -> tuple[int, tuple[int, str] | None]:
+def _mutant(number: int) -> tuple[int, mutants.Caught | None]:
     quiet()
-    return number, mutants.hunt(mutants.MUTANTS[number], most=_MOST_PER_MUTANT)
+    return number, mutants.hunt(mutants.MUTANTS[number])
+
+
+def _replay_command(seed: int, *, story: str = "") -> str:
+    told = f"--story {story} " if story else ""
+    return f"    PYTHONPATH=tests {sys.executable} -m simulation {told}--replay {seed}"
 
 
 def _schedules(pool: "multiprocessing.pool.Pool", count: int, first: int) -> Figure:
@@ -69,26 +76,32 @@ def _schedules(pool: "multiprocessing.pool.Pool", count: int, first: int) -> Fig
     for size, found in pool.imap_unordered(_batch, range(first, first + count, _BATCH)):
         done += size
         bad += found
-        rate = done / (time.monotonic() - began)
-        say(f"\r{done:>8,} of {count:,} schedules, {len(bad)} violations, {rate:.0f} a second")
-    for seed, violation in bad[:20]:
-        say(f"seed {seed}: {violation}\n    PYTHONPATH=tests python -m simulation --replay {seed}")
+        for seed, violation in found:
+            say(f"seed {seed}: {violation}\n{_replay_command(seed)}")
+        if done % _TELL_EVERY < _BATCH or done >= count:
+            rate = done / (time.monotonic() - began)
+            left = max(count - done, 0) / rate / 60
+            say(
+                f"{done:>8,} of {count:,} schedules, {len(bad)} violations, {rate:.0f} a second, {left:.0f} min left"
+            )
     return Figure(
         name="simulated schedules without a violation",
         value=done - len(bad),
         unit="schedules",
-        bar=f"all of {count:,}",
+        bar=f"all of {done:,}",
         holds=not bad,
         details={
             "violations": [{"seed": seed, "what": what} for seed, what in bad[:100]],
             "minutes": round((time.monotonic() - began) / 60, 1),
             "first seed": first,
+            "of two replicas": "those whose seed leaves 2 when divided by 3",
         },
     )
 
 
 def _crash_points(pool: "multiprocessing.pool.Pool") -> Figure:
-    points = crashes.points()
+    points = [(point, replicas) for replicas in (1, 2) for point in crashes.points()]
+    say(f"{len(points)} points to die or to fail at")
     results = pool.map(_point, points)
     missed = [name for name, died, _ in results if died == 0]
     bad = [(name, *each) for name, _, found in results for each in found]
@@ -109,11 +122,14 @@ def _crash_points(pool: "multiprocessing.pool.Pool") -> Figure:
 def _stories(pool: "multiprocessing.pool.Pool") -> Figure:
     table = Table("fault", "must hold", "schedules", "")
     bad = {}
+    say(f"{len(scenarios.SCENARIOS)} faults told in virtual time")
     for number, found in pool.map(_scenario, range(len(scenarios.SCENARIOS))):
         each = scenarios.SCENARIOS[number]
         table.add_row(
             each.fault, each.must_hold, str(_SEEDS_PER_SCENARIO), "holds" if not found else str(found[0])
         )
+        for seed, violation in found[:3]:
+            say(f"{each.fault}, seed {seed}: {violation}\n{_replay_command(seed, story=each.fault)}")
         if found:
             bad[each.fault] = found
     Console(highlight=False).print(table)
@@ -128,31 +144,33 @@ def _stories(pool: "multiprocessing.pool.Pool") -> Figure:
 
 
 def _planted(pool: "multiprocessing.pool.Pool") -> Figure:
-    table = Table("class", "planted bug", "caught after", "by")
-    caught = 0
-    rows = []
-    for number, found in pool.imap(_mutant, range(len(mutants.MUTANTS))):
-        mutant = mutants.MUTANTS[number]
-        caught += found is not None
-        after, by = (str(found[0]), found[1]) if found else ("-", "not caught")
-        table.add_row(mutant.of, mutant.what, after, by)
-        rows.append({"class": mutant.of, "what": mutant.what, "schedules": after, "by": by})
-    for of, where in mutants.NOT_HERE.items():
-        table.add_row(of, f"not here: {where}", "", "")
+    found: dict[int, mutants.Caught | None] = {}
+    for number, caught in pool.imap_unordered(_mutant, range(len(mutants.MUTANTS))):
+        found[number] = caught
+        how = f"after {caught.after}" if caught else "NOT CAUGHT"
+        say(f"{len(found)} of {len(mutants.MUTANTS)} planted bugs: {mutants.MUTANTS[number].what}: {how}")
+    rows = classes.rows(found)
+    table = Table("class", "", "planted", "replicas", "shown", "by")
+    for row in rows:
+        table.add_row(*row.cells())
     Console(highlight=False).print(table)
+    caught = sum(each is not None for each in found.values())
     return Figure(
         name="planted bugs that are caught",
         value=caught,
         unit="bugs",
         bar=f"all of {len(mutants.MUTANTS)}",
         holds=caught == len(mutants.MUTANTS),
-        details={"bugs": rows, "not here": mutants.NOT_HERE},
+        details={"classes": [asdict(row) for row in rows]},
     )
 
 
-def _replay(seed: int) -> int:
+def _replay(seed: int, fault: str | None) -> int:
     quiet()
-    outcome = Schedule(seed).run()
+    script = None
+    if fault is not None:
+        script = next(each for each in scenarios.SCENARIOS if each.fault == fault).script()
+    outcome = Schedule(seed, script).run()
     sys.stdout.write("\n".join([*outcome.trace, outcome.violation or "no violation"]) + "\n")
     return 1 if outcome.violation else 0
 
@@ -162,16 +180,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--schedules", type=int, default=200_000)
     parser.add_argument("--first", type=int, default=0, help="The first seed.")
     parser.add_argument("--replay", type=int, metavar="SEED", help="Tell the story of one seed.")
+    parser.add_argument(
+        "--story", metavar="FAULT", help="With --replay: of a fault that is told, such as F2."
+    )
+    parser.add_argument("--planted", action="store_true", help="Hunt the planted bugs, and nothing else.")
     chosen = parser.parse_args(arguments)
     if chosen.replay is not None:
-        return _replay(chosen.replay)
+        return _replay(chosen.replay, chosen.story)
     with multiprocessing.get_context("fork").Pool(os.cpu_count()) as pool:
-        figures = [
-            _crash_points(pool),
-            _stories(pool),
-            _planted(pool),
-            _schedules(pool, chosen.schedules, chosen.first),
-        ]
+        figures = [_planted(pool)]
+        if not chosen.planted:
+            figures += [_crash_points(pool), _stories(pool), _schedules(pool, chosen.schedules, chosen.first)]
     shown = Table("figure", "reached", "bar", "")
     for figure in figures:
         shown.add_row(

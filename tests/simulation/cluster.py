@@ -8,14 +8,14 @@ from datetime import timedelta
 from random import Random
 
 from fakes.consul import FakeConsul
-from fakes.nomad import FakeNomad
+from fakes.nomad import FakeNomad, Snapshot
 from fakes.opencode import FakeOpenCode, FakeProber
 from fakes.store import FakeStore
 from fakes.vault import FakeVault
 from opencode_lifecycle.lifecycle.control_plane import ControlPlane, Neighbours, Parameters
 from opencode_lifecycle.lifecycle.orphans import OrphanLimits
 from opencode_lifecycle.lifecycle.steps import Limits
-from opencode_lifecycle.model.errors import UpstreamUnavailable
+from opencode_lifecycle.model.errors import UpstreamRejected, UpstreamUnavailable
 from opencode_lifecycle.model.identifiers import JobId
 from opencode_lifecycle.model.observation import AllocationSeen, ClientStatus
 from simulation.loop import VirtualLoop
@@ -66,12 +66,27 @@ class Trouble:
     lose_reply: float = 0.0
     slow: float = 0.0
     away: set[str] = field(default_factory=set)
+    cut_off: set[tuple[int, str]] = field(default_factory=set)
+    """Systems that one replica cannot reach, by its number."""
+    hang: float = 0.0
+    """The chance that a call is never answered; only its deadline ends it."""
     die_at: tuple[str, bool, int] | None = None
     """Die before (False) or after (True) the n-th call of this method from now."""
     fail_at: tuple[str, bool, int] | None = None
     """Let that call fail instead: before it took effect, or after, so that only its reply is lost."""
     failed: bool = False
     """Whether it came to that."""
+
+
+class SharedStore(FakeStore):
+    """The database as replicas share it: its notices of changes can get lost, and who holds which claim is known."""
+
+    is_mute = False
+    """Whether nobody is told of changes; that they are there can still be read."""
+
+    def _announce(self) -> None:
+        if not self.is_mute:
+            super()._announce()
 
 
 class Cluster:
@@ -81,7 +96,7 @@ class Cluster:
         self.loop = loop
         self.random = random
         self.trouble = Trouble()
-        self.store = FakeStore(clock=loop.wall_clock)
+        self.store = SharedStore(clock=loop.wall_clock)
         self.nomad = FakeNomad(autorun=False, autostop=False, now=loop.wall_clock)
         self.nomad.is_racy = True
         self.nomad.on_run = self._on_run
@@ -91,11 +106,24 @@ class Cluster:
         self.consul = FakeConsul()
         self.prober = FakeProber(now=loop.wall_clock)
         self.owner: dict[tuple[str, int], JobId] = {}
+        self.ended_at: dict[tuple[str, int], float] = {}
+        """When the server at an address ended, of which Nomad knows."""
+        self.restored_at = -1000.0
+        """When Nomad went back to an older snapshot."""
+        self.is_dud = False
+        """Whether servers that start now answer nothing, ever."""
+        self.refuses_jobs = False
+        """Whether Nomad takes no job."""
+        self.refused = 0
+        self.lives: list[int] = []
+        """Of each life, in order, the number of the replica that lived it. The first life is number 1."""
+        self.frozen = 0
+        """The life that is frozen at the moment; 0 when none is."""
         self.dead: set[int] = set()
         self.effects: list[tuple[str, bool]] = []
         """Every external effect that happened, as (method, after)."""
         self.trace: list[str] = []
-        self.on_death = lambda: None
+        self.on_death = lambda _: None
         systems = {
             "nomad": (self.nomad, self.nomad.workspaces, self.nomad.live_files, self.nomad.cluster_mark),
             "vault": (self.vault,),
@@ -110,7 +138,7 @@ class Cluster:
         self.nomad.workspaces.faults.policy = self._policy_of("nomad", "volume ")
 
     def plane(self, *, shares_database: bool = False) -> ControlPlane:
-        return ControlPlane(
+        plane = ControlPlane(
             Neighbours(
                 store=self.store,
                 orchestrator=self.nomad,
@@ -136,8 +164,27 @@ class Cluster:
                 random=Random(self.random.random()),
             ),
         )
+        # Reading tokens twice a second is the most frequent thing of all, and no request here bears one.
+        plane._refresh_tokens = asyncio.Event().wait
+        return plane
 
     content = staticmethod(content)
+
+    def new_life(self, replica: int) -> int:
+        self.lives.append(replica)
+        return len(self.lives)
+
+    def freeze(self, life: int, seconds: float) -> None:
+        """Let a life do nothing at all for a while, as when its process is stopped and goes on later."""
+        self.frozen = life
+        self.loop.freeze(lambda context: context.get(LIFE) == life)
+        self.loop.call_later(seconds, self._thaw, life)
+
+    def _thaw(self, life: int) -> None:
+        if self.frozen == life:
+            self.say(f"life {life} goes on")
+            self.frozen = 0
+            self.loop.thaw()
 
     def say(self, text: str) -> None:
         self.trace.append(f"{self.loop.time():9.3f}  {text}")
@@ -160,7 +207,11 @@ class Cluster:
                     self._die_if_so(full, after, life)
                 if self.trouble.fail_at is not None:
                     self._fail_if_so(system, prefix + method, after)
-            return self._trouble(system, method, after=after)
+                if self.refuses_jobs and full == "nomad.register" and not after:
+                    self.refused += 1
+                    self.say("  nomad refuses the job")
+                    raise UpstreamRejected("nomad", "register", "1 error occurred: it is refused")
+            return self._trouble(system, method, life, after=after)
 
         return policy
 
@@ -174,7 +225,7 @@ class Cluster:
         self.trouble.die_at = None
         self.say(f"the control plane dies {'after' if after else 'before'} {method}")
         self.dead.add(life)
-        self.on_death()
+        self.on_death(life)
         raise asyncio.CancelledError
 
     def _fail_if_so(self, system: str, method: str, after: bool) -> None:  # noqa: FBT001
@@ -188,26 +239,38 @@ class Cluster:
         self.say(f"{system}.{method} {'has lost its reply' if after else 'fails'}")
         raise UpstreamUnavailable(system, method, "the connection broke")
 
-    def _trouble(self, system: str, method: str, *, after: bool) -> Awaitable[None] | None:
-        if self.trouble.slow and self.random.random() < self.trouble.slow:
-            return self._wait(system, method, self.random.choice((0.01, 0.3, 2.0)), after=after)
-        self._refuse_if_so(system, method, after=after)
+    def _trouble(self, system: str, method: str, life: int, *, after: bool) -> Awaitable[None] | None:
+        trouble = self.trouble
+        if trouble.hang and system != "database" and self.random.random() < trouble.hang:
+            self.say(f"{system}.{method} is not answered")
+            return self.loop.create_future()
+        if trouble.slow and self.random.random() < trouble.slow:
+            return self._wait(system, method, life, self.random.choice((0.01, 0.3, 2.0)), after=after)
+        self._refuse_if_so(system, method, life, after=after)
         return None
 
-    async def _wait(self, system: str, method: str, seconds: float, *, after: bool) -> None:
+    async def _wait(self, system: str, method: str, life: int, seconds: float, *, after: bool) -> None:
         await asyncio.sleep(seconds)
         if LIFE.get() in self.dead:
             raise asyncio.CancelledError
-        self._refuse_if_so(system, method, after=after)
+        self._refuse_if_so(system, method, life, after=after)
 
-    def _refuse_if_so(self, system: str, method: str, *, after: bool) -> None:
+    def _refuse_if_so(self, system: str, method: str, life: int, *, after: bool) -> None:
         trouble = self.trouble
         if system in trouble.away and not after:
             raise UpstreamUnavailable(system, method, "connection refused")
+        if trouble.cut_off and not after and (self.lives[life - 1], system) in trouble.cut_off:
+            raise UpstreamUnavailable(system, method, "no route to host")
         chance = trouble.lose_reply if after else trouble.fail
         if chance and system != "opencode" and self.random.random() < chance:
             self.say(f"{system}.{method} {'has lost its reply' if after else 'fails'}")
             raise UpstreamUnavailable(system, method, "the connection broke")
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Let Nomad go back to what it knew then."""
+        self.restored_at = self.loop.time()
+        self.nomad.restore(snapshot)
+        self.nomad.unlinked.clear()
 
     # --- what Nomad's clients do
 
@@ -248,7 +311,9 @@ class Cluster:
         self.say(f"{job_id}: allocation {allocation.id[-4:]} is {status}")
         if allocation.address is not None:
             self.prober.withdraw(allocation.address)
-            self.owner.pop((allocation.address.host, allocation.address.port), None)
+            place = (allocation.address.host, allocation.address.port)
+            self.owner.pop(place, None)
+            self.ended_at[place] = self.loop.time()
         self.consul.forget(job_id, allocation.id)
         self.nomad._update(allocation, job_id, client_status=status)
         if not self.nomad._live(job_id):
@@ -265,7 +330,9 @@ class Cluster:
         data = item.versions.get(int(job.seen.meta["secret_version"])) if item is not None else None
         if data is None:
             return
-        server = FakeOpenCode(password=str(data["password"]), version=job.seen.meta["opencode_version"])
+        server = FakeOpenCode(
+            password=str(data["password"]), version=job.seen.meta["opencode_version"], hangs=self.is_dud
+        )
         self.prober.serve(allocation.address, server)
         self.owner[allocation.address.host, allocation.address.port] = job_id
         self.consul.register(job_id, allocation.id, allocation.address)

@@ -31,6 +31,9 @@ class Point:
     operation: str
     crash: Crash
 
+    def script(self, replicas: int = 1) -> Script:
+        return Script(operations=OPERATIONS[self.operation], crash=self.crash, replicas=replicas)
+
     def __str__(self) -> str:
         when = "after" if self.crash.after else "before"
         what = "fails" if self.crash.only_fails else "dies"
@@ -55,8 +58,8 @@ def points() -> list[Point]:
     return found
 
 
-def die_at(point: Point, *, seeds: int) -> Iterator[tuple[Outcome, bool]]:
+def die_at(point: Point, *, seeds: int, replicas: int = 1) -> Iterator[tuple[Outcome, bool]]:
     """Die or fail there under *seeds* orders of things; with each outcome comes whether it really came to that."""
     for seed in range(seeds * _LIVES):
-        outcome = Schedule(seed, Script(operations=OPERATIONS[point.operation], crash=point.crash)).run()
+        outcome = Schedule(seed, point.script(replicas)).run()
         yield outcome, outcome.failed if point.crash.only_fails else outcome.crashes > 0

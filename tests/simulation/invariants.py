@@ -7,19 +7,27 @@ I6 what is deleted stays deleted · I7 an event for everything accepted · I9 `o
 I11 not seeing destroys nothing. I8 (quotas) and I10 (rollouts) come with what they are about.
 """
 
+import asyncio
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from opencode_lifecycle.lifecycle.control_plane import ControlPlane
 from opencode_lifecycle.model.identifiers import UserId, job_id_of
 from opencode_lifecycle.model.observation import ClientStatus
 from opencode_lifecycle.model.states import Desired, Phase, Reason
+from opencode_lifecycle.model.view import UNCHANGED
 from simulation.cluster import LIFE, Cluster
 
 if TYPE_CHECKING:
+    from simulation.replicas import Replica
     from simulation.schedule import Schedule
 
 _REPLACING = {Reason.STALE, Reason.UNRESPONSIVE, Reason.RECYCLE, Reason.RECREATE}
 
+_OLDEST_ANSWER = 60.0
+"""Seconds after which no replica may call a server ready that has ended: what was seen of it longer ago is unknown."""
+_OLDEST_MEMORY = 15.0
+"""Seconds after which a replica must know of an accepted change, also when it hears of none."""
 _OLDEST_WATCH = 400.0
 """Seconds: beyond the longest period of a watch with the longest pause after failures."""
 
@@ -33,14 +41,26 @@ class Watcher:
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
-        self.plane: ControlPlane | None = None
         self.violation: Violation | None = None
-        self._generations: dict[tuple[UserId, Any], int] = {}
+        self._generations: dict[tuple[UserId, Any], tuple[int, int]] = {}
         self._hook("deregister", cluster.nomad, self._on_deregister)
         self._hook("register", cluster.nomad, self._on_register)
         self._hook("destroy", cluster.vault, self._on_destroy)
         self._hook("destroy", cluster.nomad.workspaces, self._on_destroy_workspace)
         self._hook("save", cluster.store, self._on_save)
+        self._hook("finish_deletion", cluster.store, self._on_finish)
+        self._holders: dict[str, int] = {}
+        """Which life has got which claim."""
+        for method in ("claim", "claim_orphan"):
+            self._note_holder(method)
+        for fake, methods in (
+            (cluster.nomad, ("register", "deregister")),
+            (cluster.vault, ("ensure", "rotate", "destroy")),
+            (cluster.nomad.live_files, ("point", "clear")),
+            (cluster.nomad.workspaces, ("ensure",)),
+        ):
+            for method in methods:
+                self._hook(method, fake, self._on_effect(method))
         self._watch_allocations()
 
     def _hook(self, method: str, fake: Any, check: Any) -> None:
@@ -53,7 +73,7 @@ class Watcher:
                 after = check(*args, **kwargs)
                 result = await original(*args, **kwargs)
                 if after is not None:
-                    after()
+                    after(result)
             except Violation as violation:
                 # The product would take it for a defect of its own, write it into its log and go on.
                 self.violation = self.violation or violation
@@ -61,6 +81,46 @@ class Watcher:
             return result
 
         setattr(fake, method, checked)
+
+    def _note_holder(self, method: str) -> None:
+        store = self._cluster.store
+        original = getattr(store, method)
+
+        async def noted(*args: Any, **kwargs: Any) -> Any:
+            result = await original(*args, **kwargs)
+            for claimed in result if isinstance(result, list) else [result]:
+                self._holders[claimed.token] = LIFE.get()
+            return result
+
+        setattr(store, method, noted)
+
+    def holder_of(self, token: str | None) -> int:
+        """Return the life that has got the claim; 0 for nobody."""
+        return self._holders.get(token, 0) if token is not None else 0
+
+    def _on_effect(self, method: str) -> Any:
+        """Hold whoever has an effect on a stack against whose the stack is."""
+
+        def check(what: Any, *_: Any, **__: Any) -> Any:
+            # Judged at once after the effect: what counts is whose the stack was then.
+            return lambda _: self._check_claim(method, getattr(what, "job_id", what))
+
+        return check
+
+    def _check_claim(self, method: str, job_id: str) -> None:
+        store, life = self._cluster.store, LIFE.get()
+        now = self._cluster.loop.wall_clock()
+        row = self._row_of_job(job_id)
+        claims = [
+            claim
+            for orphan_id, claim in store.orphan_claims.items()
+            if orphan_id in store.orphans and store.orphans[orphan_id].find.job_id == job_id
+        ]
+        if row is not None and row.claim_token is not None:
+            claims.append((row.claim_token, row.claim_lapses_at))
+        if not any(self._holders.get(token) == life and lapses_at > now for token, lapses_at in claims):
+            others = sorted({self._holders.get(token, 0) for token, _ in claims} - {life})
+            raise Violation(f"I1: life {life} calls {method} for {job_id}, which is claimed by {others}")
 
     def _watch_allocations(self) -> None:
         nomad = self._cluster.nomad
@@ -120,16 +180,30 @@ class Watcher:
             )
 
         self._check_loss(user, before, status)
+        if status.phase is Phase.STOPPED and before.phase is not Phase.STOPPED:
+            self._check_stopped(claimed.stack.job_id)
 
-        def saved() -> None:
-            row = self._cluster.store.rows.get(user)
+        def saved(stack: Any) -> None:
             self._check_address(user, before, status)
-            key = (user, row.stack.created_at if row is not None else None)
-            if now < self._generations.get(key, 0):
+            # Replies may overtake one another; the sequence of changes tells in which order the rows were written.
+            key = (user, stack.created_at)
+            last_seq, last = self._generations.get(key, (0, 0))
+            if (stack.change_seq > last_seq and now < last) or (stack.change_seq < last_seq and now > last):
                 raise Violation(f"I9: observed_generation of {user} goes back")
-            self._generations[key] = now
+            self._generations[key] = max((last_seq, last), (stack.change_seq, now))
 
         return saved
+
+    def _check_stopped(self, job_id: str) -> None:
+        """Hold the word that a stack has stopped against the truth, which only a restored Nomad may change back."""
+        cluster = self._cluster
+        job = cluster.nomad.jobs.get(job_id)
+        runs = (job is not None and not job.seen.stopped) or cluster.nomad._live(job_id)
+        if runs and cluster.loop.time() - cluster.restored_at > _OLDEST_ANSWER:
+            raise Violation(f"I3: {job_id} is said to be stopped, and runs")
+
+    def _on_finish(self, claimed: Any, **_: Any) -> None:
+        self._check_stopped(claimed.stack.job_id)
 
     def _check_loss(self, user: UserId, before: Any, status: Any) -> None:
         """Hold the verdict that a runtime is lost against the truth, which no failed look may stand in for."""
@@ -163,6 +237,41 @@ class Watcher:
         owner = self._cluster.owner.get((runtime.address.host, runtime.address.port))
         if owner is not None and owner != job_id_of("main", user):
             raise Violation(f"I2: {user} is given the address of {owner}")
+
+    async def look_at_answers(self, replicas: "Sequence[Replica]", users: Sequence[UserId]) -> None:
+        """Ask every replica now and then what it would answer from memory, and hold that against the truth."""
+        since: dict[tuple[int, UserId], float] = {}
+        while True:
+            await asyncio.sleep(3)
+            for replica in replicas:
+                if replica.plane is None or replica.life == self._cluster.frozen:
+                    continue
+                for user in users:
+                    self._check_answer(replica, user, since)
+
+    def _check_answer(self, replica: "Replica", user: UserId, since: dict[tuple[int, UserId], float]) -> None:
+        cluster, now = self._cluster, self._cluster.loop.time()
+        view = replica.plane.provisioning.hot(user, UNCHANGED)
+        key = (replica.life, user)
+        if view is None:
+            since.pop(key, None)
+            return
+        address = view.stack.status.runtime.address
+        ended_at = cluster.ended_at.get((address.host, address.port))
+        if ended_at is not None and now - ended_at > _OLDEST_ANSWER:
+            self.violation = self.violation or Violation(
+                f"I2: life {replica.life} gives out the address of {user}, whose server ended {now - ended_at:.0f} s ago"
+            )
+        row = cluster.store.rows.get(user)
+        cannot_read = (
+            "database" in cluster.trouble.away or (replica.number, "database") in cluster.trouble.cut_off
+        )
+        if cannot_read or (row is not None and row.stack.intent.generation == view.stack.intent.generation):
+            since.pop(key, None)
+        elif now - since.setdefault(key, now) > _OLDEST_MEMORY:
+            self.violation = self.violation or Violation(
+                f"I3: life {replica.life} answers for {user} as if nothing had been asked since"
+            )
 
     def accepted(self, user: UserId) -> None:
         try:
@@ -251,6 +360,18 @@ class Watcher:
             if age is None or age > _OLDEST_WATCH:
                 raise Violation(f"G1: the watch {name} has seen nothing for {age} s")
 
+    def check_memory(self, plane: ControlPlane | None) -> None:
+        """Hold what a replica knows at rest against the rows."""
+        if plane is None:
+            return
+        rows = self._cluster.store.rows
+        for known in plane.fleet:
+            row = rows.get(known.stack.user_id)
+            if row is None or row.stack != known.stack:
+                raise Violation(f"I4: memory of {known.stack.user_id} is not what the row says")
+        if len(plane.fleet) != len(rows):
+            raise Violation("I4: a replica does not know of every row")
+
     def check_secrets(self) -> None:
         """Look for passwords where none may be."""
         cluster = self._cluster
@@ -275,6 +396,8 @@ class Watcher:
 
 def check_end(schedule: "Schedule") -> None:
     schedule.watcher.check_rest(schedule.wanted)
-    schedule.watcher.check_watches(schedule.plane)
+    for replica in schedule.replicas:
+        schedule.watcher.check_watches(replica.plane)
+        schedule.watcher.check_memory(replica.plane)
     if schedule.seed % 20 == 0:
         schedule.watcher.check_secrets()

@@ -13,6 +13,8 @@ from heapq import heappop, heappush
 from random import Random
 from typing import Any
 
+from opencode_lifecycle.model.errors import LifecycleError
+
 BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -49,12 +51,25 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._timers: list[tuple[float, int, _Handle]] = []
         self._made = 0
         self._turns, self._moment = 0, 0.0
+        self._is_frozen: Callable[[Context], bool] | None = None
+        self._held: list[_Handle] = []
         self.set_exception_handler(self._note)
 
     def forgive(self) -> None:
         """Let what is left be cleared away, however many turns that takes."""
+        self.thaw()
         self._turns = -(10**9)
         self._moment = self._now
+
+    def freeze(self, is_frozen: Callable[[Context], bool]) -> None:
+        """Run nothing of the contexts that are frozen, as of a process that was stopped, until `thaw`."""
+        self._is_frozen = is_frozen
+
+    def thaw(self) -> None:
+        """Let what was held back run, in the order in which it became due."""
+        self._is_frozen = None
+        held, self._held = self._held, []
+        self._ready.extend(held)
 
     def time(self) -> float:
         return self._now
@@ -94,6 +109,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
             handle = ready.popleft()
             if handle.is_cancelled:
                 continue
+            if self._is_frozen is not None and self._is_frozen(handle.context):
+                self._held.append(handle)
+                continue
             try:
                 handle.context.run(handle.callback, *handle.args)
             except Exception as error:  # noqa: BLE001 - a callback that fails ends no loop
@@ -114,6 +132,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def _note(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
+        if isinstance(error, LifecycleError):
+            # What a call came to, of which nobody waits to hear any more.
+            return
         self.errors.append(f"{context.get('message')}: {error!r}")
 
 

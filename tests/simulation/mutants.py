@@ -5,257 +5,167 @@ A simulator that finds none of them proves nothing. Each is planted into the pro
 another until an invariant does not hold.
 """
 
-import asyncio
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from unittest.mock import patch
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cache, partial
+from itertools import count, islice
 
-from opencode_lifecycle.lifecycle import control_plane, decisions, orphan_sweep
-from opencode_lifecycle.lifecycle.effects import Effects
-from opencode_lifecycle.lifecycle.orphan_sweep import OrphanSweep
-from opencode_lifecycle.lifecycle.orphans import OrphanLimits
-from opencode_lifecycle.lifecycle.planning import ending, running, starting
-from opencode_lifecycle.lifecycle.steps import StopJob
-from opencode_lifecycle.lifecycle.watching import NomadWatch
-from opencode_lifecycle.model.errors import UpstreamError
-from opencode_lifecycle.model.identifiers import JobId
-from opencode_lifecycle.model.observation import ABSENT, ClientStatus, JobSeen
-from simulation import crashes
+from simulation import crashes, planted, planted_for_two, scenarios
 from simulation.schedule import Schedule, Script
-
-Plant = Callable[[], Iterator[None]]
 
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """One planted bug, of class *of*."""
+    """One planted bug, of class *of*. With two *replicas* it needs both to do harm."""
 
     of: str
     what: str
-    plant: Plant
-    within: int = 600
-    """Schedules that must be enough."""
+    plant: Callable[[], AbstractContextManager[None]]
+    replicas: int = 1
+    told: bool = True
+    """Whether the told faults are tried as well, which may show something else of it than what it is about."""
+    also_without: str = ""
+    """The guard that is taken away with it, since it alone would hold the same."""
+    most: int = 2000
+    """Schedules that must be enough: several times as many as it took when it was planted."""
 
 
-@contextmanager
-def _watch_gives_up() -> Iterator[None]:
-    async def once_only(name, once, **_):
-        try:
-            while True:
-                await once()
-        except Exception:  # noqa: BLE001 - that is the bug
-            await asyncio.Event().wait()
-
-    with patch.object(control_plane, "keep_going", once_only):
-        yield
-
-
-@contextmanager
-def _stream_is_trusted_alone() -> Iterator[None]:
-    async def never(self):
-        await asyncio.Event().wait()
-
-    async def no_list(self):
-        async for change in self._orchestrator.follow(self._index):
-            self._fleet.apply(change)
-
-    with (
-        patch.object(NomadWatch, "list_periodically", never),
-        patch.object(NomadWatch, "follow_once", no_list),
-    ):
-        yield
-
-
-@contextmanager
-def _stop_that_failed_counts_as_done() -> Iterator[None]:
-    apply = Effects.apply
-
-    async def careless(self, current, step):
-        try:
-            await apply(self, current, step)
-        except UpstreamError:
-            if not isinstance(step, StopJob):
-                raise
-            seen = current.work.observation
-            ended = [replace(each, client_status=ClientStatus.COMPLETE) for each in seen.allocations]
-            job = replace(seen.job, stopped=True) if isinstance(seen.job, JobSeen) else seen.job
-            current.work = replace(current.work, observation=replace(seen, job=job, allocations=ended))
-
-    with patch.object(Effects, "apply", careless):
-        yield
-
-
-@contextmanager
-def _a_lost_runtime_is_not_missed() -> Iterator[None]:
-    # Nor by its silence, which would have it replaced in the end.
-    with (
-        patch.object(running, "_lost", lambda *_: None),
-        patch.object(running, "_replace_wedged", lambda *_: None),
-    ):
-        yield
-
-
-@contextmanager
-def _a_recreate_is_done_for_ever() -> Iterator[None]:
-    entered = ending.entered
-
-    def forgetful(stack, to, **changes):
-        changes.pop("fresh_start_done", None)
-        return entered(stack, to, **changes)
-
-    with patch.object(ending, "entered", forgetful):
-        yield
-
-
-@contextmanager
-def _the_sweeper_acts_on_an_old_decision() -> Iterator[None]:
-    find, delete = OrphanSweep._find, OrphanSweep._delete
-
-    async def rows_first(self):
-        rows = {known.stack.job_id for known in self._fleet}
-        listing, finds = await find(self)
-        await asyncio.sleep(2)
-        self._old_rows = rows
-        return listing, finds
-
-    def by_old_rows(finds, rows, kept):
-        return [each for each in finds if each.job_id not in _OLD.get("rows", rows)]
-
-    async def remembering(self):
-        _OLD["rows"] = {known.stack.job_id for known in self._fleet}
-        await asyncio.sleep(2)
-        return await find(self)
-
-    async def without_asking(self, orphan_id, *, by):
-        orphan = await self._orphans.get_orphan(orphan_id)
-        await delete(self, orphan.find)
-
-    hasty = OrphanLimits(confirmations=0, grace=orphan_sweep.timedelta(0))
-    init = OrphanSweep.__init__
-
-    def eager(self, **values):
-        init(self, **{**values, "limits": hasty, "interval": orphan_sweep.timedelta(seconds=3)})
-
-    with (
-        patch.object(OrphanSweep, "__init__", eager),
-        patch.object(OrphanSweep, "_find", remembering),
-        patch.object(OrphanSweep, "delete", without_asking),
-        patch.object(orphan_sweep, "without_row", by_old_rows),
-        patch.object(orphan_sweep, "action_for", lambda *_, **__: (orphan_sweep.OrphanAction.DELETE, "")),
-    ):
-        yield
-
-
-_OLD: dict[str, set[JobId]] = {}
-
-
-@contextmanager
-def _names_that_prefix_one_another_meet() -> Iterator[None]:
-    with patch.object(decisions, "job_id_of", lambda installation, user: JobId(f"oc-{user[:3]}")):
-        yield
-
-
-@contextmanager
-def _a_start_does_not_wait_for_the_end() -> Iterator[None]:
-    with (
-        patch.object(ending, "wait_for_end", lambda *_: None),
-        patch.object(starting, "wait_for_end", lambda *_: None),
-    ):
-        yield
-
-
-@contextmanager
-def _a_wedge_is_not_replaced() -> Iterator[None]:
-    with patch.object(running, "_replace_wedged", lambda *_: None):
-        yield
-
-
-@contextmanager
-def _an_earlier_run_proves_a_later_one() -> Iterator[None]:
-    def by_name(proof, allocation):
-        return proof is not None and allocation is not None
-
-    with patch.object(starting, "is_about", by_name):
-        yield
-
-
-@contextmanager
-def _the_volume_goes_before_its_allocation() -> Iterator[None]:
-    plan_deleted = ending.plan_deleted
-
-    def hasty(work, seen, now, limits):
-        return plan_deleted(work, replace(seen, job=ABSENT, allocations=()), now, limits)
-
-    from opencode_lifecycle.lifecycle import planning  # noqa: PLC0415
-
-    with patch.object(planning, "plan_deleted", hasty):
-        yield
+@dataclass(frozen=True, slots=True)
+class Caught:
+    after: int
+    """Schedules."""
+    by: str
+    """Where, and the invariant that did not hold."""
 
 
 MUTANTS = (
-    Mutant("G1", "a watch that failed once is never run again", _watch_gives_up),
-    Mutant("G2", "the event stream is trusted, and nothing is listed", _stream_is_trusted_alone),
-    Mutant("G4", "a stop that failed counts as done", _stop_that_failed_counts_as_done),
-    Mutant("G9", "a runtime that is gone is not missed", _a_lost_runtime_is_not_missed),
-    Mutant("G11", "a recreate is not remembered as done", _a_recreate_is_done_for_ever),
-    Mutant("G12", "the sweeper acts on rows that it read before", _the_sweeper_acts_on_an_old_decision),
-    Mutant("G19", "names that prefix one another meet", _names_that_prefix_one_another_meet),
-    Mutant("G20", "a start does not wait for the end of what ran", _a_start_does_not_wait_for_the_end),
+    Mutant("G1", "a watch that failed once is never run again", planted.watch_gives_up),
+    Mutant("G2", "the event stream is trusted, and nothing is listed", planted.stream_is_trusted_alone),
     Mutant(
-        "G21", "secret and volume go before the allocation has ended", _the_volume_goes_before_its_allocation
+        "G2",
+        "what other replicas write is not followed",
+        planted_for_two.the_changes_of_others_are_not_followed,
+        replicas=2,
     ),
-    Mutant("G25", "a server that answers nothing is left so", _a_wedge_is_not_replaced),
-    Mutant("own", "the proof of an earlier run counts for a later one", _an_earlier_run_proves_a_later_one),
+    Mutant(
+        "G2",
+        "what another replica removed is kept in memory",
+        planted_for_two.what_was_removed_elsewhere_is_kept,
+        replicas=2,
+    ),
+    Mutant(
+        "G3", "a look or a listing that failed counts as absent", planted.a_look_that_failed_counts_as_absent
+    ),
+    Mutant(
+        "G3",
+        "what a listing lacks is gone, without a look",
+        planted.what_a_listing_lacks_is_gone_without_a_look,
+    ),
+    Mutant("G4", "a stop that failed counts as done", planted.stop_that_failed_counts_as_done),
+    Mutant(
+        "G4",
+        "a secret whose destruction failed counts as gone",
+        planted.a_destruction_that_failed_counts_as_done,
+    ),
+    Mutant(
+        "G5",
+        "what is to be done lives in memory alone",
+        planted.work_lives_in_memory_alone,
+        also_without="a row says when it is due; at start everything is compared",
+    ),
+    Mutant("G5", "what has no row is left lying", planted.what_has_no_row_is_left),
+    Mutant("G6", "a start has no deadline", planted.a_start_has_no_deadline),
+    Mutant("G6", "a stop waits until the start has ended", planted.a_stop_waits_for_the_start),
+    Mutant("G7", "a call has no deadline", planted.a_call_has_no_deadline),
+    Mutant("G8", "a claim is not looked at", planted_for_two.a_claim_is_not_looked_at, replicas=2),
+    Mutant("G8", "a claim has no owner", planted_for_two.a_claim_has_no_owner, replicas=2),
+    Mutant(
+        "G8",
+        "a claim is not held on to before an effect",
+        planted_for_two.a_claim_is_not_held_on_to,
+        replicas=2,
+    ),
+    Mutant("G8", "whoever has lost a claim goes on", planted_for_two.a_lost_claim_is_ignored, replicas=2),
+    Mutant(
+        "G8",
+        "the claim is asked for before the row is saved",
+        planted_for_two.the_claim_is_asked_for_before_the_row_is_saved,
+        replicas=2,
+    ),
+    Mutant("G9", "a runtime that is gone is not missed", planted.a_lost_runtime_is_not_missed),
+    Mutant("G10", "what Nomad refuses for good counts as an outage", planted.a_refusal_counts_as_an_outage),
+    Mutant("G11", "a recreate is not remembered as done", planted.a_recreate_is_done_for_ever),
+    Mutant("G11", "a rotation is not remembered as done", planted.a_rotation_is_done_for_ever),
+    Mutant(
+        "G12",
+        "the sweeper acts on rows that it read before",
+        planted.the_sweeper_acts_on_an_old_decision,
+        told=False,
+    ),
+    Mutant(
+        "G18",
+        "what was seen before our own last write decides",
+        planted.what_was_seen_before_our_own_write_decides,
+        also_without="the index of a registration",
+    ),
+    Mutant("G19", "names that prefix one another meet", planted.names_that_prefix_one_another_meet),
+    Mutant("G20", "a start does not wait for the end of what ran", planted.a_start_does_not_wait_for_the_end),
+    Mutant(
+        "G21",
+        "secret and volume go before the allocation has ended",
+        planted.the_volume_goes_before_its_allocation,
+    ),
+    Mutant("G22", "what Consul lists is not compared", planted.consul_is_not_compared),
+    Mutant(
+        "G23",
+        "what waits for Vault is not tried again",
+        planted.what_waits_for_vault_is_not_tried_again,
+        also_without="a stack is compared whenever something is seen of it",
+    ),
+    Mutant("G25", "a server that answers nothing is left so", planted.a_wedge_is_not_replaced),
+    Mutant(
+        "G26",
+        "the claim of a dead replica never lapses",
+        planted_for_two.the_claim_of_the_dead_never_lapses,
+        replicas=2,
+    ),
+    Mutant(
+        "G26",
+        "a replica that starts ends the claims of all",
+        planted_for_two.a_start_voids_the_claims_of_all,
+        replicas=2,
+    ),
+    Mutant("G27", "a password is written into the history", planted.a_password_is_written_into_the_history),
+    Mutant("G30", "what fails is tried again without a pause", planted.it_is_tried_again_without_a_pause),
+    Mutant(
+        "own", "the proof of an earlier run counts for a later one", planted.an_earlier_run_proves_a_later_one
+    ),
 )
 
-NOT_HERE = {
-    "G3": "planted in looks and listings alike, it stops nothing: what is absent is asked for twice, and the index of a "
-    "registration refuses a second one; tests/lifecycle/test_brake.py and test_fleet.py hold it",
-    "G5": "planted, work that lives in a hint alone is taken up all the same: at start every stack is compared with what "
-    "runs; that the row says when it is due is held by tests/contracts/stores/test_claiming.py",
-    "G6": "deadlines of a start need a server that never gets well: real servers, tests/end_to_end",
-    "G7": "one hung neighbour blocks nobody else: tests/lifecycle/test_races.py and tests/end_to_end",
-    "G8": "two workers of one stack need two replicas: tests/contracts/stores and tests/lifecycle/test_races.py",
-    "G10": "jobs that Nomad refuses for good: tests/lifecycle/test_one_stack.py",
-    "G13": "a caller that goes away: tests/lifecycle/test_races.py and tests/api",
-    "G14": "queues before the API: tests/api",
-    "G15": "placement is Nomad's",
-    "G16": "placement is Nomad's",
-    "G17": "quotas are not built yet",
-    "G18": "planted, an observation from before our own last write is masked by Nomad's check of the index: "
-    "tests/lifecycle/test_fleet.py holds it",
-    "G22": "an address that Consul lists twice: tests/lifecycle/test_health.py",
-    "G23": "a secret that is not there: tests/lifecycle/test_one_stack.py and tests/end_to_end",
-    "G24": "rollouts are not built yet",
-    "G26": "leadership is not built yet; stale claims: tests/contracts/stores",
-    "G27": "planted values in every sink: tests/end_to_end/test_planted_values.py",
-    "G28": "a database's transactions: tests/contracts/stores/test_faults.py",
-    "G29": "cost that grows with the fleet: make bench",
-    "G30": "retention and pacing: tests/contracts/stores, make bench",
-}
-"""Classes that this simulator cannot show, and where they are shown."""
 
-
-def hunt(mutant: Mutant, *, most: int) -> tuple[int, str] | None:
-    """
-    Return after how many schedules the mutant was caught, and by what; None when none of *most* did.
-
-    Every point to die or to fail at is tried first, then seeds.
-    """
-    points = crashes.points()
-    number = 0
-    for point in points:
-        number += 1
-        script = Script(operations=crashes.OPERATIONS[point.operation], crash=point.crash)
+def hunt(mutant: Mutant, *, most: int | None = None) -> Caught | None:
+    """Return when and how the mutant was caught; None when none of *most* schedules did."""
+    for number, (where, schedule) in enumerate(islice(_schedules(mutant), most or mutant.most), start=1):
         with mutant.plant():
-            outcome = Schedule(0, script).run()
+            outcome = schedule().run()
         if outcome.violation is not None:
-            return number, f"{point}: {outcome.violation}"
-    for seed in range(most):
-        number += 1
-        with mutant.plant():
-            outcome = Schedule(seed).run()
-        if outcome.violation is not None:
-            return number, f"seed {seed}: {outcome.violation}"
+            return Caught(number, f"{where}: {outcome.violation}")
     return None
+
+
+def _schedules(mutant: Mutant) -> Iterator[tuple[str, Callable[[], Schedule]]]:
+    """Yield the told faults first, then every point to die or to fail at, then seeds without end."""
+    for seed in range(_SEEDS_PER_SCENARIO[mutant.replicas]):
+        for each in scenarios.SCENARIOS:
+            if mutant.told and each.replicas == mutant.replicas:
+                yield f"{each.fault}, seed {seed}", partial(Schedule, seed, each.script())
+    if mutant.replicas == 1:
+        for point in _points():
+            yield str(point), partial(Schedule, 0, point.script())
+    for seed in count():
+        yield f"seed {seed}", partial(Schedule, seed, Script(replicas=mutant.replicas))
+
+
+_SEEDS_PER_SCENARIO = {1: 5, 2: 80}
+_points = cache(crashes.points)

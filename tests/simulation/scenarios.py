@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 from opencode_lifecycle.model.errors import LifecycleError, UpstreamUnavailable
 from opencode_lifecycle.model.identifiers import AllocationId, job_id_of
-from opencode_lifecycle.model.observation import TaskTrouble
+from opencode_lifecycle.model.observation import ClientStatus, TaskTrouble
 from opencode_lifecycle.model.stack import Address
-from opencode_lifecycle.model.states import Phase
+from opencode_lifecycle.model.states import Phase, Reason
+from opencode_lifecycle.model.view import UNCHANGED
 from opencode_lifecycle.ports.stores import IdempotentAnswer
 from simulation.invariants import Violation
-from simulation.schedule import USERS, Schedule
+from simulation.schedule import USERS, Schedule, Script
 
 ADA, OTHER = USERS
 JOB = job_id_of("main", ADA)
@@ -23,6 +24,10 @@ class Scenario:
     fault: str
     must_hold: str
     story: Callable[[Schedule], Awaitable[None]]
+    replicas: int = 1
+
+    def script(self) -> Script:
+        return Script(scenario=self.story, replicas=self.replicas)
 
 
 def _hold(condition: bool, sentence: str) -> None:  # noqa: FBT001 - as `assert`
@@ -81,7 +86,11 @@ async def _a_stream_that_says_nothing_true(schedule: Schedule) -> None:
         await schedule.ask(ADA, schedule.random.choice(("recreate", "stop", "start", "ensure")))
         nomad.drop_streams()
         await asyncio.sleep(schedule.random.choice((0.1, 5.0, 30.0)))
+    await schedule.ask(ADA, "ensure")
     await schedule.rest()
+    for label in ("1", "2", "3"):
+        await schedule.relabel(ADA, label)
+        await schedule.rest()
 
 
 async def _tasks_that_do_not_start(schedule: Schedule) -> None:
@@ -140,9 +149,187 @@ async def _a_zombie_in_consul(schedule: Schedule) -> None:
     cluster.consul.forget(JOB, zombie)
 
 
+async def _phase(schedule: Schedule, phase: Phase, *, within: float) -> bool:
+    """Wait for the phase and return whether it came *within* that many seconds."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(within):
+            while schedule.cluster.store.rows[ADA].stack.status.phase is not phase:  # noqa: ASYNC110 - virtual time
+                await asyncio.sleep(0.5)
+            return True
+    return False
+
+
+async def _a_job_that_is_refused(schedule: Schedule) -> None:
+    cluster = schedule.cluster
+    if schedule.random.random() < 0.5:
+        await schedule.ask(ADA, "ensure")
+        await schedule.rest()
+        await schedule.ask(ADA, "stop")
+        await schedule.rest()
+    cluster.refuses_jobs = True
+    await schedule.ask(ADA, "ensure")
+    await asyncio.sleep(300)
+    _hold(cluster.refused == 1, f"G10: what Nomad refuses for good was offered {cluster.refused} times")
+    status = cluster.store.rows[ADA].stack.status
+    _hold(status.reason is Reason.JOB_REJECTED, f"G10: {status.reason} is not why it failed")
+    cluster.refuses_jobs = False
+    await schedule.ask(ADA, "recover")
+    await schedule.rest()
+
+
+async def _a_stop_while_it_never_gets_healthy(schedule: Schedule) -> None:
+    cluster = schedule.cluster
+    cluster.is_dud = True
+    await schedule.ask(ADA, "ensure")
+    await asyncio.sleep(schedule.random.choice((0.2, 3.0, 20.0)))
+    await schedule.ask(ADA, "stop")
+    _hold(await _phase(schedule, Phase.STOPPED, within=20), "F23: a stack that starts cannot be stopped")
+    await schedule.ask(ADA, "ensure")
+    _hold(await _phase(schedule, Phase.FAILED, within=90), "F23: a start that never ends has no deadline")
+    cluster.is_dud = False
+    await schedule.rest()
+
+
+async def _vault_is_away(schedule: Schedule) -> None:
+    cluster = schedule.cluster
+    cluster.trouble.away.add("vault")
+    await schedule.ask(ADA, "ensure")
+    calls = cluster.vault.faults.calls
+    await asyncio.sleep(120)
+    asked = calls["ensure"]
+    _hold(asked <= 40, f"F29: a Vault that is away is asked {asked} times in two minutes")
+    cluster.trouble.away.clear()
+    _hold(await _phase(schedule, Phase.RUNNING, within=60), "F29: it is not tried again when Vault is back")
+    await schedule.rest()
+
+
+async def _frozen_at_work(schedule: Schedule) -> None:
+    """Freeze whoever has the claim, at a moment of its own, for longer than the claim is good."""
+    cluster = schedule.cluster
+    if schedule.random.random() < 0.7:
+        await schedule.ask(ADA, "ensure")
+        await schedule.rest()
+    cluster.trouble.slow = 0.5
+    await schedule.ask(ADA, schedule.random.choice(("ensure", "recreate", "rotate", "delete", "stop")))
+    await asyncio.sleep(schedule.random.choice((0.0, 0.01, 0.1, 0.4, 1.0, 3.0)))
+    row = cluster.store.rows.get(ADA)
+    life = schedule.watcher.holder_of(row.claim_token) if row is not None else 0
+    if life:
+        cluster.say(f"life {life} is frozen at its work")
+        cluster.freeze(life, schedule.random.choice((61.0, 75.0, 100.0)))
+    await asyncio.sleep(schedule.random.choice((5.0, 70.0)))
+    await schedule.ask(ADA, schedule.random.choice(("ensure", "recreate", "delete", "start")))
+    await asyncio.sleep(110)
+
+
+async def _a_snapshot_from_before_a_deletion(schedule: Schedule) -> None:
+    nomad = schedule.cluster.nomad
+    await schedule.ask(ADA, "ensure")
+    await schedule.ask(OTHER, "ensure")
+    await schedule.rest()
+    snapshot = nomad.snapshot()
+    await schedule.ask(ADA, "delete_all")
+    await schedule.rest()
+    schedule.cluster.restore(snapshot)
+    await asyncio.sleep(schedule.random.choice((1.0, 40.0)))
+
+
+async def _a_listing_that_is_empty(schedule: Schedule) -> None:
+    cluster = schedule.cluster
+    await schedule.ask(ADA, "ensure")
+    await schedule.rest()
+    live = cluster.nomad._live(JOB)[0].id
+    cluster.nomad.hide_from_listings()
+    cluster.trouble.fail = 0.3
+    await asyncio.sleep(schedule.random.choice((90.0, 150.0)))
+    cluster.trouble.fail = 0.0
+    cluster.nomad.show_in_listings()
+    await schedule.rest()
+    _hold([each.id for each in cluster.nomad._live(JOB)] == [live], "F18: what was not listed was replaced")
+
+
+async def _a_replica_hears_of_the_other(schedule: Schedule) -> None:
+    cluster = schedule.cluster
+    if schedule.random.random() < 0.5:
+        cluster.store.is_mute = True
+    if schedule.random.random() < 0.5:
+        cluster.trouble.slow = 0.3
+    for label in ("1", "2", "3"):
+        one, other = schedule.random.sample(schedule.replicas, 2)
+        await schedule.relabel(ADA, label, at=one)
+        for _ in range(12):
+            await asyncio.sleep(1)
+            if (known := other.plane.fleet.get(ADA)) is not None and known.stack.intent.labels == {
+                "n": label
+            }:
+                break
+        else:
+            raise Violation("F5: a replica does not hear of what another accepted")
+    cluster.trouble.slow = 0.6
+    # Answers about earlier changes may come after the news of later ones.
+    for label in ("4", "6", "8"):
+        later = str(int(label) + 1)
+        one, other = schedule.replicas
+        await asyncio.gather(schedule.relabel(ADA, label, at=one), schedule.relabel(ADA, later, at=other))
+    cluster.trouble.slow = 0.0
+    await schedule.rest()
+
+
+async def _replicas_that_see_it_differently(schedule: Schedule) -> None:
+    cluster = schedule.cluster
+    cluster.trouble.cut_off.add((schedule.random.randrange(2), schedule.random.choice(("vault", "opencode"))))
+    await schedule.ask(ADA, "ensure")
+    await asyncio.sleep(60)
+    saves = cluster.store.faults.calls["save"]
+    _hold(saves <= 60, f"G11: two replicas wrote {saves} times in a minute what each of them sees")
+    cluster.trouble.cut_off.clear()
+    await schedule.rest()
+
+
+async def _calls_that_hang(schedule: Schedule) -> None:
+    schedule.cluster.trouble.hang = 0.3
+    await schedule.ask(ADA, "ensure")
+    await asyncio.sleep(60)
+    await schedule.ask(ADA, schedule.random.choice(("recreate", "stop")))
+    await asyncio.sleep(60)
+
+
+async def _a_wedge(schedule: Schedule) -> None:
+    cluster = schedule.cluster
+    await schedule.ask(ADA, "ensure")
+    await schedule.rest()
+    live = cluster.nomad._live(JOB)[0]
+    cluster.prober.servers[live.address.host, live.address.port].hangs = True
+    await asyncio.sleep(240)
+    _hold(live.id not in [each.id for each in cluster.nomad._live(JOB)], "F25: a wedge is left as it is")
+    await schedule.rest()
+
+
+async def _ends_unheard(schedule: Schedule) -> None:
+    cluster = schedule.cluster
+    await schedule.ask(ADA, "ensure")
+    await schedule.rest()
+    cluster.nomad.is_mute = schedule.random.random() < 0.5
+    cluster.nomad.refuse_placement("Resources exhausted on 1 node")
+    ended = cluster.nomad._live(JOB)[0]
+    cluster.end(
+        JOB, ended, schedule.random.choice((ClientStatus.LOST, ClientStatus.FAILED, ClientStatus.COMPLETE))
+    )
+    await asyncio.sleep(45)
+    _hold(schedule.plane.provisioning.hot(ADA, UNCHANGED) is None, "F13: what has ended is called ready")
+    runtime = cluster.store.rows[ADA].stack.status.runtime
+    _hold(runtime is None or runtime.allocation_id != ended.id, "F13: what has ended is not missed")
+    cluster.nomad.allow_placement()
+    await schedule.rest()
+
+
 TROUBLES = tuple(TaskTrouble)
 
 SCENARIOS = (
+    Scenario("F2", "a replica that was frozen for longer than its claim does no harm", _frozen_at_work, 2),
+    Scenario(
+        "F29", "a Vault that is away is asked with pauses, and what waits for it goes on", _vault_is_away
+    ),
     Scenario("F8", "one of many requests with a key is handled; another body is refused", _one_key_at_once),
     Scenario(
         "F16",
@@ -161,6 +348,35 @@ SCENARIOS = (
         "F24",
         "healthy about the deadline: no back and forth, and it runs in the end",
         _healthy_about_the_deadline,
+    ),
+    Scenario(
+        "F23",
+        "what never gets healthy can be stopped, and its start has an end",
+        _a_stop_while_it_never_gets_healthy,
+    ),
+    Scenario(
+        "G10", "a job that Nomad refuses for good is offered once for each request", _a_job_that_is_refused
+    ),
+    Scenario("F25", "a server that answers nothing any more is replaced", _a_wedge),
+    Scenario("F13", "what has ended is missed, whether the stream tells or not", _ends_unheard),
+    Scenario("F18", "what an empty listing lacks runs on", _a_listing_that_is_empty),
+    Scenario(
+        "G11",
+        "replicas that see a stack differently do not correct each other without end",
+        _replicas_that_see_it_differently,
+        2,
+    ),
+    Scenario("F9", "calls that are never answered hold nothing up for ever", _calls_that_hang),
+    Scenario(
+        "F5",
+        "what one replica accepts, the other knows, also without a notice",
+        _a_replica_hears_of_the_other,
+        2,
+    ),
+    Scenario(
+        "F12",
+        "what an older snapshot brings back, and has no row, goes again",
+        _a_snapshot_from_before_a_deletion,
     ),
     Scenario("F33", "no address is given out that Consul lists for another as well", _a_zombie_in_consul),
 )

@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextvars import copy_context
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -18,13 +17,14 @@ from opencode_lifecycle.lifecycle import background, provisioning
 from opencode_lifecycle.lifecycle.control_plane import ControlPlane
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import LifecycleError, Refusal
-from opencode_lifecycle.model.identifiers import JobId, UserId, job_id_of
-from opencode_lifecycle.model.observation import AllocationSeen, ClientStatus
-from opencode_lifecycle.model.states import Desired, Phase
+from opencode_lifecycle.model.identifiers import UserId, job_id_of
+from opencode_lifecycle.model.states import FINAL_REASONS, Desired, Phase
 from opencode_lifecycle.model.view import UNCHANGED, EnsureRequest
 from simulation.cluster import LIFE, Cluster
 from simulation.invariants import Violation, Watcher, check_end
 from simulation.loop import Stuck, VirtualLoop
+from simulation.mischief import Mischief
+from simulation.replicas import Replica
 from world import BACKEND, OPERATOR
 
 USERS = (UserId("ada"), UserId("ada2"))
@@ -66,6 +66,8 @@ class Script:
     calm: bool = False
     """Whether nothing else goes wrong."""
     scenario: "Callable[[Schedule], object] | None" = None
+    replicas: int | None = None
+    """How many control planes there are; by default one, and two in every third schedule that is left to its seed."""
 
 
 class Schedule:
@@ -80,19 +82,24 @@ class Schedule:
         self.loop = VirtualLoop(Random(seed + 1))
         self.cluster = Cluster(self.loop, Random(seed + 2))
         self.watcher = Watcher(self.cluster)
-        self.plane: ControlPlane | None = None
-        self.lives = 0
+        count = self.script.replicas or (2 if self._is_improvised and seed % 3 == 2 else 1)
+        self.replicas = [
+            Replica(number, self.cluster, self.random, shares_database=count > 1) for number in range(count)
+        ]
+        self.cluster.on_death = self._bury
+        self.mischief = Mischief(self.cluster, self.replicas, self.random, begin=self._begin)
         self.wanted: dict[UserId, set[Desired | None]] = {user: {None} for user in USERS}
         """What each user's last accepted request may have been; more than one where an answer was lost."""
         self._at_once: Counter[UserId] = Counter()
         self._begun: Counter[UserId] = Counter()
-        self._snapshot: object = None
         self.first_effect = 0
         """Where, among all effects, those of the last scripted operation begin."""
         self._patch = patch
-        self._life: asyncio.Task[None] | None = None
         self._requests: set[asyncio.Task[None]] = set()
-        self._ready: asyncio.Event
+
+    @property
+    def _is_improvised(self) -> bool:
+        return self.script.scenario is None and not self.script.operations
 
     def run(self) -> Outcome:
         outcome = Outcome(self.seed)
@@ -116,12 +123,13 @@ class Schedule:
         if outcome.violation is None and self.loop.errors:
             outcome.violation = f"an error that nobody handled: {self.loop.errors[0]}"
         outcome.effects, outcome.trace = self.cluster.effects, self.cluster.trace
-        outcome.crashes, outcome.ended_at = self.lives - 1, self.loop.time()
+        outcome.crashes = len(self.cluster.lives) - len(self.replicas)
+        outcome.ended_at = self.loop.time()
         outcome.failed = self.cluster.trouble.failed
         return outcome
 
     def _close(self) -> None:
-        self.cluster.dead.update(range(1, self.lives + 1))
+        self.cluster.dead.update(range(1, len(self.cluster.lives) + 1))
         self.loop.set_exception_handler(lambda *_: None)
         self.loop.forgive()
         tasks = asyncio.all_tasks(self.loop)
@@ -132,48 +140,29 @@ class Schedule:
         self.loop.close()
         asyncio.set_event_loop(None)
 
-    # --- lives of the control plane
+    # --- the control planes
 
-    def begin_life(self) -> None:
-        self.lives += 1
-        life = self.lives
-        self._ready = asyncio.Event()
-        context = copy_context()
-        context.run(LIFE.set, life)
-        self.cluster.on_death = lambda: self.loop.call_soon(self._bury, life)
-        self._life = self.loop.create_task(self._live(life), context=context, name=f"life {life}")
-
-    async def _live(self, life: int) -> None:
-        plane = self.cluster.plane()
-        while life not in self.cluster.dead:
-            try:
-                async with plane.running(self.cluster.content()):
-                    if life not in self.cluster.dead:
-                        self.cluster.say(f"life {life} is ready")
-                        self.plane = plane
-                        self.watcher.plane = plane
-                        self._ready.set()
-                    await asyncio.Event().wait()
-            except LifecycleError as error:
-                # As a supervisor of processes does: start it again.
-                self.cluster.say(f"life {life} cannot start: {error.message}")
-                await asyncio.sleep(1)
-                plane = self.cluster.plane()
+    @property
+    def plane(self) -> ControlPlane | None:
+        """The control plane of the first replica: with one replica, the one there is."""
+        return self.replicas[0].plane
 
     def _bury(self, life: int) -> None:
-        """Let a dead life go, and begin the next one after a while."""
-        if self._life is not None and self._life.get_name() == f"life {life}":
-            self._life.cancel()
-            self.plane = self.watcher.plane = None
-            self.loop.call_later(self.random.choice((0.1, 1.0, 5.0)), self.begin_life)
+        replica = self.replicas[self.cluster.lives[life - 1]]
+        self.loop.call_soon(replica.bury, life)
 
     # --- the schedule
 
     async def _run(self) -> None:
         clients = self.loop.create_task(self.cluster.clients(), name="clients")
         clients.add_done_callback(lambda task: task.cancelled() or task.exception())
-        self.begin_life()
-        await self._ready.wait()
+        if len(self.replicas) > 1:
+            looking = self.loop.create_task(self.watcher.look_at_answers(self.replicas, USERS))
+            looking.add_done_callback(lambda task: task.cancelled() or task.exception())
+        for replica in self.replicas:
+            replica.begin_life()
+        for replica in self.replicas:
+            await replica.ready()
         if self.script.scenario is not None:
             await self.script.scenario(self)
         elif self.script.operations:
@@ -198,7 +187,7 @@ class Schedule:
     async def _improvised(self) -> None:
         for _ in range(self.random.randint(2, 6)):
             if self.random.random() < 0.6:
-                self._mischief()
+                self.mischief.begin([job_id_of("main", user) for user in USERS])
             user = USERS[0] if self.random.random() < 0.7 else USERS[1]
             request = self.ask(user, self.random.choice(OPERATIONS))
             if self.random.random() < 0.3:
@@ -207,94 +196,27 @@ class Schedule:
                 await request
             await asyncio.sleep(self.random.choice((0.0, 0.05, 0.5, 3.0, 20.0, 45.0)))
             if self.random.random() < 0.3:
-                self._heal()
+                self.mischief.heal()
         if self._requests:
             await asyncio.wait(self._requests)
-
-    def _mischief(self) -> None:
-        """Let one thing go wrong: of the surroundings, or of one user's job."""
-        kind = self.random.choice(MISCHIEF)
-        self.cluster.say(f"mischief: {kind}")
-        job_id = job_id_of("main", self.random.choice(USERS))
-        if not self._trouble_around(kind):
-            self._trouble_with(kind, job_id, self.cluster.nomad._live(job_id))
-
-    def _trouble_around(self, kind: str) -> bool:
-        """Let calls fail, get lost or be slow, or Nomad keep silent, lie or go back. Return whether *kind* was that."""
-        cluster, random = self.cluster, self.random
-        match kind:
-            case "die":
-                cluster.trouble.die_at = (random.choice(DEATHS), random.random() < 0.5, random.randint(1, 3))
-            case "away":
-                cluster.trouble.away.add(random.choice(("nomad", "vault", "consul", "database")))
-            case "flaky":
-                chances = random.choice(((0.15, 0.15), (0.4, 0.0), (0.0, 0.4)))
-                cluster.trouble.fail, cluster.trouble.lose_reply = chances
-            case "slow":
-                cluster.trouble.slow = 0.3
-            case "cut stream":
-                cluster.nomad.drop_streams()
-            case "mute stream":
-                cluster.nomad.is_mute = True
-            case "lying list":
-                cluster.nomad.hide_from_listings()
-            case "no room":
-                cluster.nomad.refuse_placement("Resources exhausted on 1 node")
-            case "restore snapshot":
-                if self._snapshot is not None:
-                    cluster.nomad.restore(self._snapshot)
-                    cluster.nomad.unlinked.clear()
-                self._snapshot = cluster.nomad.snapshot()
-            case _:
-                return False
-        return True
-
-    def _trouble_with(self, kind: str, job_id: JobId, live: Sequence[AllocationSeen]) -> None:
-        cluster = self.cluster
-        job = cluster.nomad.jobs.get(job_id)
-        match kind:
-            case "kill allocation" if live:
-                cluster.end(job_id, live[0], self.random.choice((ClientStatus.FAILED, ClientStatus.COMPLETE)))
-            case "lose node" if live:
-                cluster.end(job_id, live[0], ClientStatus.LOST)
-            case "restart task" if live and live[0].client_status is ClientStatus.RUNNING:
-                cluster.nomad.restart_task(job_id)
-            case "edit" if job is not None and not job.seen.stopped:
-                cluster.nomad.change_outside(job_id, description="an operator's")
-            case "stop outside" if job is not None:
-                self._begin(self._stop_outside(job_id))
-            case "purge outside" if job is not None and not live:
-                cluster.nomad.purge_outside(job_id)
-            case "put secret" if job_id in cluster.vault.job_ids:
-                password = f"an administrator's {self.loop.time()}"
-                cluster.vault.put(job_id, {"password": password, "env": {}})
-            case "wedge" if live and live[0].address is not None:
-                address = live[0].address
-                server = cluster.prober.servers.get((address.host, address.port))
-                if server is not None:
-                    server.hangs = True
 
     def _begin(self, request: Coroutine[Any, Any, None]) -> None:
         task = self.loop.create_task(request)
         self._requests.add(task)
 
-    async def _stop_outside(self, job_id: str) -> None:
-        with contextlib.suppress(LifecycleError):
-            await self.cluster.nomad.deregister(job_id, purge=False, deadline=Deadline.after(5, "operator"))
-
-    def _heal(self) -> None:
-        trouble = self.cluster.trouble
-        trouble.fail = trouble.lose_reply = trouble.slow = 0.0
-        trouble.away.clear()
-        self.cluster.nomad.is_mute = False
-        self.cluster.nomad.show_in_listings()
-        self.cluster.nomad.allow_placement()
+    def _some_replica(self) -> Replica:
+        """Return whom the next request comes to: one that lives, if there is one."""
+        if len(self.replicas) == 1:
+            return self.replicas[0]
+        alive = [replica for replica in self.replicas if replica.plane is not None]
+        return self.random.choice(alive or self.replicas)
 
     async def ask(self, user: UserId, operation: str) -> None:
         """Ask as a backend does, once. What is answered was accepted; what is not may have been."""
-        self.cluster.say(f"{user}: {operation}")
-        plane = self.plane
-        if plane is None:
+        replica = self._some_replica()
+        at = f" (life {replica.life})" if len(self.replicas) > 1 else ""
+        self.cluster.say(f"{user}: {operation}{at}")
+        if replica.plane is None:
             return
         meant = _meaning(operation)
         row = self.cluster.store.rows.get(user)
@@ -305,21 +227,24 @@ class Schedule:
         self._at_once[user] += 1
         self._begun[user] += 1
         try:
-            await self._ask(plane, user, operation, meant)
+            await self._ask(replica, replica.plane, user, operation, meant)
         finally:
             self._at_once[user] -= 1
 
     async def _ask(
-        self, plane: ControlPlane, user: UserId, operation: str, meant: set[Desired | None]
+        self, replica: Replica, plane: ControlPlane, user: UserId, operation: str, meant: set[Desired | None]
     ) -> None:
         before = set(self.wanted[user])
         alone, begun = self._at_once[user] == 1, self._begun[user]
-        task = self.loop.create_task(self._send(plane, user, operation))
+        # What another replica accepted a moment ago need not be known to this one, which may answer from memory.
+        behind = operation == "ensure" and self._is_behind(plane, user)
+        task = self.loop.create_task(self._send(replica.life, plane, user, operation))
         done, _ = await asyncio.wait([task], timeout=60)
-        overlaps = not alone or self._begun[user] != begun
+        overlaps = not alone or behind or self._begun[user] != begun
         if not done:
             task.cancel()
             self.wanted[user] = self.wanted[user] | before | meant
+            self._begin(self._outlive(task, user))
             return
         try:
             task.result()
@@ -332,18 +257,28 @@ class Schedule:
         self.wanted[user] = self.wanted[user] | meant if overlaps else meant
         self.watcher.accepted(user)
 
-    async def _send(self, plane: ControlPlane, user: UserId, operation: str) -> None:
-        LIFE.set(self.lives)
+    async def _outlive(self, task: asyncio.Task[None], user: UserId) -> None:
+        """Count a request whose caller went away among those at work, until it can have no effect any more."""
+        self._at_once[user] += 1
+        await asyncio.wait([task])
+        await asyncio.sleep(15)
+        self._at_once[user] -= 1
+
+    def _is_behind(self, plane: ControlPlane, user: UserId) -> bool:
+        known, row = plane.fleet.get(user), self.cluster.store.rows.get(user)
+        there = known.stack.intent.generation if known is not None else 0
+        return there != (row.stack.intent.generation if row is not None else 0)
+
+    async def _send(self, life: int, plane: ControlPlane, user: UserId, operation: str) -> None:
+        LIFE.set(life)
         calls = plane.provisioning
         by = {"by": BACKEND, "if_match": None}
         match operation:
             case "ensure":
-                wish = (
-                    UNCHANGED
-                    if self.random.random() < 0.8
-                    else EnsureRequest(labels={"n": str(self.random.random())[:6]})
+                labels = (
+                    {} if self.random.random() < 0.8 else {"labels": {"n": str(self.random.random())[:6]}}
                 )
-                await calls.ensure(user, wish, wait=None, **by)
+                await calls.ensure(user, EnsureRequest(**labels) if labels else UNCHANGED, wait=None, **by)
             case "stop":
                 await calls.stop(user, hold=False, **by)
             case "delete" | "delete_all":
@@ -353,6 +288,18 @@ class Schedule:
             case _:
                 await getattr(calls, operation)(user, **by)
 
+    async def relabel(self, user: UserId, label: str, *, at: Replica | None = None) -> None:
+        """Have a change accepted under which the runtime runs on."""
+        replica = at or self.replicas[0]
+
+        async def send() -> None:
+            LIFE.set(replica.life)
+            wish = EnsureRequest(labels={"n": label})
+            await replica.plane.provisioning.ensure(user, wish, by=BACKEND, wait=None, if_match=None)
+
+        await self.loop.create_task(send())
+        self.wanted[user] = {Desired.RUNNING}
+
     async def rest(self) -> None:
         """Wait until every stack is where it should be, as far as the rows say."""
         async with asyncio.timeout(SETTLE_SECONDS):
@@ -360,7 +307,7 @@ class Schedule:
                 await asyncio.sleep(0.5)
 
     def _rests(self) -> bool:
-        if self.plane is None or self.plane.dispatcher.at_work:
+        if any(replica.plane is None or replica.plane.dispatcher.at_work for replica in self.replicas):
             return False
         for row in self.cluster.store.rows.values():
             stack = row.stack
@@ -370,14 +317,14 @@ class Schedule:
         return True
 
     async def _settle(self) -> None:
-        self._heal()
+        self.mischief.heal()
         self.cluster.say("all is well from here")
         # Whoever is to die may do so still, on the way to where all comes to rest.
         await asyncio.sleep(30)
         self.cluster.trouble.die_at = self.cluster.trouble.fail_at = None
         end = self.loop.time() + SETTLE_SECONDS
         while True:
-            await self._confirm_all()
+            await self._see_to_all()
             await self.rest()
             await asyncio.sleep(45)
             if not self._rests():
@@ -391,56 +338,24 @@ class Schedule:
             else:
                 return
 
-    async def _confirm_all(self) -> None:
-        """Confirm what stands, as an operator who has looked."""
-        plane = self.plane
-        if plane is None:
-            return
-        LIFE.set(self.lives)
+    async def _see_to_all(self) -> None:
+        """Confirm what stands, and have tried again what waits for a person, as an operator who has looked."""
+        for replica in self.replicas:
+            if replica.plane is not None:
+                await self.loop.create_task(self._see_to(replica.plane, replica.life))
+
+    async def _see_to(self, plane: ControlPlane, life: int) -> None:
+        LIFE.set(life)
         for condition in plane.conditions.standing():
             if condition.freezes:
                 with contextlib.suppress(LifecycleError):
                     await plane.oversight.confirm_condition(condition.id, by=OPERATOR)
-
-
-DEATHS = (
-    "nomad.register",
-    "nomad.deregister",
-    "nomad.volume ensure",
-    "nomad.publish",
-    "nomad.point",
-    "nomad.clear",
-    "vault.ensure",
-    "vault.rotate",
-    "vault.destroy",
-    "database.save",
-    "database.decide",
-    "database.claim",
-    "database.finish_deletion",
-)
-
-MISCHIEF = (
-    "die",
-    "die",
-    "die",
-    "die",
-    "lose node",
-    "restore snapshot",
-    "no room",
-    "away",
-    "flaky",
-    "slow",
-    "kill allocation",
-    "restart task",
-    "cut stream",
-    "mute stream",
-    "lying list",
-    "edit",
-    "stop outside",
-    "purge outside",
-    "put secret",
-    "wedge",
-)
+        for user, row in list(self.cluster.store.rows.items()):
+            intent, status = row.stack.intent, row.stack.status
+            given_up = status.phase is Phase.FAILED and status.reason in FINAL_REASONS
+            if given_up and intent.desired is Desired.RUNNING:
+                with contextlib.suppress(LifecycleError):
+                    await plane.provisioning.recover(user, by=OPERATOR, if_match=None)
 
 
 def _meaning(operation: str) -> set[Desired | None]:

@@ -1,9 +1,17 @@
 """A part of `make simulate`: what must always pass."""
 
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
-from simulation import crashes, mutants, scenarios
+from simulation import classes, crashes, mutants, scenarios
 from simulation.schedule import Schedule, Script, quiet
+
+TESTS = Path(__file__).parent.parent
 
 SCHEDULES = 2000
 SLICES = 20
@@ -55,7 +63,7 @@ def test_a_fault_told_in_virtual_time_holds(scenario):
     bad = {
         seed: outcome.violation
         for seed in range(10)
-        if (outcome := Schedule(seed, Script(scenario=scenario.story)).run()).violation is not None
+        if (outcome := Schedule(seed, scenario.script()).run()).violation is not None
     }
 
     assert bad == {}, scenario.must_hold
@@ -63,12 +71,56 @@ def test_a_fault_told_in_virtual_time_holds(scenario):
 
 @pytest.mark.parametrize("mutant", mutants.MUTANTS, ids=lambda mutant: f"{mutant.of} {mutant.what}")
 def test_a_planted_bug_is_caught(mutant):
-    found = mutants.hunt(mutant, most=mutant.within)
+    found = mutants.hunt(mutant)
 
     assert found is not None, "no schedule shows it: the simulator would not show the real one either"
 
 
-def test_a_seed_tells_the_same_story_twice():
-    first, second = Schedule(7).run(), Schedule(7).run()
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_a_seed_tells_the_same_story_twice(replicas):
+    first, second = (Schedule(7, Script(replicas=replicas)).run() for _ in range(2))
 
     assert first.trace == second.trace
+
+
+def test_a_seed_tells_the_same_story_in_every_process():
+    command = [sys.executable, "-m", "simulation", "--replay", "5"]
+    stories = [
+        subprocess.run(
+            command,
+            cwd=TESTS,
+            env={"PYTHONPATH": str(TESTS), "PYTHONHASHSEED": seed},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    ]
+
+    assert stories[0] == stories[1]
+
+
+def test_a_third_of_the_schedules_has_two_replicas():
+    assert [len(Schedule(seed).replicas) for seed in range(6)] == [1, 1, 2, 1, 1, 2]
+
+
+def test_every_bug_class_is_planted_or_held_by_a_test_or_comes_with_a_feature():
+    planted = {mutant.of for mutant in mutants.MUTANTS}
+
+    assert list(classes.NAMES) == [f"G{number}" for number in range(1, 31)]
+    assert planted | classes.HELD.keys() | classes.LATER.keys() == {*classes.NAMES, "own"}
+
+
+@pytest.mark.parametrize("held", classes.HELD.values())
+def test_a_test_that_holds_a_class_exists(held):
+    path, _, name = held.partition("::")
+    tree = ast.parse((TESTS.parent / path).read_text())
+
+    assert name in {
+        node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+
+
+def test_the_readme_has_a_line_for_every_class():
+    text = (TESTS / "README.md").read_text()
+
+    assert re.findall(r"^\| (G[0-9]+) \|", text, re.MULTILINE) == list(classes.NAMES)
