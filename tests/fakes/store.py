@@ -394,6 +394,20 @@ class FakeStore:
             self.conditions[condition.id] = condition
             self.events += [event] if event is not None else []
 
+    async def change_condition(
+        self,
+        condition_id: ConditionId,
+        change: Callable[[Condition], Condition],
+        event: Event | None = None,
+    ) -> Condition | None:
+        async with self._call("change_condition"):
+            there = self.conditions.get(condition_id)
+            if there is None or (changed := change(there)) == there:
+                return there
+            self.conditions[condition_id] = changed
+            self.events += [event] if event is not None else []
+            return changed
+
     async def get_condition(self, condition_id: ConditionId) -> Condition | None:
         async with self._call("get_condition"):
             return self.conditions.get(condition_id)

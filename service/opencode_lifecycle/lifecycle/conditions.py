@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 
 import structlog
 
@@ -96,17 +97,30 @@ class Conditions:
         """Take what is seen for the truth. Confirming again, or what is cleared already, changes nothing."""
         # What was raised this moment may not be written yet; whoever was shown it may confirm it.
         await self._flush()
-        standing = [each for each in self._standing.values() if each.id == condition_id]
-        condition = standing[0] if standing else await self._store.get_condition(condition_id)
+        condition = await self._store.get_condition(condition_id)
         if condition is None:
             raise ConditionNotFound
-        if condition.cleared_at is not None or condition.confirmed_at is not None:
-            return condition
-        confirmed = replace(condition, confirmed_at=self._now(), confirmed_by=by.name)
-        event = self._event(confirmed, "condition.confirmed", by.name)
-        await self._store.put_condition(confirmed, event)
-        self._standing[confirmed.kind] = confirmed
-        self._freeze()
+        now = self._now()
+
+        def confirm(there: Condition) -> Condition:
+            if there.cleared_at is not None or there.confirmed_at is not None:
+                return there
+            return replace(there, confirmed_at=now, confirmed_by=by.name)
+
+        event = self._event(condition, "condition.confirmed", by.name)
+        confirmed = await self._store.change_condition(condition_id, confirm, event)
+        if confirmed is None:
+            raise ConditionNotFound
+        if confirmed.cleared_at is not None or (confirmed.confirmed_at, confirmed.confirmed_by) != (
+            now,
+            by.name,
+        ):
+            return confirmed
+        known = self._standing.get(confirmed.kind)
+        if known is not None and known.id == condition_id:
+            # Else it was cleared before this was answered.
+            self._standing[confirmed.kind] = confirmed
+            self._freeze()
         log.warning("condition confirmed", kind=confirmed.kind, by=by.name)
         self._on_confirmation(confirmed)
         return confirmed
@@ -125,7 +139,12 @@ class Conditions:
             while self._unwritten:
                 condition, event = self._unwritten[0]
                 try:
-                    await self._store.put_condition(condition, event)
+                    if condition.cleared_at is None:
+                        await self._store.put_condition(condition, event)
+                    else:
+                        await self._store.change_condition(
+                            condition.id, _cleared_at(condition.cleared_at), event
+                        )
                 except UpstreamError as error:
                     log.warning("condition not written yet", kind=condition.kind, error=error.message)
                     return
@@ -141,3 +160,8 @@ class Conditions:
             generation=0,
             data={"condition": condition.id, "kind": condition.kind, "message": condition.message},
         )
+
+
+def _cleared_at(at: datetime) -> Callable[[Condition], Condition]:
+    """Clear it, whatever was done to it meanwhile."""
+    return lambda there: there if there.cleared_at is not None else replace(there, cleared_at=at)

@@ -221,6 +221,19 @@ class ConditionStore(Protocol):
         """Insert or replace the condition of that id, with what is to be remembered of it."""
         ...
 
+    async def change_condition(
+        self,
+        condition_id: ConditionId,
+        change: Callable[[Condition], Condition],
+        event: Event | None = None,
+    ) -> Condition | None:
+        """
+        Put what *change* makes of the row of that id in its place, in one transaction, and return what is there then.
+
+        Where *change* leaves it as it is nothing is written, nor is *event*. None when there is no such row.
+        """
+        ...
+
     async def get_condition(self, condition_id: ConditionId) -> Condition | None: ...
 
     async def find_conditions(

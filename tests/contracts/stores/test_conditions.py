@@ -1,9 +1,20 @@
 """What is remembered of the whole: standing conditions, and the mark of the cluster."""
 
+from dataclasses import replace
+
 from database_examples import LATER, NOW
 from opencode_lifecycle.model.condition import Condition, ConditionKind
 from opencode_lifecycle.model.identifiers import ConditionId, EventId, UserId
 from opencode_lifecycle.model.operation import Event
+
+AN_EVENT = Event(
+    id=EventId("evt_1"),
+    user_id=UserId(""),
+    kind="condition.cleared",
+    actor="service",
+    at=NOW,
+    generation=0,
+)
 
 
 def a_condition(number: int = 1, **changes) -> Condition:
@@ -85,3 +96,29 @@ async def test_each_installation_has_its_own_mark_and_keeps_the_last(database):
 
     assert await database.cluster_mark("main") == "c"
     assert await database.cluster_mark("other") == "b"
+
+
+async def test_a_condition_is_changed_from_what_it_is_by_then_together_with_its_event(database):
+    await database.put_condition(a_condition(confirmed_at=LATER, confirmed_by="olga"))
+
+    after = await database.change_condition(
+        ConditionId("cond_1"), lambda there: replace(there, cleared_at=LATER), AN_EVENT
+    )
+
+    assert after == a_condition(confirmed_at=LATER, confirmed_by="olga", cleared_at=LATER)
+    assert await database.get_condition(after.id) == after
+    page = await database.find_events(user_id=None, after=None, limit=10)
+    assert [each.kind for each in page.items] == ["condition.cleared"]
+
+
+async def test_a_condition_that_is_left_as_it_is_has_no_event(database):
+    await database.put_condition(a_condition())
+
+    after = await database.change_condition(ConditionId("cond_1"), lambda there: there, AN_EVENT)
+
+    assert after == a_condition()
+    assert (await database.find_events(user_id=None, after=None, limit=10)).items == []
+
+
+async def test_a_condition_that_was_never_raised_cannot_be_changed(database):
+    assert await database.change_condition(ConditionId("cond_0"), lambda there: there, AN_EVENT) is None

@@ -1,6 +1,6 @@
 """Standing conditions as rows, and the marks by which clusters are known."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from sqlalchemy import bindparam, delete, insert, select
@@ -30,6 +30,27 @@ class ConditionRows(Store):
             append_events(transaction, [event] if event is not None else [])
 
         await self._write("put condition", put)
+
+    async def change_condition(
+        self,
+        condition_id: ConditionId,
+        change: Callable[[Condition], Condition],
+        event: Event | None = None,
+    ) -> Condition | None:
+        def put(transaction: Transaction) -> Condition | None:
+            rows = transaction.read(_GET, {"which": condition_id})
+            if not rows:
+                return None
+            there = _condition_of(rows[0])
+            changed = change(there)
+            if changed == there:
+                return there
+            transaction.write(_DELETE, {"which": condition_id})
+            transaction.write(_INSERT, _values_of(changed))
+            append_events(transaction, [event] if event is not None else [])
+            return changed
+
+        return await self._write("change condition", put)
 
     async def get_condition(self, condition_id: ConditionId) -> Condition | None:
         rows = await self._read("get condition", _GET, {"which": condition_id})
