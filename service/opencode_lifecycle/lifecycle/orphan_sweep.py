@@ -19,6 +19,7 @@ from opencode_lifecycle.lifecycle.orphans import (
     without_row,
 )
 from opencode_lifecycle.model.clock import Clock
+from opencode_lifecycle.model.condition import ConditionKind
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import (
     ClaimLost,
@@ -26,6 +27,7 @@ from opencode_lifecycle.model.errors import (
     OrphanNotFound,
     OrphanNotProven,
     UpstreamError,
+    UpstreamUnavailable,
 )
 from opencode_lifecycle.model.identifiers import JobId, OrphanId, UserId, VolumeId, new_event_id
 from opencode_lifecycle.model.observation import JobSeen
@@ -198,14 +200,42 @@ class OrphanSweep:
     # --- one orphan
 
     async def adopt(self, orphan_id: OrphanId, *, by: str) -> UserId:
-        """Make the row that the orphan lacks, and return whose it is."""
+        """
+        Make the row that the orphan lacks, and return whose it is.
+
+        Whatever part it is that is adopted, the stack goes on as it is: what runs runs on. Where Nomad cannot say what
+        that is, nothing is adopted.
+        """
         claimed, user_id = await self._claim(orphan_id)
-        find = claimed.orphan.find
-        running = find.kind is OrphanKind.JOB and not find.details.get("stopped")
+        try:
+            running = await self._runs_now(claimed.orphan.find.job_id)
+        except (UpstreamError, DeadlineExceeded):
+            # Nothing was done yet that somebody else would have to wait for.
+            await self._orphans.release_orphan(claimed, gone=False)
+            raise
         await self._adopt(user_id, running, by)
         await self._orphans.release_orphan(claimed, gone=True)
         await self._note(claimed.orphan, "orphan.adopted", by)
         return user_id
+
+    async def _runs_now(self, job_id: JobId) -> bool:
+        """
+        Return whether a job of ours of that name is meant to run, as Nomad says it now and not as it was found.
+
+        1. A comparison finds a stopped job without a row.
+        2. An operator starts it with Nomad's own tools.
+        3. A row that says `stopped` would stop it.
+        """
+        if ConditionKind.OTHER_CLUSTER in self._fleet.frozen:
+            raise UpstreamUnavailable(
+                "nomad", "see what runs", "it may be another cluster; see the conditions"
+            )
+        deadline = Deadline.after(self._timeout, f"see whether {job_id} runs")
+        seen = await self._places.orchestrator.observe(job_id, deadline)
+        self._fleet.see(job_id, seen)
+        return (
+            isinstance(seen.job, JobSeen) and not seen.job.stopped and seen.job.belongs_to(self._installation)
+        )
 
     async def delete(self, orphan_id: OrphanId, *, by: str) -> None:
         """Delete the orphan, if it still is one: a row that came meanwhile keeps everything of its name."""
