@@ -35,14 +35,14 @@ from opencode_lifecycle.lifecycle.steps import (
     StopJob,
     Work,
 )
+from opencode_lifecycle.lifecycle.vouching import look_at_activity
 from opencode_lifecycle.lifecycle.wanted import Site, job_variables, wanted_facets
 from opencode_lifecycle.model.clock import Clock
 from opencode_lifecycle.model.deadline import Deadline
-from opencode_lifecycle.model.errors import DeadlineExceeded, IndexConflict, UpstreamError
+from opencode_lifecycle.model.errors import IndexConflict
 from opencode_lifecycle.model.facets import Facets
 from opencode_lifecycle.model.identifiers import VolumeId
 from opencode_lifecycle.model.observation import JobSeen
-from opencode_lifecycle.model.password import Password
 from opencode_lifecycle.model.release import Release
 from opencode_lifecycle.model.stack import Stack, Status, Workspace
 from opencode_lifecycle.model.states import Health, Phase
@@ -302,19 +302,14 @@ class Effects:
     async def _look_at_activity(self, current: Pass, deadline: Deadline) -> None:
         """Ask the runtime what its sessions do. That it cannot be seen is an answer, too: unknown, which counts as busy."""
         stack = current.work.stack
-        runtime = stack.status.runtime
-        activity = None
-        if runtime is not None and runtime.address is not None:
-
-            async def read_password() -> Password:
-                return await self._passwords.read(stack.job_id, runtime.secret_version, deadline)
-
-            try:
-                activity = await self._prober.activity(
-                    address=runtime.address, read_password=read_password, deadline=deadline
-                )
-            except (UpstreamError, DeadlineExceeded) as error:
-                log.info("activity unknown", job_id=stack.job_id, error=error.message)
+        activity = await look_at_activity(
+            stack,
+            fleet=self._fleet,
+            prober=self._prober,
+            passwords=self._passwords,
+            catalog=self._catalog,
+            deadline=deadline,
+        )
         now = self._now()
         self._fleet.saw_activity(stack.user_id, activity, now)
         current.work = replace(

@@ -16,6 +16,7 @@ from opencode_lifecycle.lifecycle.background import Pulse
 from opencode_lifecycle.lifecycle.brake import silence
 from opencode_lifecycle.lifecycle.conditions import Conditions
 from opencode_lifecycle.lifecycle.fleet import Fleet, Known
+from opencode_lifecycle.lifecycle.vouching import why_not_vouched
 from opencode_lifecycle.model.clock import Clock
 from opencode_lifecycle.model.condition import ConditionKind
 from opencode_lifecycle.model.deadline import Deadline
@@ -184,7 +185,9 @@ class Proving:
             # It may be another's by now, who would learn the password.
             return self._not_ready(candidate, doubt, Reason.CONTESTED)
         try:
-            missing = await self._not_in_catalog(stack, candidate, deadline)
+            missing = await why_not_vouched(
+                self._catalog, stack.job_id, candidate.allocation_id, candidate.address, deadline
+            )
             if missing is not None:
                 return self._not_ready(candidate, missing)
             return await self._prober.prove(
@@ -202,22 +205,6 @@ class Proving:
             return self._not_ready(candidate, error.message, UNAVAILABLE.get(error.system))
         except DeadlineExceeded as error:
             return self._not_ready(candidate, error.message)
-
-    async def _not_in_catalog(self, stack: Stack, candidate: Candidate, deadline: Deadline) -> str | None:
-        """
-        Return why Consul does not vouch for the address, or None when it does.
-
-        No password is sent before Consul and Nomad name the same address for this very allocation: a port that was
-        given to another user meanwhile would learn it otherwise.
-        """
-        for instance in await self._catalog.instances(stack.job_id, deadline):
-            if instance.allocation_id == candidate.allocation_id:
-                if instance.address == candidate.address:
-                    return None
-                return (
-                    f"Consul has {instance.address.url} and Nomad {candidate.address.url} for its allocation"
-                )
-        return "Consul does not list its allocation yet"
 
     def _not_ready(self, candidate: Candidate, detail: str, reason: Reason | None = None) -> Proof:
         return Proof(
