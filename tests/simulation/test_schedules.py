@@ -1,6 +1,5 @@
 """A part of `make simulate`: what must always pass."""
 
-import ast
 import re
 import subprocess
 import sys
@@ -113,11 +112,9 @@ def test_every_bug_class_is_planted_or_held_by_a_test_or_comes_with_a_feature():
 @pytest.mark.parametrize("held", classes.HELD.values())
 def test_a_test_that_holds_a_class_exists(held):
     path, _, name = held.partition("::")
-    tree = ast.parse((TESTS.parent / path).read_text())
+    text = (TESTS.parent / path).read_text()
 
-    assert name in {
-        node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-    }
+    assert re.search(rf"^(async )?def {name}\(", text, re.MULTILINE)
 
 
 def test_the_readme_has_a_line_for_every_class():
