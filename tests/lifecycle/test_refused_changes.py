@@ -1,10 +1,23 @@
 """A change of a running runtime that is refused: the runtime runs on, and whoever asks has the change tried again."""
 
-from opencode_lifecycle.model.errors import UpstreamRejected
-from opencode_lifecycle.model.operation import OperationState
-from opencode_lifecycle.model.states import MigrationState, Reason
-from world import ADA, OPERATOR, World
+from datetime import timedelta
 
+import pytest
+
+from opencode_lifecycle.lifecycle.steps import Limits
+from opencode_lifecycle.model.errors import InvalidBody, UpstreamRejected, UpstreamUnavailable
+from opencode_lifecycle.model.operation import OperationState
+from opencode_lifecycle.model.release import ResourceClass
+from opencode_lifecycle.model.states import MigrationState, Phase, Reason, WhenStale
+from world import ADA, BACKEND, OPERATOR, World, content
+
+IDLE_AT_ONCE = Limits(
+    start=timedelta(seconds=60),
+    stop=timedelta(seconds=60),
+    poll=timedelta(milliseconds=50),
+    idle_after=timedelta(0),
+    idle_poll=timedelta(milliseconds=20),
+)
 NO = UpstreamRejected("nomad", "register", "no")
 
 
@@ -58,3 +71,124 @@ async def test_an_ensure_has_a_change_that_is_refused_each_time_tried_only_once(
     assert answer.ready  # the runtime that runs is as good as before
     assert answer.view.stack.status.migration_state is MigrationState.FAILED
     assert world.nomad.faults.calls["register"] == tried + 1
+
+
+# --- before anything is stopped
+
+
+HUGE = {"huge": ResourceClass(cpu=800, memory=4096, memory_max=8192)}
+
+
+@pytest.fixture(params=[WhenStale.NOW, WhenStale.IDLE])
+async def eager(tmp_path, request):
+    """One in which a runtime is replaced as soon as it is stale: it is always idle."""
+    world = World(tmp_path, when_stale=request.param, limits=IDLE_AT_ONCE)
+    async with world.running():
+        yield world
+
+
+async def test_a_class_that_only_a_newer_release_has_is_refused_at_once(tmp_path):
+    world = World(tmp_path)
+    async with world.running():
+        await world.ensure()
+    world.content = content(resource_classes={**world.content.resource_classes, **HUGE})
+    async with world.running():
+        with pytest.raises(InvalidBody) as refusal:
+            await world.ensure(resources="huge")
+
+        assert "it has large, small" in refusal.value.faults[0].detail
+        assert world.stack().intent.generation == 1
+
+
+async def test_a_class_that_a_newer_release_dropped_is_good_for_a_runtime_of_the_older(tmp_path):
+    world = World(tmp_path)
+    async with world.running():
+        await world.ensure()
+    world.content = content(resource_classes={"small": world.content.resource_classes["small"]})
+    async with world.running():
+        await world.ensure(resources="large")
+
+        assert world.stack().intent.resources == "large"
+
+
+async def test_a_stopped_stack_may_have_a_class_of_the_newer_release_on_which_it_starts(tmp_path):
+    world = World(tmp_path)
+    async with world.running():
+        await world.ensure()
+        await world.finished(await world.plane.provisioning.stop(ADA, by=BACKEND, hold=False, if_match=None))
+    world.content = content(resource_classes={**world.content.resource_classes, **HUGE})
+    async with world.running():
+        assert (await world.ensure(resources="huge")).ready
+
+
+async def test_a_runtime_is_not_stopped_for_a_job_that_nomad_would_refuse(eager):
+    await eager.ensure()
+    (before,) = eager.live_allocations()
+    eager.nomad.faults.fail_next(
+        "compare", UpstreamRejected("nomad", "compare", "1 error occurred: no"), times=None
+    )
+
+    await eager.ensure(resources="large", wait=None)
+    await eager.until(lambda: eager.stack().is_settled and eager.stack().is_refused)
+
+    status = eager.stack().status
+    assert (status.phase, status.reason) == (Phase.RUNNING, Reason.JOB_REJECTED)
+    assert "1 error occurred: no" in status.message
+    assert [each.id for each in eager.live_allocations()] == [before.id]
+    assert eager.nomad.faults.calls["deregister"] == 0
+
+
+async def test_a_runtime_is_not_stopped_for_a_job_that_cannot_be_rendered(eager):
+    await eager.ensure()
+    (before,) = eager.live_allocations()
+    eager.nomad.faults.fail_next(
+        "render", UpstreamRejected("nomad", "render", "no such function"), times=None
+    )
+
+    await eager.ensure(resources="large", wait=None)
+    await eager.until(lambda: eager.stack().is_settled and eager.stack().is_refused)
+
+    assert eager.stack().status.phase is Phase.RUNNING
+    assert [each.id for each in eager.live_allocations()] == [before.id]
+
+
+async def test_a_runtime_is_not_stopped_while_nomad_cannot_say_whether_it_would_take_the_job(eager):
+    await eager.ensure()
+    (before,) = eager.live_allocations()
+    eager.nomad.faults.fail_next("compare", UpstreamUnavailable("nomad", "compare", "no leader"), times=3)
+
+    await eager.ensure(resources="large", wait=None)
+    await eager.until(lambda: eager.nomad.faults.calls["compare"] >= 2)
+    assert [each.id for each in eager.live_allocations()] == [before.id]
+
+    await eager.until(lambda: [each.id for each in eager.live_allocations()] not in [[before.id], []])
+
+
+async def test_a_replacement_that_was_refused_is_made_when_it_is_asked_for_again(eager):
+    await eager.ensure()
+    (before,) = eager.live_allocations()
+    eager.nomad.faults.fail_next("compare", UpstreamRejected("nomad", "compare", "no"))
+    await eager.ensure(resources="large", wait=None)
+    await eager.until(lambda: eager.stack().is_settled and eager.stack().is_refused)
+
+    await eager.plane.provisioning.recover(ADA, by=OPERATOR, if_match=None)
+
+    await eager.until(lambda: [each.id for each in eager.live_allocations()] not in [[before.id], []])
+    await eager.until(lambda: eager.stack().status.migration_state is MigrationState.CURRENT)
+
+
+async def test_a_runtime_that_began_to_work_while_nomad_was_asked_is_not_stopped(tmp_path):
+    """That it is idle is asked as the last act before the stop."""
+    world = World(tmp_path, limits=IDLE_AT_ONCE)
+    async with world.running():
+        await world.ensure()
+        (before,) = world.live_allocations()
+        hold = world.nomad.faults.hold_next("compare")
+        await world.ensure(resources="large", wait=None)
+        await hold.reached.wait()
+        (server,) = world.prober.servers.values()
+        server.busy = True
+        hold.release()
+
+        await world.until(lambda: "waits until it is idle" in world.stack().status.message)
+        assert [each.id for each in world.live_allocations()] == [before.id]

@@ -40,6 +40,8 @@ class Request:
     region: str
     current_release: ReleaseId
     default_resources: str
+    check_resources: Callable[[ReleaseId, str | None], None]
+    """Raises `InvalidBody` when a release has no resource class of that name."""
 
 
 Decide = Callable[[Situation], Decision]
@@ -63,12 +65,14 @@ def ensure(request: Request, wish: EnsureRequest) -> Decide:
             intent = replace(changed, desired=Desired.RUNNING)
             if stack.status.phase is not Phase.RUNNING and not intent.pinned:
                 intent = replace(intent, wanted_release=request.current_release)
+            request.check_resources(intent.wanted_release, wish.resources)
             return _change(request, stack, intent, OperationKind.ENSURE)
         has_failed = stack.is_settled and (stack.status.phase is Phase.FAILED or stack.is_refused)
         if _runs(stack) or (is_at_work(situation.last_operation) and not has_failed):
             return Decision()
         if stack.intent.pinned or stack.status.phase is Phase.RUNNING:
             return _change(request, stack, stack.intent, OperationKind.ENSURE)
+        request.check_resources(request.current_release, wish.resources)
         intent = replace(stack.intent, wanted_release=request.current_release)
         return _change(request, stack, intent, OperationKind.ENSURE)
 
@@ -275,6 +279,7 @@ def _new_stack(request: Request, wish: EnsureRequest, status: Status) -> Stack:
 
 
 def _create(request: Request, wish: EnsureRequest, situation: Situation) -> Decision:
+    request.check_resources(request.current_release, wish.resources)
     stack = _new_stack(request, wish, kept_status(situation, request.now))
     return _insert(request, stack, OperationKind.ENSURE, forget_kept=situation.kept_workspace is not None)
 
@@ -318,6 +323,7 @@ def _noted(request: Request, stack: Stack, kind: OperationKind) -> Decision:
 
 def _succeed(request: Request, wish: EnsureRequest, stack: Stack, situation: Situation) -> Decision:
     """Accept an ensure of a stack that is being deleted: it begins anew when the deletion has ended."""
+    request.check_resources(request.current_release, wish.resources)
     was = stack.intent.successor
     base = Intent(
         generation=0,

@@ -13,6 +13,7 @@ from opencode_lifecycle.lifecycle.fleet import Fleet
 from opencode_lifecycle.lifecycle.planning.moves import facets_in, still_missing
 from opencode_lifecycle.lifecycle.releases import Releases
 from opencode_lifecycle.lifecycle.steps import (
+    CheckJob,
     CheckServiceGone,
     ClearLiveFiles,
     CompareJob,
@@ -143,6 +144,8 @@ class Effects:
                 await self._register(current, expected_index, facets, deadline)
             case CompareJob():
                 await self._compare(current, deadline)
+            case CheckJob():
+                await self._check(current, deadline)
             case LookAtActivity():
                 await self._look_at_activity(current, deadline)
             case StopJob() | PurgeJob():
@@ -298,6 +301,18 @@ class Effects:
             edits=tuple(found.edits),
             edits_restart=found.restart,
         )
+
+    async def _check(self, current: Pass, deadline: Deadline) -> None:
+        """
+        Have Nomad render and plan what is to follow, so that nothing is stopped for a job that will be refused.
+
+        What the scheduler could not place now is no refusal: what runs still takes the room.
+        """
+        work = current.work
+        variables = job_variables(work.stack, current.release, self._site, work.wanted)
+        rendered = await self._orchestrator.render(current.release.template, variables, deadline)
+        await self._orchestrator.compare(rendered, deadline)
+        current.work = replace(work, done=(work.done - {Part.ACTIVITY}) | {Part.CHECK})
 
     async def _look_at_activity(self, current: Pass, deadline: Deadline) -> None:
         """Ask the runtime what its sessions do. That it cannot be seen is an answer, too: unknown, which counts as busy."""

@@ -12,6 +12,7 @@ from typing import Final
 
 from opencode_lifecycle.lifecycle.planning import plan
 from opencode_lifecycle.lifecycle.steps import (
+    CheckJob,
     CheckServiceGone,
     ClearLiveFiles,
     CompareJob,
@@ -42,6 +43,7 @@ _MOST_STEPS: Final = 40
 WORDS: Final[Mapping[type[Step], str]] = {
     Look: "look at the job in Nomad",
     CompareJob: "compare the job with what was registered",
+    CheckJob: "have Nomad plan the job that is to follow",
     LookAtActivity: "look whether its agent works",
     MakeSecret: "make its secret, or take the one there is",
     RotateSecret: "write a new password",
@@ -68,7 +70,7 @@ _PARTS: Final[Mapping[type[Step], Part]] = {
     ClearLiveFiles: Part.LIVE_FILES,
     CheckServiceGone: Part.SERVICE,
 }
-_READS: Final = (Look, CompareJob, LookAtActivity)
+_READS: Final = (Look, CompareJob, CheckJob, LookAtActivity)
 
 Read = Callable[[Work, Step], Awaitable[Work]]
 

@@ -26,7 +26,7 @@ from opencode_lifecycle.lifecycle.views import Views
 from opencode_lifecycle.lifecycle.wanted import Site
 from opencode_lifecycle.model.clock import Clock
 from opencode_lifecycle.model.deadline import Deadline
-from opencode_lifecycle.model.errors import BodyFault, DeadlineExceeded, InvalidBody, UpstreamError
+from opencode_lifecycle.model.errors import DeadlineExceeded, UpstreamError
 from opencode_lifecycle.model.identifiers import OperationId, TokenId, UserId
 from opencode_lifecycle.model.operation import Operation
 from opencode_lifecycle.model.principal import Principal, Role
@@ -117,7 +117,6 @@ class Provisioning:
         Repeating it changes nothing. With *wait*, the answer comes as soon as the runtime is ready, it failed, or that
         many seconds have passed.
         """
-        self._check_resources(request)
         await self._inspection.look_if_unseen(user_id)
         if if_match is None and (view := self.hot(user_id, request)) is not None:
             return EnsureAnswer(view=view, ready=True, operation=view.stack.intent.last_operation)
@@ -164,13 +163,6 @@ class Provisioning:
             if stack.status.phase is Phase.FAILED and stack.is_settled and stack.status.attempts > 0:
                 return
             await self._fleet.change_of(user_id, left)
-
-    def _check_resources(self, request: EnsureRequest) -> None:
-        release = self._releases.current
-        if request.resources is None or release is None or request.resources in release.resource_classes:
-            return
-        names = ", ".join(sorted(release.resource_classes))
-        raise InvalidBody([BodyFault("/resources", f"no such resource class; there are {names}")])
 
     # --- writes
 
@@ -242,6 +234,7 @@ class Provisioning:
             region=self._region,
             current_release=release.id,
             default_resources=self._default_resources,
+            check_resources=self._releases.check_resources,
         )
 
 

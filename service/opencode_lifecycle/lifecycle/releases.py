@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from opencode_lifecycle.lifecycle.wanted import MANDATORY_VARIABLES
-from opencode_lifecycle.model.errors import InvalidSettings
+from opencode_lifecycle.model.errors import BodyFault, InvalidBody, InvalidSettings
 from opencode_lifecycle.model.facets import digest_of
 from opencode_lifecycle.model.identifiers import ReleaseId
 from opencode_lifecycle.model.job_template import TemplateNeeds, declared_variables
@@ -35,6 +35,15 @@ class Releases:
     def peek(self, release_id: ReleaseId) -> tuple[Release, TemplateNeeds] | None:
         """Return the same if it is in memory."""
         return self._known.get(release_id)
+
+    def check_resources(self, release_id: ReleaseId, resources: str | None) -> None:
+        """Raise `InvalidBody` when *resources* is a class that the release, as far as it is in memory, does not have."""
+        found = self.peek(release_id)
+        if resources is None or found is None or resources in found[0].resource_classes:
+            return
+        names = ", ".join(sorted(found[0].resource_classes))
+        detail = f"release {found[0].number}, on which it is to run, has no such resource class; it has {names}"
+        raise InvalidBody([BodyFault("/resources", detail)])
 
     def remember(self, release: Release) -> None:
         self._known[release.id] = (release, TemplateNeeds.of(release.template))

@@ -27,6 +27,8 @@ class Part(StrEnum):
     """Nomad was asked in this pass what there is."""
     ACTIVITY = "activity"
     """The runtime was asked in this pass what its sessions do."""
+    CHECK = "check"
+    """Nomad was asked in this pass whether it would take the job that is wanted."""
     COMPARISON = "comparison"
     """Nomad was asked in this pass how the job differs from ours."""
     JOB = "job"
@@ -132,6 +134,11 @@ class CompareJob:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckJob:
+    """Have Nomad plan the job that is to take the place of the one that runs. What was seen of its use grows old meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
 class LookAtActivity:
     """Ask the runtime what its sessions do, now."""
 
@@ -199,6 +206,7 @@ Step = (
     | PublishLiveFiles
     | RegisterJob
     | CompareJob
+    | CheckJob
     | LookAtActivity
     | StopJob
     | PurgeJob

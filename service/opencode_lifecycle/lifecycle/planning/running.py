@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 
 from opencode_lifecycle.lifecycle.planning.moves import entered, failed
 from opencode_lifecycle.lifecycle.steps import (
+    CheckJob,
     CompareJob,
     Limits,
     Look,
@@ -168,20 +169,22 @@ def _put_right(work: Work, seen: Observation, now: datetime, limits: Limits) -> 
     """
     Apply what differs in the lightest way: texts under the running process, labels in place, the rest by a restart.
 
-    What Nomad refused stays as it is until somebody asks again, and what is stale is left alone under `report`.
+    What Nomad refused stays as it is until somebody asks again, and what is stale is left alone under `report`. Nothing
+    that runs is stopped before Nomad has said that it would take what is to follow.
     """
     stack, job = work.stack, seen.job
     assert isinstance(job, JobSeen), "a runtime that is lost was seen to before"
     reasons = staleness_of(stack.status, work.wanted, desired=stack.intent.desired)
     stale = facets_of(reasons)
-    if stale and stack.status.migration_state is MigrationState.FAILED and stack.is_settled:
+    recycle = _why_recycle(work, now, limits)
+    if (stale or recycle) and stack.is_refused and stack.is_settled:
         return Rest(replace(stack.status, health=_health(work, limits)), None)
     restart = any(reason.restart for reason in reasons)
     if not restart and stale and (stale <= _IN_PLACE or work.when_stale is not WhenStale.REPORT):
         return _apply_live(work, stale) or RegisterJob(job.modify_index, work.wanted)
     why = _why(reasons) if restart and work.when_stale is not WhenStale.REPORT else ""
     reason = Reason.STALE
-    if not why and not restart and (why := _why_recycle(work, now, limits)):
+    if not why and not restart and (why := recycle):
         reason = Reason.RECYCLE
     status = replace(
         stack.status,
@@ -195,6 +198,8 @@ def _put_right(work: Work, seen: Observation, now: datetime, limits: Limits) -> 
     if not why:
         return Rest(status, _until_recycling(work, now, limits), succeeded=True)
     if work.when_stale is WhenStale.NOW and reason is Reason.STALE:
+        if Part.CHECK not in work.done:
+            return CheckJob()
         return _replace(work, reason, f"stopping in order to start as it should be: {why}", now)
     return _at_idle(work, replace(status, message=why), reason, now, limits)
 
@@ -233,6 +238,8 @@ def _at_idle(work: Work, status: Status, reason: Reason, now: datetime, limits: 
     """
     looked = Part.ACTIVITY in work.done
     if _is_idle(work, now, limits):
+        if Part.CHECK not in work.done:
+            return CheckJob()
         if not looked:
             return LookAtActivity()
         message = f"stopping in order to start as it should be: {status.message}"
