@@ -5,9 +5,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from opencode_lifecycle.lifecycle.steps import Limits
+from opencode_lifecycle.model.errors import UpstreamRejected
 from opencode_lifecycle.model.facets import Facet
 from opencode_lifecycle.model.staleness import Severity
 from opencode_lifecycle.model.states import Desired, MigrationState, Phase, WhenStale
+from opencode_lifecycle.ports.secrets import SecretSeen
 from world import ADA, BACKEND, World, content
 
 IDLE_AT_ONCE = Limits(
@@ -248,6 +250,47 @@ async def test_a_dry_run_tells_how_an_edit_is_taken_back_and_takes_nothing_back(
         (plan,) = report.stacks
         assert plan.steps == ["compare the job with what was registered", "register the job"]
         assert world.nomad.jobs[world.job_id()].specification["Variables"]["description"] == "mine now"
+
+
+async def until_new_secret_is_seen(world: World) -> None:
+    world.vault.put(world.job_id(), {"password": "new", "env": {}})
+    await world.until(lambda: (world.plane.fleet.get(ADA).secret or SecretSeen(version=None)).version == 2)
+
+
+async def test_a_dry_run_tells_that_a_runtime_is_started_anew_for_a_new_secret(tmp_path):
+    world = World(tmp_path, when_stale=WhenStale.NOW)
+    async with world.running():
+        await world.ensure()
+        world.plane.dispatcher._workers = 0
+        await until_new_secret_is_seen(world)
+
+        report = await world.plane.oversight.reconcile(dry_run=True, by=BACKEND)
+
+        (plan,) = report.stacks
+        assert plan.steps == [
+            "have Nomad plan the job that is to follow",
+            "call it stopping (stale)",
+            "stop the job",
+            "call it pending",
+            "make its secret, or take the one there is",
+            "make its workspace volume, or take the one there is",
+            "publish its instructions and managed configuration",
+            "register the job",
+        ]
+        assert world.stack().status.secret_version == 1
+
+
+async def test_a_dry_run_tells_that_a_runtime_is_left_as_it_is_for_a_job_that_nomad_refuses(tmp_path):
+    world = World(tmp_path, when_stale=WhenStale.NOW)
+    async with world.running():
+        await world.ensure()
+        world.plane.dispatcher._workers = 0
+        await until_new_secret_is_seen(world)
+        world.nomad.faults.fail_next("compare", UpstreamRejected("nomad", "compare", "no"))
+
+        report = await world.plane.oversight.reconcile(dry_run=True, by=BACKEND)
+
+        assert [plan.steps for plan in report.stacks] == [["leave it as it is: nomad: compare: no"]]
 
 
 async def test_a_dry_run_of_a_fleet_that_is_as_it_should_be_names_nothing(world):

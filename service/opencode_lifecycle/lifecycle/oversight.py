@@ -16,10 +16,12 @@ from opencode_lifecycle.lifecycle.steps import Limits, Step, Work
 from opencode_lifecycle.lifecycle.work import Desk
 from opencode_lifecycle.model.clock import Clock
 from opencode_lifecycle.model.condition import Condition
-from opencode_lifecycle.model.errors import DeadlineExceeded, UpstreamError
+from opencode_lifecycle.model.errors import DeadlineExceeded, UpstreamError, UpstreamRejected
+from opencode_lifecycle.model.facets import Facets
 from opencode_lifecycle.model.identifiers import ConditionId, OrphanId, UserId
 from opencode_lifecycle.model.orphan import Orphan
 from opencode_lifecycle.model.principal import Principal
+from opencode_lifecycle.model.stack import Stack
 from opencode_lifecycle.model.staleness import StalenessSummary, staleness_of
 from opencode_lifecycle.model.view import Page, ReconcileReport, StackPlan, StackView
 from opencode_lifecycle.ports.stores import Claimed, OrphanStore, StackStore
@@ -140,8 +142,13 @@ class Oversight:
             await self._effects.apply(current, step)
             return current.work
 
+        def want(stack: Stack) -> Facets:
+            return self._effects.wanted(stack, release)
+
         try:
-            steps, status = await forecast(work, read, now=self._now(), limits=self._limits)
+            steps, status = await forecast(work, read, want, now=self._now(), limits=self._limits)
+        except UpstreamRejected as error:
+            steps, status = [f"leave it as it is: {error.message}"], stack.status
         except (UpstreamError, DeadlineExceeded) as error:
             steps, status = [f"wait: {error.message}"], stack.status
         return StackPlan(

@@ -42,7 +42,9 @@ class Releases:
         if resources is None or found is None or resources in found[0].resource_classes:
             return
         names = ", ".join(sorted(found[0].resource_classes))
-        detail = f"release {found[0].number}, on which it is to run, has no such resource class; it has {names}"
+        detail = (
+            f"release {found[0].number}, on which it is to run, has no such resource class; it has {names}"
+        )
         raise InvalidBody([BodyFault("/resources", detail)])
 
     def remember(self, release: Release) -> None:
