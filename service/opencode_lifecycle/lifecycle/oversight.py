@@ -16,6 +16,7 @@ from opencode_lifecycle.lifecycle.steps import Limits, Step, Work
 from opencode_lifecycle.lifecycle.work import Desk
 from opencode_lifecycle.model.clock import Clock
 from opencode_lifecycle.model.condition import Condition
+from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import DeadlineExceeded, UpstreamError, UpstreamRejected
 from opencode_lifecycle.model.facets import Facets
 from opencode_lifecycle.model.identifiers import ConditionId, OrphanId, UserId
@@ -28,6 +29,12 @@ from opencode_lifecycle.ports.stores import Claimed, OrphanStore, StackStore
 
 SHOWN = 500
 """Stacks in one report: more than anybody reads, less than a large answer."""
+REPORT_SECONDS = 90.0
+"""After so long a reconcile plans no more and answers: before its caller gives up, and before its key lapses."""
+_PLANNED_AT_ONCE = 16
+"""Stacks whose plans may read from neighbours at the same time."""
+NOT_PLANNED = "not planned in time"
+"""Stands for the steps of a stack that there was no time to plan."""
 _BREATH = 200
 """Stacks that are judged before others get their turn."""
 
@@ -105,9 +112,11 @@ class Oversight:
         """
         List everything now, and say what is done for each stack and each orphan.
 
-        A dry run takes in what it sees, as every listing does, and begins nothing.
+        A dry run takes in what it sees, as every listing does, and begins nothing. What there was no time to plan is
+        named nevertheless, and says so.
         """
         del by
+        deadline = Deadline.after(REPORT_SECONDS, "plan what is to be done")
         listing, orphans = await (self._sweep.compare() if dry_run else self._sweep.sweep_once())
         needy: list[Known] = []
         for number, known in enumerate(self._fleet):
@@ -115,7 +124,8 @@ class Oversight:
                 needy.append(known)
             if number % _BREATH == 0:
                 await asyncio.sleep(0)
-        plans = [await self._plan(known) for known in needy[:SHOWN]]
+        turns = asyncio.Semaphore(_PLANNED_AT_ONCE)
+        plans = await asyncio.gather(*(self._plan_in_turn(known, turns, deadline) for known in needy[:SHOWN]))
         if not dry_run:
             for known in needy:
                 self._dispatcher.hint(known.stack.user_id)
@@ -130,6 +140,22 @@ class Oversight:
             not_shown=max(0, len(needy) - SHOWN),
             orphans=orphans,
         )
+
+    async def _plan_in_turn(self, known: Known, turns: asyncio.Semaphore, deadline: Deadline) -> StackPlan:
+        try:
+            async with deadline.enforce(), turns:
+                return await self._plan(known)
+        except DeadlineExceeded:
+            stack = known.stack
+            return StackPlan(
+                user_id=stack.user_id,
+                job_id=stack.job_id,
+                phase=stack.status.phase,
+                reason=stack.status.reason,
+                steps=[NOT_PLANNED],
+                message="its neighbours took too long to be asked about so many stacks; ask again for its plan",
+                staleness=(),
+            )
 
     async def _plan(self, known: Known) -> StackPlan:
         stack = known.stack

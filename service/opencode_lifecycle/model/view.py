@@ -43,7 +43,10 @@ class StackPlan:
     phase: Phase
     reason: Reason | None
     steps: Sequence[str]
-    """In order, in words such as `stop the job`. Never empty: a stack with nothing to do has no plan."""
+    """
+    In order, in words such as `stop the job`. Never empty: a stack with nothing to do has no plan, and one that could not
+    be planned in time says that.
+    """
     message: str
     staleness: Sequence[Staleness]
 
