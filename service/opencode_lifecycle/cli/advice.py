@@ -34,6 +34,7 @@ FOR_PROBLEMS: Final[Mapping[str, str]] = {
     "unauthenticated": "name the file of a valid token with --token-file or OPENCODE_LIFECYCLE_TOKEN_FILE",
     "forbidden": "use a token of a role that may do this (credentials: backend, or the user itself); "
     "`opencode-lifecycle doctor` says which one you have",
+    "no-capacity": "free or add a node that fits (`nomad node status`), then try again",
     "upstream-unavailable": "try again; `opencode-lifecycle doctor` names the server that is down",
     "upstream-nonsense": "try again; look at that server's own log when it persists",
     "upstream-denied": "give the service's token at that server the right it lacks",

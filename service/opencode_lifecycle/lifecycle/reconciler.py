@@ -24,6 +24,7 @@ from opencode_lifecycle.model.errors import (
     DeadlineExceeded,
     IllegalTransition,
     IndexConflict,
+    NoCapacity,
     SecretMissing,
     UpstreamDenied,
     UpstreamError,
@@ -245,6 +246,8 @@ class Reconciler:
         reason = UNAVAILABLE.get(error.system if isinstance(error, UpstreamError) else "", Reason.UNKNOWN)
         if isinstance(error, SecretMissing):
             reason = Reason.SECRET_MISSING
+        elif isinstance(error, NoCapacity):
+            reason = Reason.NO_CAPACITY
         overdue = self._now() - status.phase_since >= self._limits.start
         is_starting = stack.intent.desired is Desired.RUNNING and status.phase in {
             Phase.PENDING,

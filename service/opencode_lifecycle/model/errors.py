@@ -23,6 +23,7 @@ Everything that can go wrong, as one tree with stable codes. Nothing here knows 
     │   └── Forbidden                    forbidden
     ├── UpstreamError                    a neighbour failed us; `system` names it
     │   ├── UpstreamUnavailable          upstream-unavailable      down, slow, sealed, no leader: try again
+    │   │   └── NoCapacity               no-capacity               it is well, and has no room for it now: try again
     │   ├── UpstreamNonsense             upstream-nonsense         an answer that cannot be what it claims: try again
     │   ├── UpstreamDenied               upstream-denied           our token lacks a right: a person must act
     │   └── UpstreamRejected             upstream-rejected         it read the request and says no: do not repeat it
@@ -205,6 +206,10 @@ class UpstreamError(LifecycleError):
 
 class UpstreamUnavailable(UpstreamError):
     code = "upstream-unavailable"
+
+
+class NoCapacity(UpstreamUnavailable):
+    code = "no-capacity"
 
 
 class UpstreamNonsense(UpstreamError):

@@ -13,6 +13,7 @@ from opencode_lifecycle.model.errors import (
     DeadlineExceeded,
     IndexConflict,
     LifecycleError,
+    NoCapacity,
     UpstreamDenied,
     UpstreamNonsense,
     UpstreamRejected,
@@ -167,6 +168,19 @@ async def test_a_registration_that_is_switched_off_is_trouble_that_passes(server
     server.always(reply(403, b"job registration disabled", content_type="text/plain"))
 
     assert isinstance(await error_of(nomad, "register"), UpstreamUnavailable)
+
+
+@pytest.mark.parametrize("name", ["oc-ada", "oc-is-in use"])
+async def test_a_volume_that_no_node_can_take_is_told_from_an_outage_and_from_a_refusal(server, nomad, name):
+    text = (
+        f'could not place volume "{name}": no node meets constraints: 0 nodes had existing volume, '
+        "0 nodes filtered by node pool governance, 3 nodes were infeasible"
+    )
+    server.always(reply(500, text.encode(), content_type="text/plain"))
+
+    error = await error_of(nomad, "register")
+    assert isinstance(error, NoCapacity)
+    assert error.detail == text
 
 
 async def test_an_index_conflict_is_told_by_its_text(server, nomad):

@@ -24,6 +24,7 @@ from opencode_lifecycle.adapters.token_file import TokenFile
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import (
     IndexConflict,
+    NoCapacity,
     UpstreamDenied,
     UpstreamError,
     UpstreamNonsense,
@@ -48,6 +49,8 @@ _REFUSED_WITH_500: Final = re.compile(
     r"|in use|no such volume|volume .* (?:is|has)|can't update"
 )
 """Nomad answers 500 for what it will never accept, too. Anything else with 500 is trouble that passes."""
+_NO_ROOM: Final = re.compile(r"could not place volume|no node meets constraints")
+"""And for a volume that no node can take now, in words that hold some of the former by chance."""
 _NOMADS_NOT_FOUND: Final = re.compile(
     r"\A[^<]{0,300}?(?:not found|no such|unknown|does not exist)", re.IGNORECASE
 )
@@ -103,6 +106,8 @@ def meaning_of(status: int, text: str) -> tuple[type[UpstreamError], str]:
         return UpstreamRejected, sentence_of(text) or f"it answered {status}"
     if status == HTTPStatus.INTERNAL_SERVER_ERROR and text.startswith(_INDEX_CONFLICT):
         return IndexConflict, sentence_of(text)
+    if status == HTTPStatus.INTERNAL_SERVER_ERROR and _NO_ROOM.search(text):
+        return NoCapacity, sentence_of(text)
     if status == HTTPStatus.INTERNAL_SERVER_ERROR and _REFUSED_WITH_500.search(text):
         return UpstreamRejected, sentence_of(text)
     if status < HTTPStatus.BAD_REQUEST:
