@@ -196,3 +196,30 @@ def test_edits_that_were_found_before_they_were_counted_are_counted(empty_url):
 
     assert before == mask_of([Facet.EDITED_OUTSIDE])
     assert asyncio.run(summary()) == written == {Facet.EDITED_OUTSIDE: (2, True)}
+
+
+def test_conditions_that_exist_stand_when_0010_goes_down_and_up_and_are_anyones_to_clear(empty_url):
+    condition = Condition(
+        id=ConditionId("cond_1"),
+        kind=ConditionKind.MASS_SILENCE,
+        message="many are silent",
+        details={"silent": 4},
+        since=NOW,
+        confirmed_at=NOW,
+        confirmed_by="olga",
+        confirmed_extent=4,
+        reported_by="a",
+        reported_until=NOW,
+    )
+
+    async def kept(database):
+        return (await database.find_conditions(standing=True)).items
+
+    schema.upgrade(empty_url)
+    within(empty_url, lambda database: database.put_condition(condition))
+    schema.downgrade(empty_url, "0009")
+    schema.upgrade(empty_url)
+
+    assert within(empty_url, kept) == [
+        replace(condition, confirmed_extent=None, reported_by=None, reported_until=None)
+    ]

@@ -8,9 +8,9 @@ gone or an operator says that it is true.
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
-from opencode_lifecycle.model.condition import ConditionKind
+from opencode_lifecycle.model.condition import Condition, ConditionKind
 from opencode_lifecycle.model.identifiers import AllocationId, JobId
 from opencode_lifecycle.model.observation import JobSeen
 from opencode_lifecycle.model.stack import Stack
@@ -89,6 +89,26 @@ def judge(
             gone_back = [*shown_older, *lacking]
             suspicions[ConditionKind.OLDER_SNAPSHOT] = _older(gone_back, listing.index, highest_write)
     return suspicions
+
+
+def extent_of(details: Mapping[str, Any]) -> int:
+    """Return how many stacks a condition with these *details* is about; 0 where it is about the whole."""
+    counts = (details.get(name) for name in ("missing", "silent", "differ"))
+    return next((count for count in counts if isinstance(count, int)), 0)
+
+
+def covers(condition: Condition, details: Mapping[str, Any]) -> bool:
+    """
+    Whether *condition* is confirmed, and *details* tell of no more than that.
+
+    A few more are no news; as many as would raise a condition by themselves are.
+    """
+    if condition.confirmed_at is None:
+        return False
+    confirmed = condition.confirmed_extent
+    more = extent_of(details) - (extent_of(condition.details) if confirmed is None else confirmed)
+    of = details.get("of")
+    return not is_widespread(more, of if isinstance(of, int) else 0)
 
 
 def _has_no_job(each: Expected, listing: Listing) -> bool:

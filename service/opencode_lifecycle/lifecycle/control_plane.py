@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from secrets import token_hex
 
 import structlog
 
@@ -54,7 +55,11 @@ class ControlPlane:
         self.releases = Releases(neighbours.store)
         self.fleet = Fleet(now=now, max_age=p.observation_max_age)
         self.conditions = Conditions(
-            store=neighbours.store, fleet=self.fleet, on_confirmation=self._on_confirmation, now=now
+            store=neighbours.store,
+            fleet=self.fleet,
+            on_confirmation=self._on_confirmation,
+            now=now,
+            replica=token_hex(8) if p.shares_database else None,
         )
         desk = Desk(fleet=self.fleet, site=p.site, when_stale=p.when_stale)
         effects = Effects(

@@ -41,7 +41,13 @@ class Condition:
     since: datetime
     confirmed_at: datetime | None = None
     confirmed_by: str | None = None
+    confirmed_extent: int | None = None
+    """How many stacks it was about when it was confirmed. What grows far beyond that is not confirmed any more."""
     cleared_at: datetime | None = None
+    reported_by: str | None = None
+    """The replica that answers for it and clears it; None where anyone may."""
+    reported_until: datetime | None = None
+    """Until when that replica has answered for it. Not renewed, it is anyone's to clear."""
 
     @property
     def freezes(self) -> bool:

@@ -94,4 +94,7 @@ def _values_of(condition: Condition) -> dict[str, Any]:
         "confirmed_at": condition.confirmed_at,
         "confirmed_by": condition.confirmed_by,
         "cleared_at": condition.cleared_at,
+        "reported_by": condition.reported_by,
+        "reported_until": condition.reported_until,
+        "confirmed_extent": condition.confirmed_extent,
     }

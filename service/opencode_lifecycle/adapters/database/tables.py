@@ -246,6 +246,9 @@ conditions: Final = Table(
     instant("confirmed_at", nullable=True),
     prose("confirmed_by", nullable=True),
     instant("cleared_at", nullable=True),
+    identifier("reported_by", nullable=True),
+    instant("reported_until", nullable=True),
+    number("confirmed_extent", nullable=True),
 )
 
 orphans: Final = Table(
