@@ -62,7 +62,7 @@ class Dispatcher:
         self._came_round: dict[UserId, tuple[object, ...]] = {}
         """What was known when a pass had come to rest and there seemed to be something to do still."""
         self._said: dict[UserId, tuple[object, ...]] = {}
-        """By what knowledge a stack was last taken to rest, and in which phase."""
+        """By what knowledge a stack was last taken to rest."""
         self.has_compared = False
         """Whether everything that the first listing gave rise to was seen to once: what is stale is marked by then."""
         self.pulse = Pulse()
@@ -85,7 +85,7 @@ class Dispatcher:
         user_id = known.stack.user_id
         if user_id in self._at_work or self._left_alone.get(user_id) == self._known_of(known):
             return
-        if self.needs_attention(known):
+        if self.needs_attention(known) and not self._has_said_so(known):
             self.hint(user_id)
 
     def _known_of(self, known: Known) -> tuple[object, ...]:
@@ -110,19 +110,19 @@ class Dispatcher:
         if not isinstance(step, Rest):
             return True
         # A change of prose alone is not worth a write.
-        return _worth_a_write(stack.status) != _worth_a_write(step.status) and not self._has_said_so(known)
+        return _worth_a_write(stack.status) != _worth_a_write(step.status)
 
     def _has_said_so(self, known: Known) -> bool:
         """
-        Whether what would be written down is what was written from the same knowledge before, and another wrote otherwise.
+        Whether it was taken to rest by this same knowledge before, and another replica has moved it since.
 
-        1. This replica reaches the runtime and says that it is healthy; another does not, and says that it is not.
+        1. One replica sees that an allocation has ended, and writes "stopped"; another has not heard of it yet, and writes
+           "stopping". Or one reaches the runtime, and the other does not.
         2. Each hears of what the other wrote, and corrects it, as fast as the database will go.
 
-        So each says what it knows once, until it learns something else or the stack is due.
+        So each does what it knows once, until it learns something else or the stack is due.
         """
-        user_id = known.stack.user_id
-        return self._said.get(user_id) == (known.stack.status.phase, *self._known_of(known))
+        return self._said.get(known.stack.user_id) == self._known_of(known)
 
     async def run(self) -> None:
         """Claim and work until cancelled; then let the workers finish what they are at."""
@@ -228,7 +228,6 @@ class Dispatcher:
             self._said.pop(user_id, None)
             return
         about = self._known_of(known)
-        said = (known.stack.status.phase, *about)
         is_wanted_as_before = known.stack.intent.generation == claimed.stack.intent.generation
         if is_wanted_as_before and (not rests or came_round == about):
             self._left_alone[user_id] = about
@@ -239,7 +238,7 @@ class Dispatcher:
         if user_id in self._hinted or user_id in self._urgent:
             self._came_round[user_id] = about
         elif rests:
-            self._said[user_id] = said
+            self._said[user_id] = about
 
 
 def _worth_a_write(status: Status) -> tuple[object, ...]:
