@@ -26,6 +26,7 @@ _REPLACING = {Reason.STALE, Reason.UNRESPONSIVE, Reason.RECYCLE, Reason.RECREATE
 
 _OLDEST_ANSWER = 60.0
 """Seconds after which no replica may call a server ready that has ended: what was seen of it longer ago is unknown."""
+_MOMENT = 5.0
 _OLDEST_MEMORY = 15.0
 """Seconds after which a replica must know of an accepted change, also when it hears of none."""
 _OLDEST_WATCH = 400.0
@@ -199,7 +200,8 @@ class Watcher:
         cluster = self._cluster
         job = cluster.nomad.jobs.get(job_id)
         runs = (job is not None and not job.seen.stopped) or cluster.nomad._live(job_id)
-        if runs and cluster.loop.time() - cluster.restored_at > _OLDEST_ANSWER:
+        # An empty listing is believed in this, since to say so destroys nothing and is taken back by the next one.
+        if runs and cluster.nomad._hidden is None and cluster.loop.time() - cluster.lied_at > _OLDEST_ANSWER:
             raise Violation(f"I3: {job_id} is said to be stopped, and runs")
 
     def _on_finish(self, claimed: Any, **_: Any) -> None:
@@ -240,7 +242,7 @@ class Watcher:
 
     async def look_at_answers(self, replicas: "Sequence[Replica]", users: Sequence[UserId]) -> None:
         """Ask every replica now and then what it would answer from memory, and hold that against the truth."""
-        since: dict[tuple[int, UserId], float] = {}
+        since: dict[tuple[int, object], float] = {}
         while True:
             await asyncio.sleep(3)
             for replica in replicas:
@@ -249,7 +251,7 @@ class Watcher:
                 for user in users:
                     self._check_answer(replica, user, since)
 
-    def _check_answer(self, replica: "Replica", user: UserId, since: dict[tuple[int, UserId], float]) -> None:
+    def _check_answer(self, replica: "Replica", user: UserId, since: dict[tuple[int, object], float]) -> None:
         cluster, now = self._cluster, self._cluster.loop.time()
         view = replica.plane.provisioning.hot(user, UNCHANGED)
         key = (replica.life, user)
@@ -258,9 +260,13 @@ class Watcher:
             return
         address = view.stack.status.runtime.address
         ended_at = cluster.ended_at.get((address.host, address.port))
-        if ended_at is not None and now - ended_at > _OLDEST_ANSWER:
+        if ended_at is None or now - ended_at <= _OLDEST_ANSWER:
+            since.pop((replica.life, address), None)
+        elif now - since.setdefault((replica.life, address), now) > _MOMENT:
+            # What was frozen may be wrong in the moment in which it goes on.
             self.violation = self.violation or Violation(
-                f"I2: life {replica.life} gives out the address of {user}, whose server ended {now - ended_at:.0f} s ago"
+                f"I2: life {replica.life} gives out the address of {user}, whose server ended "
+                f"{now - ended_at:.0f} s ago"
             )
         row = cluster.store.rows.get(user)
         cannot_read = (
