@@ -99,7 +99,11 @@ def test_a_seed_tells_the_same_story_in_every_process():
 
 
 def test_a_third_of_the_schedules_has_two_replicas():
-    assert [len(Schedule(seed).replicas) for seed in range(6)] == [1, 1, 2, 1, 1, 2]
+    schedules = [Schedule(seed) for seed in range(6)]
+    for schedule in schedules:
+        schedule.loop.close()
+
+    assert [len(schedule.replicas) for schedule in schedules] == [1, 1, 2, 1, 1, 2]
 
 
 def test_every_bug_class_is_planted_or_held_by_a_test_or_comes_with_a_feature():
