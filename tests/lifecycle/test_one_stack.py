@@ -1,10 +1,12 @@
 """What becomes of one stack, from the first ensure to the receipt of its deletion."""
 
 import asyncio
+from datetime import timedelta
 
 import pytest
 
 from fakes.opencode import FakeOpenCode
+from opencode_lifecycle.lifecycle.steps import Limits
 from opencode_lifecycle.model.errors import (
     RuntimeNotReady,
     StackHeld,
@@ -131,6 +133,38 @@ async def test_a_deletion_leaves_nothing_and_ends_with_a_receipt(world: World):
     await world.gone()
     with pytest.raises(StackNotFound):
         await world.plane.provisioning.inspect(ADA)
+
+
+@pytest.mark.parametrize("trouble", ["denied", "leaderless"])
+async def test_a_deletion_waits_for_consul_no_longer_than_for_a_stop_and_says_so(tmp_path, trouble):
+    limits = Limits(start=timedelta(seconds=60), stop=timedelta(seconds=0.3), poll=timedelta(milliseconds=50))
+    world = World(tmp_path, limits=limits)
+    async with world.running():
+        await world.ensure()
+        setattr(world.consul, trouble, True)
+
+        operation = await world.plane.provisioning.delete(
+            ADA, by=BACKEND, delete_workspace=False, if_match=None
+        )
+
+        receipt = (await world.finished(operation)).receipt
+        assert receipt["service"] == "not seen gone: Consul could not be asked"
+        assert receipt["secret"] == "destroyed"
+        await world.gone()
+
+
+async def test_a_deletion_waits_for_a_consul_that_is_away_and_comes_back(world: World):
+    await world.ensure()
+    world.consul.leaderless = True
+    operation = await world.plane.provisioning.delete(ADA, by=BACKEND, delete_workspace=False, if_match=None)
+    await world.until(lambda: world.stack().status.reason is Reason.CONSUL_UNAVAILABLE)
+    assert world.job_id() in world.vault.job_ids
+
+    world.consul.leaderless = False
+    for allocation_id in list(world.consul._services.get(world.job_id(), {})):
+        world.consul.forget(world.job_id(), allocation_id)
+
+    assert (await world.finished(operation)).receipt["service"] == "deregistered"
 
 
 async def _delete(world: World, *, workspace: bool):
@@ -266,10 +300,6 @@ async def test_a_driver_that_cannot_start_the_task_is_named(world: World):
 
 
 async def test_a_runtime_that_is_not_healthy_in_time_fails_and_is_stopped(tmp_path):
-    from datetime import timedelta  # noqa: PLC0415
-
-    from opencode_lifecycle.lifecycle.steps import Limits  # noqa: PLC0415
-
     world = World(
         tmp_path,
         limits=Limits(

@@ -40,7 +40,7 @@ from opencode_lifecycle.lifecycle.vouching import look_at_activity
 from opencode_lifecycle.lifecycle.wanted import Site, job_variables, wanted_facets
 from opencode_lifecycle.model.clock import Clock
 from opencode_lifecycle.model.deadline import Deadline
-from opencode_lifecycle.model.errors import IndexConflict
+from opencode_lifecycle.model.errors import DeadlineExceeded, IndexConflict, UpstreamError
 from opencode_lifecycle.model.facets import Facets
 from opencode_lifecycle.model.identifiers import VolumeId
 from opencode_lifecycle.model.observation import JobSeen
@@ -343,9 +343,24 @@ class Effects:
         self._learn(current, Part.WORKSPACE, receipt=("workspace", "deleted"), workspace=None)
 
     async def _check_service_gone(self, current: Pass, deadline: Deadline) -> None:
+        """
+        Wait for Consul, until the deadline of a stop, to show that the service is gone, and put down what it showed.
+
+        What is left there leads nowhere: nothing of the stack runs by now, and the next comparison finds it.
+        """
         stack = current.work.stack
-        left = await self._catalog.instances(stack.job_id, deadline)
-        if left and self._now() - stack.status.phase_since < self._limits.stop:
+        overdue = self._now() - stack.status.phase_since >= self._limits.stop
+        try:
+            left = await self._catalog.instances(stack.job_id, deadline)
+        except (UpstreamError, DeadlineExceeded) as error:
+            if not overdue:
+                raise
+            log.warning("service not seen gone", job_id=stack.job_id, error=error.message)
+            self._learn(
+                current, Part.SERVICE, receipt=("service", "not seen gone: Consul could not be asked")
+            )
+            return
+        if left and not overdue:
             raise NotYet("waiting for Consul to forget the service")
         outcome = f"{len(left)} instances still listed by Consul" if left else "deregistered"
         self._learn(current, Part.SERVICE, receipt=("service", outcome))
