@@ -321,6 +321,7 @@ def test_stacks_that_need_a_person_are_named(service, examine):
         "crash_loop",
         "out_of_memory",
         "contested",
+        "not_ended",
     }
 
 

@@ -228,7 +228,7 @@ class FakeStore:
                 row.next_attempt_at = AT_ONCE if is_behind else progress.next_attempt_at
             operation = self.operations.get(last) if last is not None else None
             if operation is not None and not operation.state.is_finished:
-                answers_it = operation.generation <= progress.status.observed_generation
+                answers_it = operation.generation <= claimed.stack.intent.generation
                 self._progress(operation, progress, progress.outcome if answers_it else None)
             self.events += progress.events
             self._announce()

@@ -5,6 +5,7 @@ from datetime import timedelta
 import pytest
 
 from opencode_lifecycle.model.condition import ConditionKind
+from opencode_lifecycle.model.errors import UpstreamUnavailable
 from opencode_lifecycle.model.identifiers import JobId, UserId
 from opencode_lifecycle.model.states import Phase, Reason
 from world import ADA, BACKEND, OPERATOR, World
@@ -319,3 +320,23 @@ async def test_another_replica_holds_back_what_one_has_raised(tmp_path):
             await confirm(world, ConditionKind.MASS_DISAPPEARANCE)
 
             await world.until(lambda: not other.fleet.frozen)
+
+
+async def test_an_open_server_is_not_started_again_because_a_condition_stood_meanwhile(world):
+    """It was failed for good; its stop had not reached Nomad when another cluster showed."""
+    world.server_changes = {"password": ""}
+    world.nomad.faults.fail_next("deregister", UpstreamUnavailable("nomad", "call", "no"), times=None)
+    await world.ensure(wait=None)
+    await world.until(lambda: world.stack().status.reason is Reason.OPEN_WITHOUT_PASSWORD)
+    mark = world.nomad.cluster_mark.marks.pop("main")
+    await world.until(lambda: ConditionKind.OTHER_CLUSTER in world.plane.fleet.frozen)
+    world.plane.dispatcher.hint(ADA)
+    await world.until(lambda: "condition stands" in world.stack().status.message)
+    world.nomad.faults.heal()
+    world.nomad.cluster_mark.marks["main"] = mark
+    await world.until(lambda: not world.plane.fleet.frozen)
+    await world.until(lambda: world.nomad.jobs[world.job_id()].seen.stopped)
+    await world.ensure("bob")
+
+    assert world.stack().status.reason is Reason.OPEN_WITHOUT_PASSWORD
+    assert not world.live_allocations()

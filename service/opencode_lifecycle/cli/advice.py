@@ -65,6 +65,8 @@ FOR_REASONS: Final[Mapping[Reason, str]] = {
     Reason.LOST: "nothing: it is being started again",
     Reason.CONTESTED: "see which services have that address (`consul catalog nodes -service=NAME`); deregister the one that "
     "is not there any more. It goes on by itself when one is left",
+    Reason.NOT_ENDED: "see to the node that the message names (`nomad node status`); it goes on as soon as Nomad says that the "
+    "allocation ended or its node is lost",
     Reason.CRASH_LOOP: "read why it exits: `opencode-lifecycle logs USER --type stderr`; the message has the exit code",
     Reason.OUT_OF_MEMORY: "give it more: `opencode-lifecycle ensure USER --resources NAME`, or raise memory_max of its "
     "resource class",
@@ -93,6 +95,7 @@ MEANING: Final[Mapping[Reason, str]] = {
     Reason.CONSUL_UNAVAILABLE: "Consul cannot be reached, so nothing is concluded about it.",
     Reason.LOST: "Its runtime ended or its job was removed without our asking; it is being started again.",
     Reason.CONTESTED: "Consul lists its address for another runtime as well, so it was withdrawn until one is left.",
+    Reason.NOT_ENDED: "Its last allocation has not ended in time, and nothing else may use its workspace before.",
     Reason.CRASH_LOOP: "It was proven and has exited since; Nomad starts it again.",
     Reason.OUT_OF_MEMORY: "It was killed because it used more memory than it may.",
     Reason.UNRESPONSIVE: "It took connections and answered none, so it is being replaced.",

@@ -23,6 +23,7 @@ _NEED_A_LOOK: Final = (
     Reason.CRASH_LOOP,
     Reason.OUT_OF_MEMORY,
     Reason.CONTESTED,
+    Reason.NOT_ENDED,
 )
 
 

@@ -10,7 +10,7 @@ from typing import assert_never
 import structlog
 
 from opencode_lifecycle.lifecycle.fleet import Fleet
-from opencode_lifecycle.lifecycle.planning.moves import facets_in, still_missing
+from opencode_lifecycle.lifecycle.planning.moves import facets_in
 from opencode_lifecycle.lifecycle.releases import Releases
 from opencode_lifecycle.lifecycle.steps import (
     CheckJob,
@@ -256,7 +256,7 @@ class Effects:
             stack.status,
             phase=phase,
             phase_since=now if phase is not stack.status.phase else stack.status.phase_since,
-            reason=still_missing(stack.status) if phase is Phase.STARTING else None,
+            reason=None,
             message="registered; waiting for an allocation" if phase is Phase.STARTING else "",
             health=Health.STARTING if phase is Phase.STARTING else stack.status.health,
             facets=facets,

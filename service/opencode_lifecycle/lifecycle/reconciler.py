@@ -16,7 +16,7 @@ from opencode_lifecycle.lifecycle.effects import Effects, NotYet, Pass, Workspac
 from opencode_lifecycle.lifecycle.fleet import Fleet
 from opencode_lifecycle.lifecycle.planning import failed, plan
 from opencode_lifecycle.lifecycle.releases import Releases
-from opencode_lifecycle.lifecycle.steps import FinishDeletion, Limits, Move, Rest
+from opencode_lifecycle.lifecycle.steps import FinishDeletion, Limits, Move, Rest, Step, system_of
 from opencode_lifecycle.lifecycle.work import Desk
 from opencode_lifecycle.model.clock import Clock
 from opencode_lifecycle.model.errors import (
@@ -29,9 +29,10 @@ from opencode_lifecycle.model.errors import (
     UpstreamDenied,
     UpstreamError,
     UpstreamRejected,
+    UpstreamUnavailable,
     VersionConflict,
 )
-from opencode_lifecycle.model.identifiers import new_event_id
+from opencode_lifecycle.model.identifiers import UserId, new_event_id
 from opencode_lifecycle.model.operation import Event, OperationState, PhaseEntered
 from opencode_lifecycle.model.stack import KeptWorkspace, Stack
 from opencode_lifecycle.model.states import UNAVAILABLE, Desired, MigrationState, Phase, Reason
@@ -70,6 +71,8 @@ class Reconciler:
         self._claim_lifetime = claim_lifetime
         self._now = now
         self._random = random
+        self._held_up: dict[UserId, int] = {}
+        """How often in a row a neighbour held a stack up: each pause is longer than the one before."""
 
     async def reconcile(self, claimed: Claimed) -> bool:
         """
@@ -79,7 +82,7 @@ class Reconciler:
         """
         current = await self._begin(claimed)
         try:
-            return await self._go_on(current)
+            rests = await self._go_on(current)
         except ClaimLost:
             log.info("claim lost", job_id=claimed.stack.job_id)
             await self._stacks.release_claim(current.claimed, next_attempt_at=self._now())
@@ -89,6 +92,9 @@ class Reconciler:
             log.exception("illegal move", job_id=claimed.stack.job_id, error=error.message)
             await self._stacks.release_claim(current.claimed, next_attempt_at=self._now() + DEFECT_PAUSE)
             return False
+        if rests:
+            self._held_up.pop(claimed.stack.user_id, None)
+        return rests
 
     async def _go_on(self, current: Pass) -> bool:
         try:
@@ -135,11 +141,20 @@ class Reconciler:
                         await self._begin_anew(current)
                         return True
                     await self._hold_claim(current)
-                    await self._effects.apply(current, step)
+                    await self._apply(current, step)
         job_id, phase = current.work.stack.job_id, current.work.stack.status.phase
         log.error("plan goes in circles", job_id=job_id, phase=phase)
         await self._stacks.release_claim(current.claimed, next_attempt_at=self._now() + DEFECT_PAUSE)
         return False
+
+    async def _apply(self, current: Pass, step: Step) -> None:
+        try:
+            await self._effects.apply(current, step)
+        except DeadlineExceeded as error:
+            system = system_of(step)
+            if system is None:
+                raise
+            raise UpstreamUnavailable(system, error.purpose, "no answer in time") from error
 
     async def _begin_anew(self, current: Pass) -> None:
         """
@@ -243,11 +258,7 @@ class Reconciler:
         if _is_final(error) and stack.intent.desired is Desired.RUNNING:
             await self._give_up(current, Reason.JOB_REJECTED, error.message)
             return
-        reason = UNAVAILABLE.get(error.system if isinstance(error, UpstreamError) else "", Reason.UNKNOWN)
-        if isinstance(error, SecretMissing):
-            reason = Reason.SECRET_MISSING
-        elif isinstance(error, NoCapacity):
-            reason = Reason.NO_CAPACITY
+        reason = _reason_of(error)
         overdue = self._now() - status.phase_since >= self._limits.start
         is_starting = stack.intent.desired is Desired.RUNNING and status.phase in {
             Phase.PENDING,
@@ -267,7 +278,10 @@ class Reconciler:
         elif status.phase is Phase.RUNNING:
             # Nothing is said against a runtime that runs; but each try waits longer than the one before.
             status = replace(status, attempts=attempts)
-        pause = timedelta(seconds=self._limits.outage.seconds(attempts, self._random))
+        elif status.phase is Phase.STOPPED:
+            status = replace(status, message=error.message)
+        self._held_up[stack.user_id] = in_a_row = self._held_up.get(stack.user_id, 0) + 1
+        pause = timedelta(seconds=self._limits.outage.seconds(max(attempts, in_a_row), self._random))
         await self._save(
             current, Progress(status=status, next_attempt_at=self._now() + pause, outcome=outcome)
         )
@@ -322,8 +336,18 @@ class Reconciler:
             self._fleet.remove(stack.user_id)
 
 
+def _reason_of(error: UpstreamError | DeadlineExceeded) -> Reason:
+    if isinstance(error, SecretMissing):
+        return Reason.SECRET_MISSING
+    if isinstance(error, NoCapacity):
+        return Reason.NO_CAPACITY
+    if _is_final(error):
+        return Reason.JOB_REJECTED
+    return UNAVAILABLE.get(error.system if isinstance(error, UpstreamError) else "", Reason.UNKNOWN)
+
+
 def _is_final(error: UpstreamError | DeadlineExceeded) -> bool:
-    """Whether Nomad has read the job and will never take it."""
+    """Whether Nomad has read what it was asked for and will never do it."""
     return (
         isinstance(error, UpstreamRejected)
         and error.system == "nomad"

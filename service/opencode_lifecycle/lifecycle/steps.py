@@ -218,3 +218,16 @@ Step = (
     | FinishDeletion
     | Rest
 )
+
+
+def system_of(step: Step) -> str | None:
+    """Return the neighbour that *step* asks, by the name that an `UpstreamError` has for it; None when it is none of them."""
+    match step:
+        case MakeSecret() | RotateSecret() | DestroySecret():
+            return "vault"
+        case CheckServiceGone():
+            return "consul"
+        case Move() | Rest() | FinishDeletion() | LookAtActivity():
+            return None
+        case _:
+            return "nomad"

@@ -85,11 +85,13 @@ def staleness_of(status: Status, want: Facets, *, desired: Desired) -> tuple[Sta
     """
     Return one reason for each facet in which the stack is not as *want* says, in the order of `Facet`.
 
-    A stack that is not running is stale only when its runtime vanished: it starts on what is wanted then.
+    A stack that is not running is stale only when its runtime vanished: it starts on what is wanted then. It is missing
+    until it runs again, whatever holds that up meanwhile, so what was marked last counts as well.
     """
     if desired is not Desired.RUNNING:
         return ()
-    if status.phase in _MISSING_IN and status.reason is Reason.LOST:
+    vanished = status.reason is Reason.LOST or Facet.MISSING in status.stale
+    if status.phase in _MISSING_IN and vanished:
         return (_reason(Facet.MISSING, status.message or "nothing runs", "running"),)
     if status.phase is not Phase.RUNNING:
         return ()

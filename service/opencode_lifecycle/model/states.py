@@ -96,6 +96,8 @@ class Reason(StrEnum):
     """It cannot be seen at the moment."""
     RECREATE = "recreate"
     """It is stopped in order to be started afresh."""
+    NOT_ENDED = "not_ended"
+    """Its last allocation has not ended within the stop deadline. Nothing else may use its workspace before it has."""
     CRASH_LOOP = "crash_loop"
     """The runtime was proven and exited since; the message has the exit code. Nomad starts it again."""
     OUT_OF_MEMORY = "out_of_memory"

@@ -81,8 +81,8 @@ class Progress:
 
     *next_attempt_at* is when the stack is due again without being woken; None leaves that to hints alone. When a newer
     generation was accepted meanwhile the stack is due at once, whatever is said here. *entered* is appended to the
-    phases of the stack's last operation while that is unfinished, *outcome* finishes it if its generation is at most
-    *status.observed_generation*. The claim ends with the save unless *keep_claim*.
+    phases of the stack's last operation while that is unfinished, *outcome* finishes it unless it was asked for after
+    the stack was claimed. The claim ends with the save unless *keep_claim*.
     """
 
     status: Status

@@ -113,7 +113,7 @@ class ClaimRows(Store):
         def save(transaction: Transaction) -> Stack:
             row = _claimed_row(transaction, claimed)
             stack = _write_status(transaction, row, claimed, progress)
-            _write_operation(transaction, row, progress)
+            _write_operation(transaction, row, claimed, progress)
             append_events(transaction, progress.events)
             return stack
 
@@ -224,11 +224,14 @@ def _write_status(
     return stack
 
 
-def _write_operation(transaction: Transaction, row: Mapping[str, Any], progress: Progress) -> None:
+def _write_operation(
+    transaction: Transaction, row: Mapping[str, Any], claimed: Claimed, progress: Progress
+) -> None:
     operation = last_operation_of(row)
     if operation is None or operation.state.is_finished:
         return
-    answers_it = operation.generation <= progress.status.observed_generation
+    # What was asked for since the stack was last read is not answered by it.
+    answers_it = operation.generation <= claimed.stack.intent.generation
     outcome = progress.outcome if answers_it else None
     if progress.entered is not None or outcome is not None:
         write_progress(transaction, operation, entered=progress.entered, outcome=outcome)

@@ -37,9 +37,15 @@ def held_back(work: Work, step: Step, limits: Limits) -> Step:
     if _is_held(work, step):
         names = ", ".join(sorted(work.frozen))
         message = f"held back while a condition stands: {names}. See the conditions, and confirm them if they are right"
-        status = replace(work.stack.status, reason=Reason.BRAKE, message=message)
+        status = replace(work.stack.status, reason=_kept(work) or Reason.BRAKE, message=message)
         return Rest(status, limits.poll)
     return step
+
+
+def _kept(work: Work) -> Reason | None:
+    """Return why it failed or is being replaced, which its plan goes by when the condition is gone."""
+    status = work.stack.status
+    return status.reason if status.phase in {Phase.FAILED, Phase.STOPPING} else None
 
 
 def _is_held(work: Work, step: Step) -> bool:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from datetime import datetime
 
-from opencode_lifecycle.lifecycle.planning.moves import entered, wait_for_end
+from opencode_lifecycle.lifecycle.planning.moves import entered, not_found_yet, wait_for_end
 from opencode_lifecycle.lifecycle.steps import (
     CheckServiceGone,
     ClearLiveFiles,
@@ -36,6 +36,8 @@ def plan_fresh_start(work: Work, seen: Observation, now: datetime, limits: Limit
        saved generation says that its predecessor is gone.
     """
     stack = work.stack
+    if not_found_yet(work, seen):
+        return Look()
     running = isinstance(seen.job, JobSeen) and not seen.job.stopped
     if (running or seen.live) and stack.status.phase is not Phase.STOPPING:
         return Move(
@@ -70,6 +72,8 @@ def plan_interrupted_stop(work: Work, seen: Observation, now: datetime, limits: 
     Of the latter, what was not stopped yet runs on; what was must end first.
     """
     stack = work.stack
+    if not_found_yet(work, seen):
+        return Look()
     if isinstance(seen.job, JobSeen) and not seen.job.stopped:
         if stack.status.reason in _REPLACING:
             return StopJob()
@@ -92,6 +96,8 @@ def plan_stopped(work: Work, seen: Observation, now: datetime, limits: Limits) -
         if waiting is not None:
             return waiting
     if stack.status.phase is not Phase.STOPPED:
+        if not_found_yet(work, seen):
+            return Look()
         return Move(
             entered(
                 stack,
@@ -115,8 +121,7 @@ def plan_deleted(work: Work, seen: Observation, now: datetime, limits: Limits) -
     if stack.status.phase is not Phase.DELETING:
         return Move(entered(stack, Phase.DELETING, now=now, runtime=None, health=Health.UNKNOWN))
     job = seen.job
-    if not isinstance(job, JobSeen) and Part.LOOK not in work.done:
-        # What follows cannot be undone, so that the job is gone is never taken from memory.
+    if not_found_yet(work, seen):
         return Look()
     if not isinstance(job, JobSeen) or job.belongs_to(work.installation):
         if isinstance(job, JobSeen) and not job.stopped:

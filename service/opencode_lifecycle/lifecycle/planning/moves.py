@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from random import Random
 from typing import Any
 
-from opencode_lifecycle.lifecycle.steps import Limits, Rest, Work
+from opencode_lifecycle.lifecycle.steps import Limits, Part, Rest, Work
 from opencode_lifecycle.model.facets import Facet, Facets
 from opencode_lifecycle.model.observation import AllocationSeen, JobSeen, Observation
 from opencode_lifecycle.model.proof import Proof
@@ -37,11 +37,6 @@ def entered(
     return replace(status, phase=to, phase_since=since, reason=reason, message=message, **changes)
 
 
-def still_missing(status: Status) -> Reason | None:
-    """Return why a runtime starts whose last one vanished: it is missing until it runs again. None for others."""
-    return Reason.LOST if status.reason is Reason.LOST else None
-
-
 def failed(stack: Stack, reason: Reason, message: str, now: datetime) -> Status:
     """The failure speaks for the generation it met, so that only a newer one, or a new request, is tried at once."""
     was_migrating = stack.status.migration_state is MigrationState.REPLACING
@@ -65,6 +60,11 @@ def retry_at(stack: Stack, limits: Limits) -> datetime:
     return stack.status.phase_since + timedelta(seconds=seconds)
 
 
+def not_found_yet(work: Work, seen: Observation) -> bool:
+    """Whether a job is absent that nobody looked for directly. Lists may lie: nothing ends or begins anew by them alone."""
+    return not isinstance(seen.job, JobSeen) and Part.LOOK not in work.done
+
+
 def wait_for_end(work: Work, seen: Observation, now: datetime, limits: Limits) -> Rest | None:
     """
     Rest while an allocation may still run: two servers must never share a workspace.
@@ -80,7 +80,9 @@ def wait_for_end(work: Work, seen: Observation, now: datetime, limits: Limits) -
         return Rest(replace(status, message=message), limits.poll)
     message += f", longer than {limits.stop.total_seconds():.0f} s; is its node reachable?"
     outcome = None if work.stack.intent.desired is Desired.DELETED else False
-    return Rest(replace(status, message=message), limits.poll, succeeded=outcome)
+    # Why it failed, or is being replaced, is what its plan goes by, and stays said.
+    reason = status.reason or Reason.NOT_ENDED
+    return Rest(replace(status, reason=reason, message=message), limits.poll, succeeded=outcome)
 
 
 def facets_in(job: JobSeen, work: Work) -> Facets | None:

@@ -20,7 +20,7 @@ from opencode_lifecycle.lifecycle.steps import (
     Work,
 )
 from opencode_lifecycle.model.facets import Facet
-from opencode_lifecycle.model.observation import AllocationSeen, JobSeen, Observation
+from opencode_lifecycle.model.observation import AllocationSeen, ClientStatus, JobSeen, Observation
 from opencode_lifecycle.model.stack import Runtime, Status
 from opencode_lifecycle.model.staleness import Staleness, facets_of, staleness_of
 from opencode_lifecycle.model.states import Health, MigrationState, Phase, Reason, WhenStale
@@ -36,7 +36,7 @@ def plan_running(work: Work, seen: Observation, now: datetime, limits: Limits) -
         _lost(work, seen, now)
         or _no_longer_safe(work, now)
         or _follow_others(work, seen)
-        or _replace_wedged(work, now, limits)
+        or _replace_wedged(work, seen, now, limits)
         or _put_right(work, seen, now, limits)
     )
 
@@ -108,19 +108,31 @@ def _health(work: Work, limits: Limits) -> Health:
     return Health.DEGRADED if work.silent_probes > 0 else Health.HEALTHY
 
 
-def _replace_wedged(work: Work, now: datetime, limits: Limits) -> Step | None:
+def _replace_wedged(work: Work, seen: Observation, now: datetime, limits: Limits) -> Step | None:
     """
     Replace a runtime that has answered nothing for long: alive for Nomad, dead for everyone who asks it something.
+
+    One whose node Nomad does not hear from is not called dead by anyone: its agent may work on, and the node come back.
 
     One that was seen at work is given longer. What a replacement does not cure is not replaced again and again.
     """
     probes = limits.wedged_probes
     if work.activity is not None and work.activity.busy and _age(work.activity_at, now) < limits.idle_after:
         probes *= limits.patience_when_busy
+    if _is_disconnected(work, seen):
+        return None
     if work.silent_probes < probes or _recycled_lately(work, now, limits):
         return None
     message = f"it left {work.silent_probes} probes in a row unanswered, and is started afresh"
     return _replace(work, Reason.UNRESPONSIVE, message, now, recycled=True)
+
+
+def _is_disconnected(work: Work, seen: Observation) -> bool:
+    runtime = work.stack.status.runtime
+    return runtime is not None and any(
+        allocation.id == runtime.allocation_id and allocation.client_status is ClientStatus.UNKNOWN
+        for allocation in seen.allocations
+    )
 
 
 def _recycled_lately(work: Work, now: datetime, limits: Limits) -> bool:

@@ -9,13 +9,14 @@ from opencode_lifecycle.lifecycle.planning.moves import (
     facets_in,
     failed,
     is_about,
+    not_found_yet,
     retry_at,
-    still_missing,
     wait_for_end,
 )
 from opencode_lifecycle.lifecycle.steps import (
     CompareJob,
     Limits,
+    Look,
     MakeSecret,
     MakeWorkspace,
     Move,
@@ -37,6 +38,9 @@ from opencode_lifecycle.model.states import FINAL_REASONS, OUTAGES, Health, Phas
 def plan_failed(work: Work, seen: Observation, now: datetime, limits: Limits) -> Step:
     stack = work.stack
     if isinstance(seen.job, JobSeen) and not seen.job.stopped:
+        if stack.status.reason in OUTAGES:
+            # That a neighbour was away says nothing against what runs: an agent may be at work in it.
+            return Move(entered(stack, Phase.PENDING, now=now, reason=stack.status.reason))
         return StopJob()
     asked_again = stack.status.attempts == 0 or not stack.is_settled
     if stack.status.reason in FINAL_REASONS and not asked_again:
@@ -58,7 +62,7 @@ def plan_pending(work: Work, seen: Observation, now: datetime, limits: Limits) -
     runs = isinstance(job, JobSeen) and not job.stopped
     if not runs and (waiting := wait_for_end(work, seen, now, limits)) is not None:
         return waiting
-    preparation = _prepare(work)
+    preparation = _prepare(work, runs=runs)
     if preparation is not None:
         return preparation
     if not isinstance(job, JobSeen):
@@ -70,6 +74,9 @@ def plan_pending(work: Work, seen: Observation, now: datetime, limits: Limits) -
     facets = facets_in(job, work)
     if facets is None:
         return Move(failed(stack, Reason.FOREIGN_JOB, f"job {job.job_id} lacks the facets in its meta", now))
+    if stack.status.secret_version is None and facets.secret_version > 0:
+        # The job names the version that it runs with. If Vault has a newer one, the sweep will say so.
+        return Move(replace(stack.status, secret_version=facets.secret_version))
     is_as_wanted = facets.revision == work.wanted.revision
     if (
         is_as_wanted
@@ -84,7 +91,6 @@ def plan_pending(work: Work, seen: Observation, now: datetime, limits: Limits) -
             stack,
             Phase.STARTING,
             now=now,
-            reason=still_missing(stack.status),
             facets=facets,
             release=release,
             job_modify_index=job.modify_index,
@@ -92,12 +98,14 @@ def plan_pending(work: Work, seen: Observation, now: datetime, limits: Limits) -
     )
 
 
-def _prepare(work: Work) -> Step | None:
+def _prepare(work: Work, *, runs: bool) -> Step | None:
+    """What is there before the job. A job that *runs* has its secret, and is not kept waiting for Vault."""
     stack = work.stack
     if work.needs.secret and Part.SECRET not in work.done:
         if stack.intent.rotation > stack.status.rotation_done:
             return RotateSecret(stack.status.secret_version or 0)
-        return MakeSecret()
+        if not runs:
+            return MakeSecret()
     if work.needs.workspace and Part.WORKSPACE not in work.done:
         return MakeWorkspace()
     if work.needs.live_files and Part.LIVE_FILES not in work.done:
@@ -116,6 +124,8 @@ def _current_allocation(seen: Observation, job: JobSeen) -> AllocationSeen | Non
 def plan_starting(work: Work, seen: Observation, now: datetime, limits: Limits) -> Step:
     stack = work.stack
     job = seen.job
+    if not_found_yet(work, seen):
+        return Look()
     if not isinstance(job, JobSeen) or job.stopped:
         return Move(
             entered(
@@ -139,15 +149,15 @@ def plan_starting(work: Work, seen: Observation, now: datetime, limits: Limits) 
     if reason is None and work.doubt:
         reason, message = Reason.CONTESTED, work.doubt
     overdue = now - stack.status.phase_since >= limits.start
-    if overdue and reason not in OUTAGES:
+    cannot_be_proven = reason in OUTAGES or reason is Reason.CONTESTED
+    if overdue and not cannot_be_proven:
         return Move(
             failed(stack, reason or Reason.NEVER_HEALTHY, message or "it was not healthy in time", now)
         )
     if overdue:
-        # It may be as healthy as can be: it cannot be proven while a neighbour is away.
+        # It may be as healthy as can be: it cannot be proven while a neighbour is away, or names its address for another.
         return Rest(replace(stack.status, reason=reason, message=message), limits.poll)
     left = limits.start - (now - stack.status.phase_since)
-    reason = reason or still_missing(stack.status)
     status = replace(stack.status, reason=reason, message=message, health=Health.STARTING)
     return Rest(status, min(left, limits.poll))
 
