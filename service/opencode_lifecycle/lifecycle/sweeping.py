@@ -1,12 +1,15 @@
 """
 Looks at what has no watch: the versions of secrets in Vault, and what runtimes use.
 
-Both go round the fleet at a pace that no neighbour notices, and only tell the fleet what they saw.
+Both go round the fleet at a pace that no neighbour notices, and only tell the fleet what they saw. What cannot be looked at
+keeps nobody from the rest; a round in which nothing could be seen has failed.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
+
+import structlog
 
 from opencode_lifecycle.lifecycle.background import Pulse
 from opencode_lifecycle.lifecycle.brake import secrets_missing
@@ -14,10 +17,16 @@ from opencode_lifecycle.lifecycle.conditions import Conditions
 from opencode_lifecycle.lifecycle.fleet import Fleet, Known
 from opencode_lifecycle.model.condition import ConditionKind
 from opencode_lifecycle.model.deadline import Deadline
+from opencode_lifecycle.model.errors import DeadlineExceeded, UpstreamError
+from opencode_lifecycle.model.identifiers import JobId
 from opencode_lifecycle.model.stack import Stack
 from opencode_lifecycle.model.states import Phase
 from opencode_lifecycle.ports.orchestrator import Orchestrator
 from opencode_lifecycle.ports.secrets import PasswordStore, SecretSeen
+
+log = structlog.get_logger(__name__)
+
+Failure = UpstreamError | DeadlineExceeded
 
 READS_PER_SECOND = 50
 """Of Vault's metadata, all together: the contract of the design."""
@@ -55,28 +64,38 @@ class SecretSweep:
         """Look at every secret once; takes one interval, or longer where there are too many for it."""
         stacks = [known.stack for known in self._fleet if _has_secret(known)]
         missing: list[tuple[Stack, SecretSeen]] = []
+        failures: dict[JobId, Failure] = {}
         pause = max(self._interval / max(len(stacks), 1), 1 / READS_PER_SECOND)
         for first in range(0, len(stacks), _AT_ONCE):
             some = stacks[first : first + _AT_ONCE]
-            looked, _ = await asyncio.gather(self._look_at(some), asyncio.sleep(pause * len(some)))
-            missing += looked
-        await self._tell_missing(missing, len(stacks))
+            found, _ = await asyncio.gather(self._look_at(some), asyncio.sleep(pause * len(some)))
+            missing += [(stack, seen) for stack, seen in found if isinstance(seen, SecretSeen)]
+            failures |= {stack.job_id: seen for stack, seen in found if not isinstance(seen, SecretSeen)}
+        _tell_failures("secrets not looked at", failures, len(stacks))
+        await self._tell_missing(missing, list(failures), len(stacks))
         self.pulse.beat()
         if not stacks:
             await asyncio.sleep(self._interval)
 
-    async def _look_at(self, stacks: Sequence[Stack]) -> list[tuple[Stack, SecretSeen]]:
+    async def _look_at(self, stacks: Sequence[Stack]) -> list[tuple[Stack, SecretSeen | Failure]]:
+        """Tell of the secrets that are there; return those that are not, and those that could not be looked at."""
         found = await asyncio.gather(*(self._look(stack) for stack in stacks))
-        missing = []
+        rest = []
         for stack, seen in zip(stacks, found, strict=True):
-            if seen.version is None:
-                missing.append((stack, seen))
-            else:
+            if isinstance(seen, SecretSeen) and seen.version is not None:
                 self._fleet.saw_secret(stack.user_id, seen, expected=stack.status.secret_version)
-        return missing
+            else:
+                rest.append((stack, seen))
+        return rest
 
-    async def _look(self, stack: Stack) -> SecretSeen:
+    async def _look(self, stack: Stack) -> SecretSeen | Failure:
         deadline = Deadline.after(self._timeout, f"look at the secret of {stack.job_id}")
+        try:
+            return await self._seen(stack, deadline)
+        except (UpstreamError, DeadlineExceeded) as error:
+            return error
+
+    async def _seen(self, stack: Stack, deadline: Deadline) -> SecretSeen:
         seen = await self._passwords.look(stack.job_id, deadline) or SecretSeen(version=None)
         if seen.version is not None and (seen.installation, seen.user_id) == (None, None):
             # So that it is known again should its row be lost. Done here, so that no start waits for it.
@@ -85,9 +104,15 @@ class SecretSweep:
             )
         return seen
 
-    async def _tell_missing(self, missing: list[tuple[Stack, SecretSeen]], of: int) -> None:
-        suspicion = secrets_missing([stack.job_id for stack, _ in missing], of)
+    async def _tell_missing(
+        self, missing: Sequence[tuple[Stack, SecretSeen]], unseen: Sequence[JobId], of: int
+    ) -> None:
+        gone = [stack.job_id for stack, _ in missing]
+        suspicion = secrets_missing(gone, of - len(unseen))
         kind = ConditionKind.SECRETS_MISSING
+        if suspicion is None and secrets_missing([*gone, *unseen], of) is not None:
+            # It may be a crowd or not. That is seen in a round that sees more.
+            return
         await self._conditions.report(kind, suspicion)
         if suspicion is not None and not self._conditions.confirmed(kind):
             return
@@ -115,15 +140,33 @@ class UsageSweep:
         """Look at every runtime once; takes one interval, or longer where there are too many for it."""
         stacks = [known.stack for known in self._fleet if known.stack.status.phase is Phase.RUNNING]
         pause = max(self._interval / max(len(stacks), 1), 1 / USAGES_PER_SECOND)
+        failures: dict[JobId, Failure] = {}
         for stack in stacks:
             await asyncio.sleep(pause)
-            runtime = stack.status.runtime
-            if runtime is None:
-                continue
-            deadline = Deadline.after(self._timeout, f"ask what {stack.job_id} uses")
-            usage = await self._orchestrator.usage(runtime.allocation_id, deadline)
-            if usage is not None:
-                self._fleet.saw_memory(stack.user_id, usage.memory)
+            try:
+                await self._look(stack)
+            except (UpstreamError, DeadlineExceeded) as error:
+                failures[stack.job_id] = error
+        _tell_failures("use of memory not seen", failures, len(stacks))
         self.pulse.beat()
         if not stacks:
             await asyncio.sleep(self._interval)
+
+    async def _look(self, stack: Stack) -> None:
+        runtime = stack.status.runtime
+        if runtime is None:
+            return
+        deadline = Deadline.after(self._timeout, f"ask what {stack.job_id} uses")
+        usage = await self._orchestrator.usage(runtime.allocation_id, deadline)
+        if usage is not None:
+            self._fleet.saw_memory(stack.user_id, usage.memory)
+
+
+def _tell_failures(what: str, failures: Mapping[JobId, Failure], of: int) -> None:
+    """Say how many of a round failed. When all did, it is no round: raise the first."""
+    if not failures:
+        return
+    job_id, error = next(iter(failures.items()))
+    if len(failures) == of:
+        raise error
+    log.warning(what, failed=len(failures), of=of, first=job_id, error=error.message)
