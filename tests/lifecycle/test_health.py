@@ -20,6 +20,9 @@ LIMITS = {
     "idle_poll": timedelta(milliseconds=20),
 }
 
+OTHER_JOB, OTHER = JobId("oc-other-job"), AllocationId("other")
+"""Of another installation, whose namespace we do not see."""
+
 
 def a_world(path, **changes) -> World:
     parameters = {
@@ -219,7 +222,7 @@ async def test_an_address_that_consul_lists_for_another_runtime_as_well_is_withd
     await world.ensure()
     address = world.live_allocations()[0].address
 
-    world.consul.register(JobId("oc-other-job"), AllocationId("other"), address)
+    world.consul.register(OTHER_JOB, OTHER, address, installation="another")
 
     await world.until(lambda: "oc-other-job" in world.stack().status.message)
     assert world.stack().status.phase is Phase.STARTING
@@ -232,7 +235,7 @@ async def test_no_password_is_sent_to_an_address_that_is_in_doubt(world):
     address = world.live_allocations()[0].address
     shown = len(server.tried)
 
-    world.consul.register(JobId("oc-other-job"), AllocationId("other"), address)
+    world.consul.register(OTHER_JOB, OTHER, address, installation="another")
     await world.until(lambda: "as well" in world.stack().status.message)
 
     assert len(server.tried) == shown
@@ -241,10 +244,10 @@ async def test_no_password_is_sent_to_an_address_that_is_in_doubt(world):
 async def test_an_address_is_proven_anew_when_its_doubt_is_settled(world):
     await world.ensure()
     before = world.live_allocations()[0]
-    world.consul.register(JobId("oc-other-job"), AllocationId("other"), before.address)
+    world.consul.register(OTHER_JOB, OTHER, before.address, installation="another")
     await world.until(lambda: world.stack().status.phase is Phase.STARTING)
 
-    world.consul.forget(JobId("oc-other-job"), AllocationId("other"))
+    world.consul.forget(OTHER_JOB, OTHER)
 
     stack = await world.phase(Phase.RUNNING)
     assert stack.status.runtime.allocation_id == before.id
@@ -262,6 +265,36 @@ async def test_a_leftover_of_an_allocation_that_ended_puts_no_address_in_doubt(w
     await world.plane._catalog.compare_once()
 
     assert world.plane.fleet.get("ada").doubt == ""
+
+
+@pytest.mark.parametrize("of_a_job", ["that was deleted", "whose allocation was forgotten"])
+async def test_a_leftover_that_nomad_does_not_know_any_more_puts_no_address_in_doubt(world, of_a_job):
+    await world.ensure("ada")
+    await world.ensure("bob")
+    address = world.live_allocations("ada")[0].address
+    forgotten = of_a_job != "that was deleted"
+    job_id = world.job_id("bob") if forgotten else JobId("oc-gone-aaaaaaaaaaaaaaaaaaaa")
+
+    world.consul.register(job_id, AllocationId("leftover"), address)
+    await world.plane._catalog.compare_once()
+
+    assert world.plane.fleet.get("ada").doubt == ""
+
+
+@pytest.mark.parametrize("trouble", ["is away", "is not believed"])
+async def test_where_nomad_cannot_be_asked_what_claims_an_address_may_be_there(world, trouble):
+    for user in ("ada", "bob", "cyd"):
+        await world.ensure(user)
+    address = world.live_allocations("ada")[0].address
+    if trouble == "is away":
+        world.nomad.go_down()
+    else:
+        world.nomad.hide_from_listings()
+
+    world.consul.register(JobId("oc-gone-aaaaaaaaaaaaaaaaaaaa"), AllocationId("leftover"), address)
+    await world.plane._catalog.compare_once()
+
+    assert "oc-gone" in world.plane.fleet.get("ada").doubt
 
 
 async def test_a_critical_check_has_the_runtime_looked_at_at_once(tmp_path):

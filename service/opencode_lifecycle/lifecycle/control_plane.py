@@ -182,6 +182,8 @@ class ControlPlane:
             fleet=self.fleet,
             catalog=neighbours.catalog,
             look_now=self._probes.look_now,
+            list_once=self._nomad.list_once,
+            installation=p.site.installation,
             interval=p.comparison_interval,
             timeout=p.observation_max_age,
         )

@@ -6,7 +6,7 @@ may have been given away, and is withdrawn until its runtime has shown itself ag
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 
 import structlog
@@ -14,9 +14,11 @@ import structlog
 from opencode_lifecycle.lifecycle.background import Pulse
 from opencode_lifecycle.lifecycle.fleet import Fleet
 from opencode_lifecycle.model.deadline import Deadline
+from opencode_lifecycle.model.errors import DeadlineExceeded, UpstreamError
 from opencode_lifecycle.model.identifiers import AllocationId, JobId, UserId
 from opencode_lifecycle.model.stack import Address
 from opencode_lifecycle.model.states import Phase
+from opencode_lifecycle.ports.orchestrator import Listing
 from opencode_lifecycle.ports.service_catalog import ServiceCatalog, ServiceInstance
 
 log = structlog.get_logger(__name__)
@@ -27,17 +29,17 @@ SOON = timedelta(seconds=10)
 
 
 def contested(
-    catalog: Mapping[JobId, Sequence[ServiceInstance]], has_ended: Callable[[JobId, AllocationId], bool]
+    catalog: Mapping[JobId, Sequence[ServiceInstance]], is_leftover: Callable[[JobId, ServiceInstance], bool]
 ) -> Mapping[Address, frozenset[Claim]]:
     """
     Return the addresses that more than one allocation is listed under, with all of them.
 
-    An entry whose allocation has ended, as Nomad says, is a leftover and claims nothing.
+    A leftover claims nothing.
     """
     claims: dict[Address, set[Claim]] = {}
     for job_id, instances in catalog.items():
         for instance in instances:
-            if not has_ended(job_id, instance.allocation_id):
+            if not is_leftover(job_id, instance):
                 claims.setdefault(instance.address, set()).add((job_id, instance.allocation_id))
     return {address: frozenset(those) for address, those in claims.items() if len(those) > 1}
 
@@ -51,12 +53,16 @@ class CatalogWatch:
         fleet: Fleet,
         catalog: ServiceCatalog,
         look_now: Callable[[UserId], None],
+        list_once: Callable[[], Awaitable[Listing]],
+        installation: str,
         interval: timedelta,
         timeout: timedelta,
     ) -> None:
         self._fleet = fleet
         self._catalog = catalog
         self._look_now = look_now
+        self._list_once = list_once
+        self._installation = installation
         self._interval = interval
         self._timeout = timeout.total_seconds()
         self.checks_pulse = Pulse()
@@ -86,7 +92,10 @@ class CatalogWatch:
     async def compare_once(self) -> None:
         """Hold every proven address against the whole catalogue."""
         catalog = await self._catalog.list_all(Deadline.after(self._timeout, "list Consul's services"))
-        disputes = contested(catalog, self._has_ended)
+        disputes = contested(catalog, lambda job_id, each: self._has_ended(job_id, each.allocation_id))
+        if disputes:
+            listing = await self._listing()
+            disputes = contested(catalog, lambda job_id, each: self._is_leftover(job_id, each, listing))
         for known in self._fleet:
             stack = known.stack
             if stack.status.phase not in {Phase.RUNNING, Phase.STARTING}:
@@ -111,6 +120,29 @@ class CatalogWatch:
         seen = self._fleet.latest(job_id)
         newest = seen.newest if seen is not None else None
         return newest.address if newest is not None and not newest.client_status.is_terminal else None
+
+    async def _listing(self) -> Listing | None:
+        """Return what Nomad lists after the catalogue was read; None where that cannot be seen, or is not believed."""
+        try:
+            listing = await self._list_once()
+        except (UpstreamError, DeadlineExceeded) as error:
+            log.info("what contests an address is not known", error=error.message)
+            return None
+        return None if self._fleet.frozen else listing
+
+    def _is_leftover(self, job_id: JobId, instance: ServiceInstance, listing: Listing | None) -> bool:
+        """
+        Whether nothing stands behind an entry any more: its allocation has ended, or Nomad does not list it.
+
+        Nomad forgets what ended after hours; after the loss of a node Consul keeps its entries for days. What another
+        installation runs may lie in another namespace, where we cannot see it.
+        """
+        if self._has_ended(job_id, instance.allocation_id):
+            return True
+        if listing is None or instance.installation != self._installation:
+            return False
+        seen = listing.stacks.get(job_id)
+        return seen is None or all(a.id != instance.allocation_id for a in seen.allocations)
 
     def _has_ended(self, job_id: JobId, allocation_id: AllocationId) -> bool:
         """Whether Nomad says that the allocation ended. Of one that we know nothing of, that is not known."""
