@@ -372,3 +372,21 @@ async def test_a_replica_that_is_cut_off_from_all_runtimes_replaces_none_of_them
         assert {user: [a.id for a in world.live_allocations(user)] for user in USERS} == before
         prober.is_cut_off = False
         await world.until(lambda: not other.fleet.frozen and not world.plane.fleet.frozen)
+
+
+async def test_a_cluster_that_was_confirmed_at_one_replica_is_ours_for_all(tmp_path):
+    async with two_replicas(tmp_path) as (world, other, _):
+        await world.ensure()
+        world.nomad.cluster_mark.marks["main"] = "f" * 32  # set up anew by an installation of our name
+        kind = ConditionKind.OTHER_CLUSTER
+        await world.until(lambda: kind in world.plane.fleet.frozen and kind in other.fleet.frozen)
+        (condition,) = [each for each in world.plane.conditions.standing() if each.kind is kind]
+
+        await world.plane.oversight.confirm_condition(condition.id, by=OPERATOR)
+        await world.until(lambda: not world.plane.fleet.frozen and not other.fleet.frozen)
+        for _ in range(4):
+            await world.plane._nomad.list_once()
+            await other._nomad.list_once()
+
+        assert not other.fleet.frozen
+        assert not world.plane.fleet.frozen

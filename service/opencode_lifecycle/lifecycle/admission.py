@@ -88,7 +88,8 @@ class Admission:
 
     async def _known_mark(self, deadline: Deadline) -> str:
         """Return the mark of our cluster, leaving the first one where there is none yet."""
-        if self._mark is None:
+        if self._mark is None or self._shares_database:
+            # An operator may have confirmed at another replica that a new one is ours.
             self._mark = await self._store.cluster_mark(self._installation)
         if self._mark is None:
             mark = await self._marks.write(self._installation, secrets.token_hex(16), deadline=deadline)
