@@ -1,6 +1,7 @@
 """What the use cases may rely on of live files, held against the fake and against Nomad."""
 
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
@@ -49,14 +50,16 @@ async def test_a_text_that_is_too_large_is_refused(world):
         await world.live_files.publish("x" * 70_000, soon())
 
 
-async def test_pointers_are_listed_and_say_whose_they_are(world):
+async def test_pointers_are_listed_and_say_when_they_were_written_and_whose_they_are(world):
     job_id = new_job_id()
     digest = await world.live_files.publish(uuid4().hex, soon())
+    before = datetime.now(UTC) - timedelta(seconds=1)
     await world.live_files.point(job_id, OWNER, instructions=digest, managed=digest, deadline=soon())
 
     listed = await world.live_files.list_all(soon())
 
-    assert job_id in {find.job_id for find in listed}
+    (pointer,) = [find for find in listed if find.job_id == job_id]
+    assert before < pointer.written_at < datetime.now(UTC) + timedelta(seconds=1)
     assert await world.live_files.owner_of(job_id, soon()) == OWNER
     await world.live_files.clear(job_id, soon())
     assert await world.live_files.owner_of(job_id, soon()) is None

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -18,6 +19,9 @@ from opencode_lifecycle.model.errors import IndexConflict, UpstreamRejected, Ups
 from opencode_lifecycle.model.identifiers import AllocationId, JobId
 from opencode_lifecycle.model.observation import ABSENT, ClientStatus, JobSeen, Observation, TaskTrouble
 from opencode_lifecycle.ports.orchestrator import AllocationChanged, Change, Connected, JobChanged
+
+CLOCKS_APART = timedelta(seconds=1)
+"""Servers of one machine have one clock, and cut it each in its own way."""
 
 
 @pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.servers)])
@@ -60,6 +64,19 @@ async def test_a_registered_job_is_seen_with_its_meta_at_once(world, job_id):
     assert seen.job.meta["user"] == "grace"
     assert seen.job.belongs_to("lab")
     assert not seen.job.belongs_to("main")
+
+
+async def test_a_job_says_when_it_was_submitted_last_and_a_stop_is_a_submission(world, job_id):
+    before = datetime.now(UTC) - CLOCKS_APART
+    await world.register(job_id)
+    registered = (await world.orchestrator.observe(job_id, soon())).job.submitted_at
+
+    await world.orchestrator.deregister(job_id, purge=False, deadline=soon())
+
+    stopped = (await world.orchestrator.observe(job_id, soon())).job.submitted_at
+    assert before < registered < stopped < datetime.now(UTC) + CLOCKS_APART
+    listed = await world.orchestrator.list_all(soon())
+    assert listed.stacks[job_id].job.submitted_at == stopped
 
 
 async def test_of_two_first_registrations_the_second_conflicts(world, job_id):

@@ -3,6 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 import pytest
@@ -329,6 +330,17 @@ async def test_a_marked_secret_says_whose_it_is_and_is_otherwise_as_before(store
     seen = await store.look(job_id, soon())
     assert seen == SecretSeen(version=1, installation="main", user_id=UserId("ada@x.org"))
     assert await store.read(job_id, 1, soon()) == before
+
+
+async def test_a_secret_says_when_it_was_written_last(store, operator, job_id):
+    before = datetime.now(UTC) - timedelta(seconds=1)
+    await store.ensure(job_id, soon())
+    made = (await store.look(job_id, soon())).written_at
+
+    await operator.put(job_id, {"password": "by hand"})
+
+    written = (await store.look(job_id, soon())).written_at
+    assert before < made < written < datetime.now(UTC) + timedelta(seconds=1)
 
 
 async def test_marking_may_be_repeated(store, job_id):

@@ -1,6 +1,7 @@
 """What the use cases may rely on of workspaces, held against the fake and against Nomad."""
 
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -70,10 +71,12 @@ async def test_a_workspace_that_is_in_use_is_not_destroyed(world, job_id):
     await world.workspaces.destroy(made.volume_id, soon())
 
 
-async def test_volumes_are_listed_by_name_and_id(world, job_id):
+async def test_volumes_are_listed_by_name_and_id_and_say_when_they_were_made(world, job_id):
+    before = datetime.now(UTC) - timedelta(seconds=1)
     made = await world.workspaces.ensure(job_id, soon())
 
-    listed = {find.job_id: find.reference for find in await world.workspaces.list_all(soon())}
+    listed = {find.job_id: find for find in await world.workspaces.list_all(soon())}
 
-    assert listed[job_id] == made.volume_id
+    assert listed[job_id].reference == made.volume_id
+    assert before < listed[job_id].written_at < datetime.now(UTC) + timedelta(seconds=1)
     await world.workspaces.destroy(made.volume_id, soon())

@@ -76,8 +76,10 @@ class FakeNomad:
         """Called when an allocation starts to run; a test can start a fake runtime on its address."""
         self.on_change: Callable[[], None] | None = None
         """Called whenever anything changes, also what no stream tells."""
-        self.workspaces = FakeWorkspaces(node=node, is_claimed=lambda job_id: bool(self._live(job_id)))
-        self.live_files = FakeLiveFiles()
+        self.workspaces = FakeWorkspaces(
+            node=node, is_claimed=lambda job_id: bool(self._live(job_id)), now=now
+        )
+        self.live_files = FakeLiveFiles(now=now)
         self.cluster_mark = FakeClusterMark()
         self.memory: dict[AllocationId, int] = {}
         """Bytes that an allocation uses; of any other it is not known."""
@@ -310,7 +312,13 @@ class FakeNomad:
                 return self.index
             if not job.seen.stopped:
                 index = self._next_index()
-                job.seen = replace(job.seen, stopped=True, version=job.seen.version + 1, modify_index=index)
+                job.seen = replace(
+                    job.seen,
+                    stopped=True,
+                    version=job.seen.version + 1,
+                    modify_index=index,
+                    submitted_at=self._now(),
+                )
                 self._tell(JobChanged(index=index, job_id=job_id, job=job.seen))
             self._placement.pop(job_id, None)
             if self._live(job_id):
@@ -386,6 +394,7 @@ class FakeNomad:
             modify_index=index,
             stopped=False,
             meta=dict(meta),
+            submitted_at=self._now(),
         )
         submissions = [*known.submissions, specification] if known else [specification]
         self.jobs[job_id] = KeptJob(seen=seen, specification=specification, submissions=submissions)

@@ -2,9 +2,11 @@
 
 import itertools
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from uuid import UUID
 
 from fakes.faults import Faults
+from opencode_lifecycle.model.clock import Clock, utc_now
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import UpstreamRejected
 from opencode_lifecycle.model.facets import digest_of_text
@@ -36,8 +38,10 @@ class FakeClusterMark:
 class FakeWorkspaces:
     """Volumes, one per job id. A volume of a job with a live allocation is claimed."""
 
-    def __init__(self, *, node: str, is_claimed: Callable[[JobId], bool]) -> None:
+    def __init__(self, *, node: str, is_claimed: Callable[[JobId], bool], now: Clock = utc_now) -> None:
         self.volumes: dict[JobId, WorkspaceFound] = {}
+        self._made_at: dict[JobId, datetime] = {}
+        self._now = now
         self.faults = Faults()
         self._is_claimed = is_claimed
         self._node = node
@@ -50,6 +54,7 @@ class FakeWorkspaces:
                 self.volumes[job_id] = WorkspaceFound(
                     volume_id=volume_id, node_id=self._node, path=f"/volumes/{volume_id}"
                 )
+                self._made_at[job_id] = self._now()
             return self.volumes[job_id]
 
     async def find(self, job_id: JobId, deadline: Deadline) -> WorkspaceFound | None:
@@ -59,7 +64,9 @@ class FakeWorkspaces:
     async def list_all(self, deadline: Deadline) -> Sequence[Find]:
         async with self.faults.call("list_volumes", deadline):
             return [
-                Find(kind=OrphanKind.VOLUME, job_id=job_id, reference=volume.volume_id)
+                Find(kind=OrphanKind.VOLUME, job_id=job_id, reference=volume.volume_id).dated(
+                    self._made_at.get(job_id)
+                )
                 for job_id, volume in self.volumes.items()
                 if job_id.startswith("oc-")
             ]
@@ -81,9 +88,11 @@ class FakeWorkspaces:
 class FakeLiveFiles:
     """Bundles by digest and pointers by job id. `writes` counts what a real server would have stored."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, now: Clock = utc_now) -> None:
         self.bundles: dict[str, str] = {}
         self.pointers: dict[JobId, dict[str, str]] = {}
+        self._written_at: dict[JobId, datetime] = {}
+        self._now = now
         self.writes = 0
         self.faults = Faults()
 
@@ -109,12 +118,15 @@ class FakeLiveFiles:
             }
             if self.pointers.get(job_id) != wanted:
                 self.pointers[job_id] = wanted
+                self._written_at[job_id] = self._now()
                 self.writes += 1
 
     async def list_all(self, deadline: Deadline) -> Sequence[Find]:
         async with self.faults.call("list_pointers", deadline):
             return [
-                Find(kind=OrphanKind.VARIABLE, job_id=job_id, reference=job_id)
+                Find(kind=OrphanKind.VARIABLE, job_id=job_id, reference=job_id).dated(
+                    self._written_at.get(job_id)
+                )
                 for job_id in self.pointers
                 if job_id.startswith("oc-")
             ]

@@ -3,8 +3,10 @@
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from fakes.faults import Faults, Hold
+from opencode_lifecycle.model.clock import Clock, utc_now
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import (
     SecretMissing,
@@ -25,14 +27,16 @@ class _Item:
     current: int = 0
     installation: str | None = None
     user_id: UserId | None = None
+    written_at: datetime | None = None
     versions: dict[int, Mapping[str, object] | None] = field(default_factory=dict)
 
 
 class FakeVault:
     """A `PasswordStore`. Set `sealed` or `denied` for lasting trouble, `faults` for single calls."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, now: Clock = utc_now) -> None:
         self.faults = Faults()
+        self._now = now
         self.sealed = False
         self.denied = False
         self._items: dict[JobId, _Item] = {}
@@ -58,6 +62,7 @@ class FakeVault:
         user_id = custom.get("user_id")
         item.installation = custom.get("installation")
         item.user_id = UserId(user_id) if user_id else None
+        item.written_at = self._now()
 
     def delete_latest(self, job_id: JobId) -> None:
         """Do what an operator's `vault kv delete` does."""
@@ -112,6 +117,7 @@ class FakeVault:
                 version=item.current if readable else None,
                 installation=item.installation,
                 user_id=item.user_id,
+                written_at=item.written_at,
             )
 
     async def mark(self, job_id: JobId, *, installation: str, user_id: UserId, deadline: Deadline) -> None:
@@ -121,6 +127,7 @@ class FakeVault:
             if item is None:
                 raise SecretMissing("vault", "mark", job_id=job_id)
             item.installation, item.user_id = installation, user_id
+            item.written_at = self._now()
 
     async def list_all(self, deadline: Deadline) -> Sequence[JobId]:
         async with self.faults.call("list_all", deadline):
@@ -172,6 +179,7 @@ class FakeVault:
         item = self._items.setdefault(job_id, _Item())
         item.current += 1
         item.versions[item.current] = data
+        item.written_at = self._now()
         return item.current
 
     def _password(self, job_id: JobId, version: int) -> Password:

@@ -1,19 +1,24 @@
 """What becomes of a stack that gets its row back: what runs runs on, and as it is."""
 
+import asyncio
 import sqlite3
-from datetime import timedelta
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
 from opencode_lifecycle.lifecycle.orphans import OrphanLimits
 from opencode_lifecycle.model.condition import ConditionKind
-from opencode_lifecycle.model.errors import UpstreamUnavailable
+from opencode_lifecycle.model.deadline import Deadline
+from opencode_lifecycle.model.errors import ClaimLost, UpstreamUnavailable
 from opencode_lifecycle.model.identifiers import UserId
 from opencode_lifecycle.model.orphan import Orphan, OrphanKind
 from opencode_lifecycle.model.states import Desired, Phase
 from world import ADA, BACKEND, OPERATOR, World
 
-HASTY = OrphanLimits(confirmations=2, grace=timedelta(0), apart=timedelta(0))
+HASTY = OrphanLimits(confirmations=2, grace=timedelta(0), apart=timedelta(0), clocks_apart=timedelta(0))
 
 
 @pytest.fixture
@@ -121,3 +126,125 @@ async def test_what_another_cluster_shows_decides_no_adoption(world):
         await world.plane.oversight.adopt_orphan(orphan.id, by=OPERATOR)
 
     assert world.plane.fleet.get(ADA) is None
+
+
+# --- a database that was restored
+
+
+async def restore_a_database_that_knows_only_of_the_deletion(world: World) -> None:
+    """Delete the stack, save the database, ensure the stack anew, and go back to what was saved."""
+    live, saved = world.path / "world.db", world.path / "saved.db"
+    async with world.running():
+        await first_sweep(world)
+        await world.ensure()
+        world.consul.forget(world.job_id(), world.live_allocations()[0].id)
+        await world.finished(
+            await world.plane.provisioning.delete(ADA, delete_workspace=False, by=BACKEND, if_match=None)
+        )
+    _copy(live, saved)
+    async with world.running():
+        await world.ensure()
+        await world.until(lambda: world.vault._items[world.job_id()].installation == "main")
+    _copy(saved, live)
+
+
+def _copy(source: Path, target: Path) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        target.with_name(target.name + suffix).unlink(missing_ok=True)
+    with closing(sqlite3.connect(source)) as one, closing(sqlite3.connect(target)) as other:
+        one.backup(other)
+
+
+@pytest.mark.parametrize("clocks_apart", [0, 3600])
+async def test_a_removal_that_is_older_than_a_stack_takes_nothing_of_it(tmp_path, clocks_apart):
+    limits = replace(HASTY, clocks_apart=timedelta(seconds=clocks_apart))
+    world = World(tmp_path, orphan_limits=limits)
+    await restore_a_database_that_knows_only_of_the_deletion(world)
+    before = world.live_allocations()
+    async with world.running():
+        await world.until(lambda: world.plane._orphans.last != ())
+
+        await sweep(world)
+
+        await world.phase(Phase.RUNNING)
+        assert world.live_allocations() == before
+        assert world.job_id() in world.vault.job_ids
+        assert world.job_id() in world.nomad.live_files.pointers
+
+
+async def test_a_secret_that_is_younger_than_the_removal_waits_for_a_person(tmp_path):
+    world = World(tmp_path, orphan_limits=HASTY)
+    await restore_a_database_that_knows_only_of_the_deletion(world)
+    world.nomad.purge_outside(world.job_id())
+    async with world.running():
+        await world.until(lambda: world.plane._orphans.last != ())
+
+        for _ in range(3):
+            await sweep(world)
+
+        assert world.job_id() in world.vault.job_ids
+
+
+async def test_what_is_started_before_a_removal_is_acted_on_is_not_stopped_by_it(world):
+    await world.ensure()
+    await lose_row(world)
+    remember_a_removal(world)
+    await sweep(world)
+    hold = world.consul.hold_next("list_all", after_commit=True)
+    sweeping = asyncio.create_task(sweep(world))
+    await hold.reached.wait()  # the jobs were read before
+    world.nomad.edit_outside(world.job_id())
+    before = [each.id for each in world.live_allocations()]
+    hold.release()
+    await sweeping
+
+    assert [each.id for each in world.live_allocations()] == before
+
+    await sweep(world)
+    await world.phase(Phase.RUNNING)
+    assert [each.id for each in world.live_allocations()] == before
+
+
+@pytest.mark.parametrize("what", ["the secret is written anew", "a job is registered"])
+async def test_a_secret_that_is_used_again_since_it_was_looked_at_is_not_destroyed(world, what):
+    await world.vault.ensure(world.job_id(), soon())
+    await world.vault.mark(world.job_id(), installation="main", user_id=ADA, deadline=soon())
+    remember_a_removal(world)
+    await sweep(world)
+    hold = world.vault.hold_next("look", after_commit=True)
+    sweeping = asyncio.create_task(sweep(world))
+    await hold.reached.wait()
+    if what == "a job is registered":
+        world.nomad.plant_job(world.job_id())
+    else:
+        world.vault.put(world.job_id(), {"password": "another"})
+    hold.release()
+    await sweeping
+
+    assert world.job_id() in world.vault.job_ids
+
+
+async def test_a_job_that_was_registered_anew_since_it_was_found_is_not_stopped(world):
+    await world.ensure()
+    await lose_row(world)
+    await sweep(world)
+    orphan = await orphan_of(world, OrphanKind.JOB)
+    world.nomad.edit_outside(world.job_id())
+    before = world.live_allocations()
+
+    with pytest.raises(ClaimLost):
+        await world.plane.oversight.delete_orphan(orphan.id, by=OPERATOR)
+    assert world.live_allocations() == before
+
+    await sweep(world)
+    await world.phase(Phase.RUNNING)
+
+
+def soon() -> Deadline:
+    return Deadline.after(5, "test")
+
+
+def remember_a_removal(world: World) -> None:
+    with sqlite3.connect(world.path / "world.db") as database:
+        removed_at = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S.%f}"
+        database.execute("INSERT INTO removed_stacks VALUES (?, 1000000, ?)", (ADA, removed_at))

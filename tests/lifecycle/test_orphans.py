@@ -2,11 +2,12 @@
 
 import asyncio
 import sqlite3
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from opencode_lifecycle.lifecycle.orphans import OrphanLimits, orphans_among
+from opencode_lifecycle.lifecycle.orphans import OrphanLimits, orphans_among, was_left_behind
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import ClaimLost, OrphanNotFound, OrphanNotProven, UpstreamUnavailable
 from opencode_lifecycle.model.identifiers import AllocationId, JobId, UserId, job_id_of
@@ -19,7 +20,7 @@ OURS = {"managed_by": "opencode-lifecycle", "installation": "main"}
 NOW = datetime(2026, 11, 24, 6, 0, tzinfo=UTC)
 EVE = UserId("eve")
 EVES_JOB = job_id_of("main", EVE)
-HASTY = OrphanLimits(confirmations=2, grace=timedelta(0), apart=timedelta(0))
+HASTY = OrphanLimits(confirmations=2, grace=timedelta(0), apart=timedelta(0), clocks_apart=timedelta(0))
 
 
 @pytest.fixture
@@ -40,9 +41,8 @@ def lose_row(world: World, user: str = ADA, *, deleted: bool = False) -> None:
     with sqlite3.connect(world.path / "world.db") as database:
         database.execute("DELETE FROM user_stacks WHERE user_id = ?", (user,))
         if deleted:
-            database.execute(
-                "INSERT INTO removed_stacks VALUES (?, 1000000, '2026-01-01 00:00:00.000000')", (user,)
-            )
+            removed_at = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S.%f}"
+            database.execute("INSERT INTO removed_stacks VALUES (?, 1000000, ?)", (user, removed_at))
     world.plane.fleet.remove(UserId(user))
 
 
@@ -133,8 +133,41 @@ async def test_what_a_deletion_left_behind_is_stopped_purged_and_deleted(world):
     assert world.plane.fleet.get(ADA) is None
 
 
+async def test_nothing_is_destroyed_while_something_that_may_use_it_still_ends(world):
+    await world.ensure()
+    await world.until(lambda: world.vault._items[world.job_id()].installation == "main")
+    world.nomad.autostop = False
+    lose_row(world, deleted=True)
+
+    await sweep(world, 4)
+
+    (ending,) = world.live_allocations()
+    assert ending.desired_status == "stop"
+    assert world.job_id() in world.vault.job_ids
+    assert world.job_id() in world.nomad.live_files.pointers
+    assert world.job_id() in world.consul.job_ids
+
+    world.nomad.end_allocation(world.job_id())
+    await sweep(world, 3)
+    assert await kinds(world) == {OrphanKind.VOLUME}
+
+
+async def test_nothing_is_destroyed_that_an_allocation_without_a_job_may_use(world):
+    await world.ensure()
+    await world.until(lambda: world.vault._items[world.job_id()].installation == "main")
+    world.nomad.autostop = False
+    world.nomad.purge_outside(world.job_id())
+    lose_row(world, deleted=True)
+
+    await sweep(world, 4)
+
+    assert world.live_allocations()
+    assert world.job_id() in world.vault.job_ids
+
+
 async def test_data_is_never_swept(world):
     await world.ensure()
+    await world.until(lambda: world.vault._items[world.job_id()].installation == "main")
     lose_row(world, deleted=True)
 
     await sweep(world, 5)
@@ -438,6 +471,32 @@ def test_a_comparison_counts_when_a_period_has_passed_since_the_last_that_counte
 
     assert again.confirmations == counted
     assert (again == first) is (counted == 1)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "is_left_behind"),
+    [(-3600, True), (-60, True), (-59, False), (0, False), (3600, False), (None, False)],
+)
+def test_a_removal_speaks_only_of_what_was_surely_written_before_it(seconds, is_left_behind):
+    written_at = None if seconds is None else NOW + timedelta(seconds=seconds)
+    find = Find(kind=OrphanKind.JOB, job_id=EVES_JOB, reference=EVES_JOB).dated(written_at)
+
+    assert was_left_behind(find, NOW, clocks_apart=timedelta(minutes=1)) is is_left_behind
+    assert not was_left_behind(find, None, clocks_apart=timedelta(minutes=1))
+
+
+@pytest.mark.parametrize(
+    ("kind", "stopped", "age"), [("job", True, 9), ("job", False, 1), ("secret", True, 1)]
+)
+def test_a_job_grows_no_younger_by_being_stopped(kind, stopped, age):
+    find = Find(kind=OrphanKind(kind), job_id=EVES_JOB, reference=EVES_JOB, installation="main", user_id=EVE)
+    about = {"installation": "main", "apart": timedelta(0), "now": NOW}
+    (first,) = orphans_among([find.dated(NOW - timedelta(minutes=9))], {}, **about)
+
+    later = replace(find, details={"stopped": stopped}).dated(NOW - timedelta(minutes=1))
+    (again,) = orphans_among([later], {first.id: first}, **about)
+
+    assert again.find.written_at == NOW - timedelta(minutes=age)
 
 
 async def gather(*those):

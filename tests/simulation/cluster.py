@@ -102,7 +102,7 @@ class Cluster:
         self.nomad.on_run = self._on_run
         self._moved = asyncio.Event()
         self.nomad.on_change = self._moved.set
-        self.vault = FakeVault()
+        self.vault = FakeVault(now=loop.wall_clock)
         self.consul = FakeConsul()
         self.prober = FakeProber(now=loop.wall_clock)
         self.owner: dict[tuple[str, int], JobId] = {}
@@ -158,7 +158,10 @@ class Cluster:
                 secret_sweep_interval=timedelta(seconds=60),
                 usage_interval=timedelta(hours=1),
                 comparison_interval=timedelta(seconds=60),
-                orphan_limits=OrphanLimits(confirmations=2, grace=timedelta(seconds=60)),
+                # All of them have one clock here.
+                orphan_limits=OrphanLimits(
+                    confirmations=2, grace=timedelta(seconds=60), clocks_apart=timedelta(0)
+                ),
                 shares_database=shares_database,
                 clock=self.loop.wall_clock,
                 random=Random(self.random.random()),

@@ -1,7 +1,7 @@
 """Finds what has no row, in every neighbour, and sees to it."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -13,6 +13,9 @@ from opencode_lifecycle.lifecycle.orphans import (
     OrphanAction,
     OrphanLimits,
     action_for,
+    as_it_started,
+    is_in_use,
+    job_in,
     jobs_in,
     orphans_among,
     services_in,
@@ -141,8 +144,13 @@ class OrphanSweep:
         if counts:
             orphans = await self._orphans.put_orphans(orphans, earlier=earlier, now=now)
             self.last = orphans
-        jobs = {orphan.find.job_id for orphan in orphans if orphan.find.kind is OrphanKind.JOB}
-        return listing, [await self._plan(orphan, jobs) for orphan in orphans]
+        seen = listing.stacks
+        used = {
+            job_id
+            for job_id in {orphan.find.job_id for orphan in orphans} & seen.keys()
+            if is_in_use(seen[job_id])
+        }
+        return listing, [await self._plan(orphan, is_used=orphan.find.job_id in used) for orphan in orphans]
 
     async def _find(self) -> tuple[Listing, list[Find]]:
         deadline = Deadline.after(self._timeout, "compare everything with the rows")
@@ -173,17 +181,19 @@ class OrphanSweep:
     async def _with_owner(self, find: Find, deadline: Deadline) -> Find:
         if find.kind is OrphanKind.SECRET:
             seen = await self._places.passwords.look(find.job_id, deadline)
-            return replace(find, installation=seen.installation, user_id=seen.user_id) if seen else find
+            if seen is None:
+                return find
+            return replace(find, installation=seen.installation, user_id=seen.user_id).dated(seen.written_at)
         owner = await self._places.live_files.owner_of(find.job_id, deadline)
         return replace(find, installation=owner.installation, user_id=owner.user_id) if owner else find
 
-    async def _plan(self, orphan: Orphan, jobs: Collection[JobId]) -> OrphanPlan:
+    async def _plan(self, orphan: Orphan, *, is_used: bool) -> OrphanPlan:
         user_id = orphan.find.user_id
         deleted_at = await self._stacks.deleted_at(user_id) if user_id is not None else None
         action, message = action_for(
             orphan,
             deleted_at=deleted_at,
-            has_job=orphan.find.job_id in jobs,
+            is_used=is_used,
             now=self._now(),
             limits=self._limits,
         )
@@ -194,8 +204,22 @@ class OrphanSweep:
     async def _see_to(self, plan: OrphanPlan) -> None:
         if plan.action == OrphanAction.ADOPT:
             await self.adopt(plan.orphan.id, by="service")
-        elif plan.action == OrphanAction.DELETE:
+        elif plan.action == OrphanAction.DELETE and await self._is_left_behind_still(plan.orphan):
             await self.delete(plan.orphan.id, by="service")
+
+    async def _is_left_behind_still(self, orphan: Orphan) -> bool:
+        """Return whether what is to be deleted still is what a deletion left behind: since it was found, time has passed."""
+        deadline = Deadline.after(self._timeout, f"look at the orphaned {orphan.find.kind} once more")
+        seen = await self._places.orchestrator.observe(orphan.find.job_id, deadline)
+        find: Find | None = orphan.find
+        if orphan.find.kind is OrphanKind.JOB:
+            find = job_in(seen)
+        elif orphan.find.kind in {OrphanKind.SECRET, OrphanKind.VARIABLE}:
+            find = await self._with_owner(orphan.find, deadline)
+        if find is None or find.installation not in {None, self._installation}:
+            return False
+        again = replace(orphan, find=as_it_started(replace(find, user_id=orphan.find.user_id), orphan.find))
+        return (await self._plan(again, is_used=is_in_use(seen))).action == OrphanAction.DELETE
 
     # --- one orphan
 
@@ -240,7 +264,12 @@ class OrphanSweep:
     async def delete(self, orphan_id: OrphanId, *, by: str) -> None:
         """Delete the orphan, if it still is one: a row that came meanwhile keeps everything of its name."""
         claimed, _ = await self._claim(orphan_id)
-        done = await self._delete(claimed.orphan.find)
+        try:
+            done = await self._delete(claimed.orphan.find)
+        except (ClaimLost, OrphanNotFound):
+            # Refused before anything was done.
+            await self._orphans.release_orphan(claimed, gone=False)
+            raise
         await self._orphans.release_orphan(claimed, gone=done)
         await self._note(claimed.orphan, "orphan.deleted" if done else "orphan.stopped", by)
 
@@ -290,6 +319,10 @@ class OrphanSweep:
             return True
         if not seen.job.belongs_to(self._installation):
             raise OrphanNotFound
+        if not seen.job.stopped and seen.job.submitted_at != find.written_at:
+            raise ClaimLost(
+                "It was registered anew since it was found. What it is now is found by the next comparison."
+            )
         if not seen.job.stopped or seen.live:
             await self._places.orchestrator.deregister(find.job_id, purge=False, deadline=deadline)
             return False

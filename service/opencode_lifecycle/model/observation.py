@@ -6,7 +6,7 @@ owns the truth, unknown is the lack of one.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum, StrEnum
 
@@ -51,6 +51,8 @@ class JobSeen:
     """`JobModifyIndex`: changes only when the specification does."""
     stopped: bool
     meta: Mapping[str, str]
+    submitted_at: datetime | None = field(default=None, compare=False)
+    """When this version was submitted; None where that is not known. Stopping a job submits a version, too."""
 
     def belongs_to(self, installation: str) -> bool:
         return (

@@ -2,12 +2,15 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final, Self
 
 from opencode_lifecycle.model.identifiers import JobId, OrphanId, UserId
+
+WRITTEN_AT: Final = "written_at"
+"""In the details of a find, as ISO 8601: when it was last written."""
 
 
 class OrphanKind(StrEnum):
@@ -24,7 +27,7 @@ class Find:
     One thing in a neighbour that bears a name of ours, as it was found.
 
     *installation* and *user_id* are what is written on it, None where nothing is. *reference* is what its system calls
-    it: a volume's id, a service's id; the name where there is nothing else.
+    it: a volume's id, a service's id; the name where there is nothing else. *details* are for people, all but one.
     """
 
     kind: OrphanKind
@@ -33,6 +36,18 @@ class Find:
     installation: str | None = None
     user_id: UserId | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def written_at(self) -> datetime | None:
+        """When it was last written, as its system says; None where that does not say."""
+        text = self.details.get(WRITTEN_AT)
+        return datetime.fromisoformat(text) if isinstance(text, str) else None
+
+    def dated(self, written_at: datetime | None) -> Self:
+        """Return the same find with the time at which it was last written."""
+        if written_at is None:
+            return replace(self, details={k: v for k, v in self.details.items() if k != WRITTEN_AT})
+        return replace(self, details={**self.details, WRITTEN_AT: written_at.isoformat()})
 
     @property
     def id(self) -> OrphanId:

@@ -169,7 +169,7 @@ class Workspaces(Protocol):
 
     async def list_all(self, deadline: Deadline) -> Sequence[Find]:
         """
-        Return every volume that bears a name with our prefix; `reference` is its volume id.
+        Return every volume that bears a name with our prefix, and when it was made; `reference` is its volume id.
 
         Nomad has no place for an owner's name in a volume: whose it is only its own name says.
         """
@@ -205,7 +205,7 @@ class LiveFiles(Protocol):
         ...
 
     async def list_all(self, deadline: Deadline) -> Sequence[Find]:
-        """Return every pointer of a job with our prefix, without saying whose it is."""
+        """Return every pointer of a job with our prefix, and when it was written, without saying whose it is."""
         ...
 
     async def owner_of(self, job_id: JobId, deadline: Deadline) -> Owner | None:

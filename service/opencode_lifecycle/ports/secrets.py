@@ -1,7 +1,8 @@
 """Passwords: made, read, rotated and destroyed by reference. Vault KV v2 in production."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Protocol
 
 from opencode_lifecycle.model.deadline import Deadline
@@ -15,12 +16,14 @@ class SecretSeen:
     What Vault's metadata says of a stack's secret, without reading it.
 
     `version` is the latest one, None when that was deleted or destroyed. `installation` and `user_id` are its custom
-    metadata, None where they were never written.
+    metadata, None where they were never written. `written_at` is when anything of it was last written, its metadata
+    too, None where that is not known.
     """
 
     version: int | None
     installation: str | None = None
     user_id: UserId | None = None
+    written_at: datetime | None = field(default=None, compare=False)
 
 
 class PasswordStore(Protocol):

@@ -1,12 +1,12 @@
 """Live files: texts by content and a pointer per stack, in Nomad's variables."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from opencode_lifecycle.adapters.nomad.connection import SYSTEM, Answer, NomadConnection, path_of
 from opencode_lifecycle.adapters.nomad.event_stream import PREFIX
-from opencode_lifecycle.adapters.nomad.reading import mapping, text
+from opencode_lifecycle.adapters.nomad.reading import instant, mapping, text
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import UpstreamNonsense, VersionConflict
 from opencode_lifecycle.model.facets import digest_of_text
@@ -52,12 +52,8 @@ class NomadLiveFiles:
         stubs, _ = await self._connection.pages(
             operation, path_of("vars"), query, page_size=_PAGE, deadline=deadline
         )
-        found = [_POINTER.fullmatch(text(operation, mapping(operation, stub), "Path")) for stub in stubs]
-        return [
-            Find(kind=OrphanKind.VARIABLE, job_id=JobId(match[1]), reference=match[1])
-            for match in found
-            if match is not None
-        ]
+        finds = [_find(operation, mapping(operation, stub)) for stub in stubs]
+        return [find for find in finds if find is not None]
 
     async def owner_of(self, job_id: JobId, deadline: Deadline) -> Owner | None:
         operation = "read pointer"
@@ -92,6 +88,14 @@ class NomadLiveFiles:
 def pointer_path(job_id: JobId) -> str:
     """Return where Nomad lets the task of the job, and nobody else's, read without a policy."""
     return f"nomad/jobs/{job_id}/opencode/server"
+
+
+def _find(operation: str, stub: Mapping[str, Any]) -> Find | None:
+    match = _POINTER.fullmatch(text(operation, stub, "Path"))
+    if match is None:
+        return None
+    find = Find(kind=OrphanKind.VARIABLE, job_id=JobId(match[1]), reference=match[1])
+    return find.dated(instant(operation, stub, "ModifyTime"))
 
 
 def _index_of(operation: str, answer: Answer) -> int:

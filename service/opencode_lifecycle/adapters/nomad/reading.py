@@ -1,7 +1,7 @@
 """Nomad's JSON into our words. What is not as it must be is `UpstreamNonsense`, never a guess."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from sys import intern
 from typing import Any, Final
 
@@ -14,6 +14,7 @@ from opencode_lifecycle.model.stack import Address
 
 TASK: Final = "server"
 PORT_LABEL: Final = "http"
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _HIGHEST_PORT: Final = 65535
 _OF_ONE: Final = "user"
 """The one entry of a job's meta that differs from stack to stack."""
@@ -44,6 +45,15 @@ def number(operation: str, source: Mapping[str, Any], name: str) -> int:
     return value
 
 
+def instant(operation: str, source: Mapping[str, Any], name: str) -> datetime | None:
+    """Return a time that Nomad gives in nanoseconds, or None where it gives none."""
+    nanoseconds = number(operation, source, name) if source.get(name) else 0
+    try:
+        return _EPOCH + timedelta(microseconds=nanoseconds // 1000) if nanoseconds else None
+    except OverflowError:
+        raise UpstreamNonsense(SYSTEM, operation, f"{name} is no time") from None
+
+
 def job_seen(operation: str, source: Any, *, version: int | None = None) -> JobSeen:
     """Read a job, or a job stub when its *version*, which stubs lack, is known from elsewhere."""
     job = mapping(operation, source)
@@ -59,6 +69,7 @@ def job_seen(operation: str, source: Any, *, version: int | None = None) -> JobS
         modify_index=number(operation, job, "JobModifyIndex"),
         stopped=stopped,
         meta={intern(name): value if name == _OF_ONE else intern(value) for name, value in meta.items()},
+        submitted_at=instant(operation, job, "SubmitTime"),
     )
 
 

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from opencode_lifecycle.adapters.nomad.connection import SYSTEM, NomadConnection, path_of
 from opencode_lifecycle.adapters.nomad.event_stream import PREFIX
-from opencode_lifecycle.adapters.nomad.reading import mapping, text
+from opencode_lifecycle.adapters.nomad.reading import instant, mapping, text
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import UpstreamNonsense, UpstreamRejected
 from opencode_lifecycle.model.identifiers import JobId
@@ -107,9 +107,10 @@ def _found(operation: str, source: Any) -> WorkspaceFound:
 
 
 def _find(operation: str, stub: Mapping[str, Any]) -> Find:
-    return Find(
+    find = Find(
         kind=OrphanKind.VOLUME,
         job_id=JobId(text(operation, stub, "Name")),
         reference=text(operation, stub, "ID"),
         details={"node": text(operation, stub, "NodeID"), "state": text(operation, stub, "State")},
     )
+    return find.dated(instant(operation, stub, "CreateTime"))

@@ -49,6 +49,7 @@ class _Item(NamedTuple):
     readable: bool
     installation: str | None = None
     user_id: str | None = None
+    written_at: datetime | None = None
 
 
 class VaultPasswordStore:
@@ -93,6 +94,7 @@ class VaultPasswordStore:
             version=item.current if item.readable else None,
             installation=item.installation,
             user_id=UserId(item.user_id) if item.user_id is not None else None,
+            written_at=item.written_at,
         )
 
     async def mark(self, job_id: JobId, *, installation: str, user_id: UserId, deadline: Deadline) -> None:
@@ -260,7 +262,8 @@ class VaultPasswordStore:
             destroyed = field(operation, version, "destroyed", of=bool)
             deleted_at = field(operation, version, "deletion_time", of=str)
             readable = not destroyed and not self._is_past(operation, deleted_at)
-        return _Item(current, readable, _written(answer, _INSTALLATION), _written(answer, _USER))
+        marks = _written(answer, _INSTALLATION), _written(answer, _USER)
+        return _Item(current, readable, *marks, _updated_at(answer))
 
     def _is_past(self, operation: str, deletion_time: str) -> bool:
         """Whether a version is deleted: a mount may give each an end that lies far ahead."""
@@ -336,3 +339,12 @@ def _written(answer: Any, name: str) -> str | None:
     custom = answer["data"].get("custom_metadata")
     value = custom.get(name) if isinstance(custom, dict) else None
     return value if isinstance(value, str) and value else None
+
+
+def _updated_at(answer: Any) -> datetime | None:
+    """Return when the item or its metadata was last written, or None where the answer does not say."""
+    try:
+        written_at = datetime.fromisoformat(answer["data"]["updated_time"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    return written_at if written_at.tzinfo is not None else None
