@@ -47,7 +47,7 @@ from opencode_lifecycle.model.observation import JobSeen
 from opencode_lifecycle.model.release import Release
 from opencode_lifecycle.model.stack import Stack, Status, Workspace
 from opencode_lifecycle.model.states import Health, Phase
-from opencode_lifecycle.ports.orchestrator import LiveFiles, Orchestrator, Owner, Workspaces
+from opencode_lifecycle.ports.orchestrator import Comparison, LiveFiles, Orchestrator, Owner, Workspaces
 from opencode_lifecycle.ports.prober import RuntimeProber
 from opencode_lifecycle.ports.secrets import PasswordStore, SecretSeen
 from opencode_lifecycle.ports.service_catalog import ServiceCatalog
@@ -277,17 +277,26 @@ class Effects:
         """
         Learn what somebody else changed in the job, from Nomad's own plan of what we registered.
 
-        What is wanted now may be something else again: that is another reason, and is not mixed with this one.
+        What is wanted now may be something else again: that is another reason, and is not mixed with this one. Where what
+        we registered cannot be told any more, since what it was made of was changed meanwhile, nobody is blamed for the
+        difference: it is stale for that, and put right as a whole.
         """
         work = current.work
         stack, job = work.stack, work.observation.job if work.observation is not None else None
         assert isinstance(job, JobSeen), "only a job that is seen is compared"
         status = stack.status
-        release, _ = await self._releases.get(status.release or stack.intent.wanted_release)
-        ours = status.facets or work.wanted
-        variables = job_variables(stack, release, self._site, ours)
-        rendered = await self._orchestrator.render(release.template, variables, deadline)
-        found = await self._orchestrator.compare(rendered, deadline)
+        found = Comparison(edits=status.edits, restart=status.edits_restart)
+        # One that is not known to run is adopted only when it is as wanted: our registration, whose reply was lost.
+        is_lost_reply = status.phase is Phase.PENDING
+        release, ours = current.release, work.wanted
+        if not is_lost_reply and status.facets is not None:
+            release, _ = await self._releases.get(status.release or stack.intent.wanted_release)
+            ours = status.facets
+        again = wanted_facets(stack, release, self._site, secret_version=ours.secret_version)
+        if replace(again, prompt=ours.prompt, config=ours.config) == ours:
+            variables = job_variables(stack, release, self._site, ours)
+            rendered = await self._orchestrator.render(release.template, variables, deadline)
+            found = await self._orchestrator.compare(rendered, deadline)
         if found.edits and not status.edits:
             log.warning(
                 "job edited outside", job_id=stack.job_id, fields=[edit.field for edit in found.edits]
