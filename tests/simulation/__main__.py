@@ -187,10 +187,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     if chosen.replay is not None:
         return _replay(chosen.replay, chosen.story)
+    quiet()
     with multiprocessing.get_context("fork").Pool(os.cpu_count()) as pool:
-        figures = [_planted(pool)]
+        figures = []
         if not chosen.planted:
-            figures += [_crash_points(pool), _stories(pool), _schedules(pool, chosen.schedules, chosen.first)]
+            figures = [_crash_points(pool), _stories(pool), _schedules(pool, chosen.schedules, chosen.first)]
+        figures.append(_planted(pool))
     shown = Table("figure", "reached", "bar", "")
     for figure in figures:
         shown.add_row(
