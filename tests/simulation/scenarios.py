@@ -134,16 +134,19 @@ async def _a_zombie_in_consul(schedule: Schedule) -> None:
     cluster = schedule.cluster
     await schedule.ask(ADA, "ensure")
     await schedule.rest()
-    live = cluster.nomad._live(JOB)[0]
+    await schedule.ask(OTHER, "ensure")
+    await schedule.rest()
+    others_job = job_id_of("main", OTHER)
+    (live,), (others,) = cluster.nomad._live(JOB), cluster.nomad._live(others_job)
     zombie = AllocationId("ffffffff-0000-4000-8000-000000000000")
     cluster.consul.register(JOB, zombie, Address(host="127.0.0.1", port=9))
-    cluster.consul.register(job_id_of("main", OTHER), zombie, live.address)
+    cluster.consul.register(others_job, others.id, live.address)
     await schedule.ask(ADA, "ensure")
     await asyncio.sleep(90)
     row = cluster.store.rows[ADA]
     published = row.stack.status.runtime is not None and row.stack.status.runtime.address is not None
     _hold(not published, "F33: an address that Consul lists for somebody else as well is given out")
-    cluster.consul.forget(job_id_of("main", OTHER), zombie)
+    cluster.consul.register(others_job, others.id, others.address)
     await schedule.rest()
     _hold(cluster.store.rows[ADA].stack.status.runtime.allocation_id == live.id, "F33: it was replaced")
     cluster.consul.forget(JOB, zombie)
