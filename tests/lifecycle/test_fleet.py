@@ -19,14 +19,24 @@ JOB = job_id_of("main", USER)
 
 
 class Time:
+    """A clock that can be set, and one that cannot."""
+
     def __init__(self) -> None:
         self.now = datetime(2026, 1, 1, tzinfo=UTC)
+        self.passed = 0.0
 
     def __call__(self) -> datetime:
         return self.now
 
+    def monotonic(self) -> float:
+        return self.passed
+
     def passes(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)
+        self.passed += seconds
+
+    def is_set(self, by: timedelta) -> None:
+        self.now += by
 
 
 @pytest.fixture
@@ -36,7 +46,7 @@ def time():
 
 @pytest.fixture
 def fleet(time):
-    made = Fleet(now=time, max_age=timedelta(seconds=30))
+    made = Fleet(now=time, max_age=timedelta(seconds=30), monotonic=time.monotonic)
     made.put(a_stack())
     return made
 
@@ -112,6 +122,34 @@ def test_what_was_seen_too_long_ago_is_unknown(fleet, time):
     time.passes(31)
 
     assert fleet.observation(JOB) is None
+
+
+@pytest.mark.parametrize("by", ["a listing", "an event", "a direct read"])
+def test_what_was_seen_too_long_ago_is_unknown_although_the_clock_was_set_back(fleet, time, by):
+    fleet.apply_listing(listing(time, 20, **{JOB: seen(time, 20)}))
+    if by == "an event":
+        fleet.apply(AllocationChanged(index=21, job_id=JOB, allocation=an_allocation(21)))
+    elif by == "a direct read":
+        fleet.see(JOB, seen(time, 21))
+    time.is_set(by=-timedelta(hours=1))
+    time.passes(29)
+    assert fleet.observation(JOB) is not None
+
+    time.passes(2)
+
+    assert fleet.observation(JOB) is None
+
+
+def test_what_is_listed_again_after_the_clock_was_set_back_is_known(fleet, time):
+    fleet.apply_listing(listing(time, 20, **{JOB: seen(time, 20)}))
+    fleet.apply(AllocationChanged(index=21, job_id=JOB, allocation=an_allocation(21)))
+    time.is_set(by=-timedelta(hours=1))
+    time.passes(31)
+
+    fleet.apply_listing(listing(time, 22, **{JOB: seen(time, 22, an_allocation(21))}))
+    time.passes(29)
+
+    assert fleet.observation(JOB) is not None
 
 
 def test_a_later_listing_keeps_an_unchanged_observation_young(fleet, time):

@@ -44,6 +44,11 @@ from opencode_lifecycle.model.errors import DeadlineExceeded, UpstreamError
 log = structlog.get_logger(__name__)
 
 
+def _loop_time() -> float:
+    """Return the time of the clock that all waiting goes by, which nobody sets."""
+    return asyncio.get_running_loop().time()
+
+
 class ControlPlane:
     """Use `running()`; what it yields to is a control plane that knows what there was when it started."""
 
@@ -53,7 +58,7 @@ class ControlPlane:
         now, p = parameters.clock, parameters
         self._accepting: set[asyncio.Task[None]] = set()
         self.releases = Releases(neighbours.store)
-        self.fleet = Fleet(now=now, max_age=p.observation_max_age)
+        self.fleet = Fleet(now=now, max_age=p.observation_max_age, monotonic=_loop_time)
         self.conditions = Conditions(
             store=neighbours.store,
             fleet=self.fleet,

@@ -9,8 +9,10 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from time import monotonic
 
 from opencode_lifecycle.lifecycle.background import Pulse
+from opencode_lifecycle.lifecycle.freshness import Freshness
 from opencode_lifecycle.lifecycle.sightings import is_heard_since, newer_of, shows_the_same, told
 from opencode_lifecycle.model.clock import Clock
 from opencode_lifecycle.model.condition import ConditionKind
@@ -64,9 +66,10 @@ class Known:
 class Fleet:
     """The one place where what is stored and what is seen meet."""
 
-    def __init__(self, *, now: Clock, max_age: timedelta) -> None:
+    def __init__(self, *, now: Clock, max_age: timedelta, monotonic: Callable[[], float] = monotonic) -> None:
         self._now = now
         self._max_age = max_age
+        self._freshness = Freshness(now=now, monotonic=monotonic, max_age=max_age)
         self._by_user: dict[UserId, Known] = {}
         self._user_of: dict[JobId, UserId] = {}
         self._seen: dict[JobId, Observation] = {}
@@ -102,16 +105,15 @@ class Fleet:
         known = self._by_user.get(stack.user_id)
         if known is not None and stack.change_seq <= known.stack.change_seq:
             return known
+        written = stack.status.job_modify_index
         if known is None:
             known = Known(stack=stack)
             if stack.change_seq <= self._removed.get(stack.user_id, -1):
                 return known
             self._by_user[stack.user_id] = known
             self._user_of[stack.job_id] = stack.user_id
-            written = stack.status.job_modify_index
         else:
             before = known.stack.status
-            written = stack.status.job_modify_index
             if written == before.job_modify_index:
                 written = None
             if before.secret_version != stack.status.secret_version:
@@ -174,6 +176,7 @@ class Fleet:
         """
         self._seen.clear()
         self._floor.clear()
+        self._freshness.forget()
         self._listed_index, self._listed_at = 0, None
 
     @property
@@ -192,6 +195,7 @@ class Fleet:
             is_past = counts_anew and old is not None and old.observed_at < listing.observed_at
             new = newer_of(None if is_past else old, seen, listing)
             self._seen[job_id] = new
+            self._freshness.saw(job_id, listing.observed_at)
             if old is None or not shows_the_same(old, new):
                 self._changed_job(job_id)
 
@@ -208,8 +212,8 @@ class Fleet:
             for job_id in listing.stacks.keys()
             | {j for j, seen in before.items() if is_heard_since(seen, listing)}
         }
-        self._listed_index = listing.index
-        self._listed_at = listing.observed_at
+        self._listed_index, self._listed_at = listing.index, listing.observed_at
+        self._freshness.listed(listing.observed_at)
         self.listing_pulse.beat()
         if was_blind:
             # What vanished meanwhile is named by no difference.
@@ -228,6 +232,7 @@ class Fleet:
         new = told(self._seen.get(change.job_id), change, now=self._now())
         if new is not None:
             self._seen[change.job_id] = new
+            self._freshness.saw(change.job_id, new.observed_at)
             self._changed_job(change.job_id)
 
     def see(self, job_id: JobId, observation: Observation) -> None:
@@ -239,6 +244,7 @@ class Fleet:
                 return
             observation = replace(observation, index=old.index)
         self._seen[job_id] = observation
+        self._freshness.saw(job_id, observation.observed_at)
         if old is None or not shows_the_same(old, observation):
             self._changed_job(job_id)
 
@@ -260,7 +266,7 @@ class Fleet:
         elif listed_at is not None and listed_at > seen.observed_at:
             # The listing covered it, even where a later event is what we keep.
             seen = replace(seen, observed_at=listed_at, index=max(seen.index, self._listed_index))
-        if seen.job is UNKNOWN or self._now() - seen.observed_at > self._max_age:
+        if seen.job is UNKNOWN or self._freshness.is_too_old(job_id, seen.observed_at):
             return None
         return seen if seen.index >= self._floor.get(job_id, 0) else None
 
