@@ -40,7 +40,7 @@ class FakeWorkspaces:
 
     def __init__(self, *, node: str, is_claimed: Callable[[JobId], bool], now: Clock = utc_now) -> None:
         self.volumes: dict[JobId, WorkspaceFound] = {}
-        self._made_at: dict[JobId, datetime] = {}
+        self._made_at = dict[JobId, datetime]()
         self._now = now
         self.faults = Faults()
         self._is_claimed = is_claimed
@@ -91,7 +91,7 @@ class FakeLiveFiles:
     def __init__(self, *, now: Clock = utc_now) -> None:
         self.bundles: dict[str, str] = {}
         self.pointers: dict[JobId, dict[str, str]] = {}
-        self._written_at: dict[JobId, datetime] = {}
+        self._written_at = dict[JobId, datetime]()
         self._now = now
         self.writes = 0
         self.faults = Faults()

@@ -9,15 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from opencode_lifecycle.lifecycle.orphans import OrphanLimits
+from opencode_lifecycle.lifecycle.orphans import OrphanLimits, orphans_among, was_left_behind
 from opencode_lifecycle.model.condition import ConditionKind
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import ClaimLost, UpstreamUnavailable
-from opencode_lifecycle.model.identifiers import UserId
-from opencode_lifecycle.model.orphan import Orphan, OrphanKind
+from opencode_lifecycle.model.identifiers import UserId, job_id_of
+from opencode_lifecycle.model.orphan import Find, Orphan, OrphanKind
 from opencode_lifecycle.model.states import Desired, Phase
 from world import ADA, BACKEND, OPERATOR, World
 
+ADAS_JOB = job_id_of("main", ADA)
+NOW = datetime(2026, 11, 24, 6, 0, tzinfo=UTC)
 HASTY = OrphanLimits(confirmations=2, grace=timedelta(0), apart=timedelta(0), clocks_apart=timedelta(0))
 
 
@@ -153,6 +155,32 @@ def _copy(source: Path, target: Path) -> None:
         target.with_name(target.name + suffix).unlink(missing_ok=True)
     with closing(sqlite3.connect(source)) as one, closing(sqlite3.connect(target)) as other:
         one.backup(other)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "is_left_behind"),
+    [(-3600, True), (-60, True), (-59, False), (0, False), (3600, False), (None, False)],
+)
+def test_a_removal_speaks_only_of_what_was_surely_written_before_it(seconds, is_left_behind):
+    written_at = None if seconds is None else NOW + timedelta(seconds=seconds)
+    find = Find(kind=OrphanKind.JOB, job_id=ADAS_JOB, reference=ADAS_JOB).dated(written_at)
+
+    assert was_left_behind(find, NOW, clocks_apart=timedelta(minutes=1)) is is_left_behind
+    assert not was_left_behind(find, None, clocks_apart=timedelta(minutes=1))
+
+
+@pytest.mark.parametrize(
+    ("kind", "stopped", "age"), [("job", True, 9), ("job", False, 1), ("secret", True, 1)]
+)
+def test_a_job_grows_no_younger_by_being_stopped(kind, stopped, age):
+    find = Find(kind=OrphanKind(kind), job_id=ADAS_JOB, reference=ADAS_JOB, installation="main", user_id=ADA)
+    about = {"installation": "main", "apart": timedelta(0), "now": NOW}
+    (first,) = orphans_among([find.dated(NOW - timedelta(minutes=9))], {}, **about)
+
+    later = replace(find, details={"stopped": stopped}).dated(NOW - timedelta(minutes=1))
+    (again,) = orphans_among([later], {first.id: first}, **about)
+
+    assert again.find.written_at == NOW - timedelta(minutes=age)
 
 
 @pytest.mark.parametrize("clocks_apart", [0, 3600])

@@ -2,12 +2,11 @@
 
 import asyncio
 import sqlite3
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from opencode_lifecycle.lifecycle.orphans import OrphanLimits, orphans_among, was_left_behind
+from opencode_lifecycle.lifecycle.orphans import OrphanLimits, orphans_among
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import ClaimLost, OrphanNotFound, OrphanNotProven, UpstreamUnavailable
 from opencode_lifecycle.model.identifiers import AllocationId, JobId, UserId, job_id_of
@@ -42,7 +41,9 @@ def lose_row(world: World, user: str = ADA, *, deleted: bool = False) -> None:
         database.execute("DELETE FROM user_stacks WHERE user_id = ?", (user,))
         if deleted:
             removed_at = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S.%f}"
-            database.execute("INSERT INTO removed_stacks VALUES (?, 1000000, ?)", (user, removed_at))
+            database.execute(
+                "INSERT INTO removed_stacks VALUES (?, ?, ?)", (user, 1_000_000 + ord(user[0]), removed_at)
+            )
     world.plane.fleet.remove(UserId(user))
 
 
@@ -251,6 +252,24 @@ async def test_nothing_is_swept_while_a_condition_stands(world):
     await sweep(world, 5)
 
     assert world.plane.fleet.get(EVE) is None
+
+
+async def test_a_condition_that_is_raised_during_a_sweep_holds_back_what_is_left_of_it(world):
+    for user in ("eve", "fay"):
+        job_id = world.job_id(user)
+        await world.vault.ensure(job_id, soon())
+        await world.vault.mark(job_id, installation="main", user_id=UserId(user), deadline=soon())
+        lose_row(world, user, deleted=True)
+    await sweep(world)
+    hold = world.vault.hold_next("destroy")
+    sweeping = asyncio.create_task(sweep(world))
+    await hold.reached.wait()
+    world.nomad.become_another_cluster()
+    await world.until(lambda: bool(world.plane.fleet.frozen))
+    hold.release()
+
+    assert [plan.action for plan in await sweeping] == ["delete", "report"]
+    assert len(world.vault.job_ids) == 1
 
 
 async def test_a_stack_that_is_made_while_everything_is_compared_is_no_orphan(world):
@@ -471,32 +490,6 @@ def test_a_comparison_counts_when_a_period_has_passed_since_the_last_that_counte
 
     assert again.confirmations == counted
     assert (again == first) is (counted == 1)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "is_left_behind"),
-    [(-3600, True), (-60, True), (-59, False), (0, False), (3600, False), (None, False)],
-)
-def test_a_removal_speaks_only_of_what_was_surely_written_before_it(seconds, is_left_behind):
-    written_at = None if seconds is None else NOW + timedelta(seconds=seconds)
-    find = Find(kind=OrphanKind.JOB, job_id=EVES_JOB, reference=EVES_JOB).dated(written_at)
-
-    assert was_left_behind(find, NOW, clocks_apart=timedelta(minutes=1)) is is_left_behind
-    assert not was_left_behind(find, None, clocks_apart=timedelta(minutes=1))
-
-
-@pytest.mark.parametrize(
-    ("kind", "stopped", "age"), [("job", True, 9), ("job", False, 1), ("secret", True, 1)]
-)
-def test_a_job_grows_no_younger_by_being_stopped(kind, stopped, age):
-    find = Find(kind=OrphanKind(kind), job_id=EVES_JOB, reference=EVES_JOB, installation="main", user_id=EVE)
-    about = {"installation": "main", "apart": timedelta(0), "now": NOW}
-    (first,) = orphans_among([find.dated(NOW - timedelta(minutes=9))], {}, **about)
-
-    later = replace(find, details={"stopped": stopped}).dated(NOW - timedelta(minutes=1))
-    (again,) = orphans_among([later], {first.id: first}, **about)
-
-    assert again.find.written_at == NOW - timedelta(minutes=age)
 
 
 async def gather(*those):

@@ -117,12 +117,7 @@ class OrphanSweep:
         async with self._comparing:
             listing, plans = await self.compare(counts=True)
             self.pulse.beat()
-            for plan in plans:
-                try:
-                    await self._see_to(plan)
-                except (UpstreamError, DeadlineExceeded, OrphanNotFound, ClaimLost) as error:
-                    log.warning("orphan left for now", orphan=plan.orphan.id, error=error.message)
-            return listing, plans
+            return listing, [await self._see_to(self._held_back(plan)) for plan in plans]
 
     async def compare(self, *, counts: bool = False) -> tuple[Listing, Sequence[OrphanPlan]]:
         """
@@ -197,15 +192,24 @@ class OrphanSweep:
             now=self._now(),
             limits=self._limits,
         )
-        if self._fleet.frozen and action is not OrphanAction.REPORT:
-            action, message = OrphanAction.REPORT, "held back while a condition stands"
-        return OrphanPlan(orphan=orphan, action=action.value, message=message)
+        return self._held_back(OrphanPlan(orphan=orphan, action=action.value, message=message))
 
-    async def _see_to(self, plan: OrphanPlan) -> None:
-        if plan.action == OrphanAction.ADOPT:
-            await self.adopt(plan.orphan.id, by="service")
-        elif plan.action == OrphanAction.DELETE and await self._is_left_behind_still(plan.orphan):
-            await self.delete(plan.orphan.id, by="service")
+    def _held_back(self, plan: OrphanPlan) -> OrphanPlan:
+        """Return *plan* as it is now: a condition that was raised since it was made holds it back, too."""
+        if not self._fleet.frozen or plan.action == OrphanAction.REPORT:
+            return plan
+        return replace(plan, action=OrphanAction.REPORT.value, message="held back while a condition stands")
+
+    async def _see_to(self, plan: OrphanPlan) -> OrphanPlan:
+        """Do what is planned, unless somebody or something is in the way, and return the plan."""
+        try:
+            if plan.action == OrphanAction.ADOPT:
+                await self.adopt(plan.orphan.id, by="service")
+            elif plan.action == OrphanAction.DELETE and await self._is_left_behind_still(plan.orphan):
+                await self.delete(plan.orphan.id, by="service")
+        except (UpstreamError, DeadlineExceeded, OrphanNotFound, ClaimLost) as error:
+            log.warning("orphan left for now", orphan=plan.orphan.id, error=error.message)
+        return plan
 
     async def _is_left_behind_still(self, orphan: Orphan) -> bool:
         """Return whether what is to be deleted still is what a deletion left behind: since it was found, time has passed."""
