@@ -92,6 +92,17 @@ def test_what_is_the_matter_is_said_in_sentences_with_what_to_do(shown, changes,
     assert ("what to do" in text) is bool(to_do)
 
 
+def test_a_held_stack_is_told_as_such(shown):
+    held = "an operator holds it: no ensure starts it, until a start or a recover does"
+    lines = shown(phase="stopped", desired="stopped", health="unknown", runtime=None, message=held)
+
+    assert lines[:3] == [
+        "It is stopped, and its workspace waits.",
+        "An operator holds it: no ensure starts it, until a start or a recover does.",
+        "",
+    ]
+
+
 def test_a_message_that_says_what_the_reason_says_is_not_said_twice():
     seen = stack(reason="unknown", message="it cannot be seen at the moment; this is what was known last")
 

@@ -77,6 +77,21 @@ async def test_a_stopped_stack_keeps_its_workspace_and_starts_on_it_again(world:
     assert answer.view.stack.status.workspace == workspace
 
 
+@pytest.mark.parametrize("stopped_before", [False, True])
+async def test_a_held_stack_says_so_and_what_ends_it_until_it_is_started(world: World, *, stopped_before: bool):
+    await world.ensure()
+    if stopped_before:
+        await world.finished(await world.plane.provisioning.stop(ADA, by=BACKEND, hold=False, if_match=None))
+        assert world.stack().status.message == ""
+    await world.finished(await world.plane.provisioning.stop(ADA, by=OPERATOR, hold=True, if_match=None))
+
+    message = (await world.plane.provisioning.inspect(ADA)).stack.status.message
+    assert message == "an operator holds it: no ensure starts it, until a start or a recover does"
+
+    await world.finished(await world.plane.provisioning.recover(ADA, by=OPERATOR, if_match=None))
+    assert (await world.ensure()).view.stack.status.message == ""
+
+
 async def test_a_held_stack_refuses_an_ensure_until_it_is_started(world: World):
     await world.ensure()
     await world.finished(await world.plane.provisioning.stop(ADA, by=OPERATOR, hold=True, if_match=None))

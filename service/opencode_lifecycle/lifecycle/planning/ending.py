@@ -82,6 +82,9 @@ def plan_interrupted_stop(work: Work, seen: Observation, now: datetime, limits: 
     return waiting or Move(entered(stack, Phase.PENDING, now=now, runtime=None))
 
 
+_HELD = "an operator holds it: no ensure starts it, until a start or a recover does"
+
+
 def plan_stopped(work: Work, seen: Observation, now: datetime, limits: Limits) -> Step:
     stack = work.stack
     job = seen.job
@@ -112,7 +115,8 @@ def plan_stopped(work: Work, seen: Observation, now: datetime, limits: Limits) -
         )
     if work.needs.secret and stack.intent.rotation > stack.status.rotation_done:
         return RotateSecret(stack.status.secret_version or 0)
-    status = replace(stack.status, observed_generation=stack.intent.generation)
+    message = _HELD if stack.intent.held else stack.status.message
+    status = replace(stack.status, observed_generation=stack.intent.generation, message=message)
     return Rest(status, None, succeeded=True)
 
 
