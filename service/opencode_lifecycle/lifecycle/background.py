@@ -26,6 +26,10 @@ class Pulse:
         return None if self._at is None else monotonic() - self._at
 
 
+def _time() -> float:
+    return asyncio.get_running_loop().time()
+
+
 async def keep_going(
     name: str, once: Callable[[], Awaitable[None]], *, backoff: Backoff, random: Random
 ) -> None:
@@ -33,15 +37,16 @@ async def keep_going(
     Run *once* again and again until cancelled.
 
     *once* sets its own pace. When it raises, that is logged, and it is run again after a growing pause; it is never
-    given up.
+    given up. What went on for longer than the longest pause before it failed has not failed in a row.
     """
     failures = 0
     while True:
+        began = _time()
         try:
             await once()
             failures = 0
         except Exception as error:  # noqa: BLE001 - whatever it was, the loop goes on and says so
-            failures += 1
+            failures = failures + 1 if _time() - began <= backoff.most else 1
             pause = backoff.seconds(failures, random)
             log.warning(
                 "loop failed", loop=name, error=str(error), kind=type(error).__name__, pause=round(pause, 2)
