@@ -9,6 +9,7 @@ import structlog
 
 from opencode_lifecycle.lifecycle.background import Pulse
 from opencode_lifecycle.lifecycle.fleet import Fleet
+from opencode_lifecycle.lifecycle.orphan_owners import Owners
 from opencode_lifecycle.lifecycle.orphans import (
     OrphanAction,
     OrphanLimits,
@@ -43,10 +44,6 @@ from opencode_lifecycle.ports.service_catalog import ServiceCatalog
 from opencode_lifecycle.ports.stores import ClaimedOrphan, EventStore, OrphanStore, StackStore
 
 log = structlog.get_logger(__name__)
-
-_ASKED = 200
-"""Secrets and pointers without a row that are asked whose they are, in one comparison: with many, another
-installation is near."""
 
 Adopt = Callable[[UserId, bool, str], Awaitable[None]]
 """Make the row of a user, running or not, in somebody's name."""
@@ -89,6 +86,7 @@ class OrphanSweep:
         now: Clock,
     ) -> None:
         self._places = places
+        self._owners = Owners(passwords=places.passwords, live_files=places.live_files, timeout=timeout)
         self._stacks = stacks
         self._orphans = orphans
         self._events = events
@@ -131,7 +129,7 @@ class OrphanSweep:
         await self._catch_up()
         rows = {known.stack.job_id for known in self._fleet}
         kept = {each.job_id for each in await self._stacks.kept_workspaces()}
-        lone = await self._with_owners(without_row(finds, rows, kept))
+        lone = await self._owners.say_of(without_row(finds, rows, kept), earlier)
         now = self._now()
         orphans: Sequence[Orphan] = orphans_among(
             lone, earlier, installation=self._installation, apart=self._apart, now=now
@@ -166,22 +164,6 @@ class OrphanSweep:
     def _lone(self, finds: Sequence[Find]) -> list[Find]:
         return [find for find in finds if self._fleet.user_of(find.job_id) is None]
 
-    async def _with_owners(self, finds: Sequence[Find]) -> list[Find]:
-        """Ask whose the secrets and pointers among *finds* are. Of those that are not asked, nobody knows."""
-        deadline = Deadline.after(self._timeout, "ask whose these are")
-        asked = [find for find in finds if find.kind in {OrphanKind.SECRET, OrphanKind.VARIABLE}][:_ASKED]
-        others = [find for find in finds if find not in asked]
-        return [*others, *[await self._with_owner(find, deadline) for find in asked]]
-
-    async def _with_owner(self, find: Find, deadline: Deadline) -> Find:
-        if find.kind is OrphanKind.SECRET:
-            seen = await self._places.passwords.look(find.job_id, deadline)
-            if seen is None:
-                return find
-            return replace(find, installation=seen.installation, user_id=seen.user_id).dated(seen.written_at)
-        owner = await self._places.live_files.owner_of(find.job_id, deadline)
-        return replace(find, installation=owner.installation, user_id=owner.user_id) if owner else find
-
     async def _plan(self, orphan: Orphan, *, is_used: bool) -> OrphanPlan:
         user_id = orphan.find.user_id
         deleted_at = await self._stacks.deleted_at(user_id) if user_id is not None else None
@@ -215,11 +197,11 @@ class OrphanSweep:
         """Return whether what is to be deleted still is what a deletion left behind: since it was found, time has passed."""
         deadline = Deadline.after(self._timeout, f"look at the orphaned {orphan.find.kind} once more")
         seen = await self._places.orchestrator.observe(orphan.find.job_id, deadline)
-        find: Find | None = orphan.find
+        find: Find | None
         if orphan.find.kind is OrphanKind.JOB:
             find = job_in(seen)
-        elif orphan.find.kind in {OrphanKind.SECRET, OrphanKind.VARIABLE}:
-            find = await self._with_owner(orphan.find, deadline)
+        else:
+            find = await self._owners.ask(orphan.find, deadline)
         if find is None or find.installation not in {None, self._installation}:
             return False
         again = replace(orphan, find=as_it_started(replace(find, user_id=orphan.find.user_id), orphan.find))
