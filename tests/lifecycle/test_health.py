@@ -10,6 +10,7 @@ from opencode_lifecycle.model.condition import ConditionKind
 from opencode_lifecycle.model.identifiers import AllocationId, JobId
 from opencode_lifecycle.model.observation import TaskTrouble
 from opencode_lifecycle.model.states import Health, Phase, Reason
+from opencode_lifecycle.ports.prober import Activity
 from world import BACKEND, World
 
 LIMITS = {
@@ -111,6 +112,37 @@ async def test_a_runtime_that_was_seen_at_work_is_given_longer(tmp_path):
         await world.until(lambda: world.plane.fleet.get("ada").silent_probes > 12)
 
         assert [each.id for each in world.live_allocations()] == [before]
+
+
+async def test_an_agent_at_work_that_begins_to_be_slow_is_given_longer_although_its_stack_is_current(
+    tmp_path,
+):
+    world = a_world(tmp_path, limits={"idle_after": timedelta(minutes=5)})
+    async with world.running():
+        await world.ensure()
+        before = world.live_allocations()[0].id
+        server = server_of(world)
+        server.busy = True
+        slow = world.prober.hold_next("liveness")  # until the look gives up
+        await slow.reached.wait()
+        await world.until(lambda: world.plane.fleet.get("ada").busy_at is not None)
+        await world.until(lambda: world.plane.fleet.get("ada").silent_probes == 0)
+
+        server.hangs = True
+        await world.until(lambda: world.plane.fleet.get("ada").silent_probes >= 12)
+
+        assert [each.id for each in world.live_allocations()] == [before]
+        await world.until(lambda: [a.id for a in world.live_allocations()] not in [[before], []])
+
+
+async def test_that_activity_cannot_be_seen_takes_nothing_back_of_what_was_seen(world):
+    await world.ensure()
+    seen = datetime.now(UTC)
+    world.plane.fleet.saw_activity("ada", Activity(busy=True, changed_at=None), seen)
+
+    world.plane.fleet.saw_activity("ada", None, datetime.now(UTC))
+
+    assert world.plane.fleet.get("ada").busy_at == seen
 
 
 async def test_when_many_fall_silent_at_once_none_is_replaced(world):

@@ -115,6 +115,9 @@ class ControlPlane:
             fleet=self.fleet,
             conditions=self.conditions,
             prober=neighbours.prober,
+            passwords=neighbours.passwords,
+            catalog=neighbours.catalog,
+            now=now,
             interval=p.liveness_interval,
             patience=p.upstream_timeout,
         )

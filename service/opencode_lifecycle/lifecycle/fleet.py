@@ -40,6 +40,8 @@ class Known:
     activity: Activity | None = None
     activity_at: datetime | None = None
     """What its sessions did, and when that was seen; an activity of None could not be seen."""
+    busy_at: datetime | None = None
+    """When a session of it was last seen at work, whatever could not be seen since."""
     memory: int | None = None
     """Bytes that its runtime used when last asked."""
     doubt: str = ""
@@ -122,7 +124,7 @@ class Fleet:
             if _run_of(before) != _run_of(stack.status):
                 # Another server: what was heard of the one before says nothing of it.
                 known.liveness, known.silent_probes = None, 0
-                known.activity, known.activity_at, known.memory = None, None, None
+                known.activity, known.activity_at, known.busy_at, known.memory = None, None, None, None
             known.stack = stack
         if written is not None:
             # Written by us or by another replica; floors are kept in the row, too, since memory may be younger than it.
@@ -193,8 +195,7 @@ class Fleet:
         for job_id, seen in listing.stacks.items():
             old = self._seen.get(job_id)
             is_past = counts_anew and old is not None and old.observed_at < listing.observed_at
-            new = newer_of(None if is_past else old, seen, listing)
-            self._seen[job_id] = new
+            new = self._seen[job_id] = newer_of(None if is_past else old, seen, listing)
             self._freshness.saw(job_id, listing.observed_at)
             if old is None or not shows_the_same(old, new):
                 self._changed_job(job_id)
@@ -257,8 +258,7 @@ class Fleet:
         Return what is known of the job now, or None for unknown: never seen, seen too long ago, or before our last
         write. A job that a recent full listing does not name is absent.
         """
-        seen = self._seen.get(job_id)
-        listed_at = self._listed_at
+        seen, listed_at = self._seen.get(job_id), self._listed_at
         if seen is None:
             if listed_at is None:
                 return None
@@ -321,8 +321,7 @@ class Fleet:
         known = self._by_user.get(user_id)
         if known is None or (expected is not None and known.stack.status.secret_version != expected):
             return
-        news = known.secret != secret
-        known.secret = secret
+        news, known.secret = known.secret != secret, secret
         if news or secret.version != known.stack.status.secret_version:
             self._changed(known)
 
@@ -330,6 +329,7 @@ class Fleet:
         known = self._by_user.get(user_id)
         if known is not None:
             known.activity, known.activity_at = activity, at
+            known.busy_at = at if activity is not None and activity.busy else known.busy_at
 
     def saw_memory(self, user_id: UserId, memory: int | None) -> None:
         known = self._by_user.get(user_id)

@@ -16,7 +16,7 @@ from opencode_lifecycle.lifecycle.background import Pulse
 from opencode_lifecycle.lifecycle.brake import silence
 from opencode_lifecycle.lifecycle.conditions import Conditions
 from opencode_lifecycle.lifecycle.fleet import Fleet, Known
-from opencode_lifecycle.lifecycle.vouching import why_not_vouched
+from opencode_lifecycle.lifecycle.vouching import look_at_activity, why_not_vouched
 from opencode_lifecycle.model.clock import Clock
 from opencode_lifecycle.model.condition import ConditionKind
 from opencode_lifecycle.model.deadline import Deadline
@@ -45,6 +45,8 @@ PROBES_PER_SECOND = 100
 """Steady probes, all together: a fleet that is larger than an interval allows is looked at less often."""
 SHARE_OF_INTERVAL = 0.9
 """Of the time between two steady looks at a runtime, what the first of them may take."""
+ASKED_AT_ONCE = 32
+"""Runtimes that begin to be silent. With more at once none is replaced for it anyway."""
 LOOKS_PER_SECOND = 200
 """All proving together; with many at once each is looked at less often."""
 
@@ -249,17 +251,24 @@ class SteadyProbes:
         fleet: Fleet,
         conditions: Conditions,
         prober: RuntimeProber,
+        passwords: PasswordStore,
+        catalog: ServiceCatalog,
+        now: Clock,
         interval: timedelta,
         patience: timedelta,
     ) -> None:
         self._fleet = fleet
         self._conditions = conditions
         self._prober = prober
+        self._passwords = passwords
+        self._catalog = catalog
+        self._now = now
         self._interval = interval.total_seconds()
         # A look that is still under way when the next one is due takes its turn away: a frozen runtime, whose looks all
         # take their whole time, would be found out half as fast.
         self._patience = min(patience.total_seconds(), self._interval * SHARE_OF_INTERVAL)
         self._looking: dict[UserId, asyncio.Task[None]] = {}
+        self._asking: set[asyncio.Task[None]] = set()
         self.pulse = Pulse()
 
     async def round(self) -> None:
@@ -287,7 +296,7 @@ class SteadyProbes:
 
     async def close(self) -> None:
         """Give up all looks and wait until nothing of them runs."""
-        tasks = list(self._looking.values())
+        tasks = [*self._looking.values(), *self._asking]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -313,6 +322,30 @@ class SteadyProbes:
             address, Deadline.after(self._patience, f"probe {stack.job_id}")
         )
         self._fleet.probed(stack.user_id, (runtime.allocation_id, runtime.restarts), liveness, steady=steady)
+        known = self._fleet.get(stack.user_id)
+        if known is not None and known.silent_probes == 1 and len(self._asking) < ASKED_AT_ONCE:
+            # By itself, so that the next look need not wait for it.
+            task = asyncio.create_task(self._ask(stack), name=f"ask {stack.job_id}")
+            self._asking.add(task)
+            task.add_done_callback(self._asking.discard)
+
+    async def _ask(self, stack: Stack) -> None:
+        """
+        See whether a runtime that begins to be silent is at work: then it may only be slow, and is given longer.
+
+        That it cannot be seen takes nothing back of what was seen before.
+        """
+        activity = await look_at_activity(
+            stack,
+            fleet=self._fleet,
+            prober=self._prober,
+            passwords=self._passwords,
+            catalog=self._catalog,
+            deadline=Deadline.after(self._patience, f"ask what the sessions of {stack.job_id} do"),
+        )
+        known = self._fleet.get(stack.user_id)
+        if activity is not None and known is not None and known.stack.status.runtime == stack.status.runtime:
+            self._fleet.saw_activity(stack.user_id, activity, self._now())
 
 
 def _proven_address(stack: Stack) -> Address | None:

@@ -82,6 +82,8 @@ class Work:
     activity: Activity | None = None
     """What its sessions did at `activity_at`; None when they could not be seen."""
     activity_at: datetime | None = None
+    busy_at: datetime | None = None
+    """When a session of it was last seen at work."""
     secret: SecretSeen | None = None
     """What Vault's metadata said last; None before the first look."""
     memory: int | None = None

@@ -37,6 +37,7 @@ class Desk:
             installation=self.site.installation,
             activity=known.activity,
             activity_at=known.activity_at,
+            busy_at=known.busy_at,
             secret=known.secret,
             memory=known.memory,
             memory_max=resources.memory_max * _MIB if resources is not None else 0,

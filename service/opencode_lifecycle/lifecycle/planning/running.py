@@ -117,7 +117,7 @@ def _replace_wedged(work: Work, seen: Observation, now: datetime, limits: Limits
     One that was seen at work is given longer. What a replacement does not cure is not replaced again and again.
     """
     probes = limits.wedged_probes
-    if work.activity is not None and work.activity.busy and _age(work.activity_at, now) < limits.idle_after:
+    if work.busy_at is not None and now - work.busy_at < limits.idle_after:
         probes *= limits.patience_when_busy
     if _is_disconnected(work, seen):
         return None
