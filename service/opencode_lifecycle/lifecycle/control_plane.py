@@ -7,7 +7,6 @@ Starting it brings memory up to date before anything is decided; from then on th
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from datetime import timedelta
 from secrets import token_hex
 
 import structlog
@@ -137,7 +136,10 @@ class ControlPlane:
             timeout=p.observation_max_age,
         )
         self._changes = StoreWatch(
-            stacks=neighbours.store, feed=neighbours.store, fleet=self.fleet, interval=timedelta(seconds=1)
+            stacks=neighbours.store,
+            feed=neighbours.store,
+            fleet=self.fleet,
+            shares_database=p.shares_database,
         )
         self.access = Access(tokens=neighbours.store, now=now)
         views = Views(
