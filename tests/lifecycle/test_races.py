@@ -14,11 +14,13 @@ from opencode_lifecycle.model.errors import RuntimeNotReady, StackHeld, Upstream
 from opencode_lifecycle.model.identifiers import UserId
 from opencode_lifecycle.model.operation import OperationState
 from opencode_lifecycle.model.principal import Role
-from opencode_lifecycle.model.states import Health, Phase, Reason
+from opencode_lifecycle.model.states import Desired, Health, Phase, Reason
+from opencode_lifecycle.model.view import EnsureRequest
 from opencode_lifecycle.ports.stores import StackQuery
 from world import ADA, BACKEND, OPERATOR, World
 
 ASKED = {"by": BACKEND, "if_match": None}
+UNCHANGED = EnsureRequest()
 DOWN = UpstreamUnavailable("nomad", "call", "connection refused")
 
 
@@ -321,6 +323,45 @@ async def test_a_replica_that_sees_nothing_new_does_not_orphan_a_job_that_anothe
 
             assert done.receipt["job"] == "purged"
             assert world.job_id() not in world.nomad.jobs
+
+
+@pytest.fixture
+async def cut_off(tmp_path):
+    """A replica that runs ada's stack and hears no more of what the other one writes, which has just stopped it."""
+    world = World(tmp_path, shares_database=True)
+    async with world.running():
+        await world.ensure()
+        await world.until(lambda: of(world).hot(ADA, UNCHANGED) is not None)
+        other = world.another_plane()
+        await other._begin(world.content)
+        world.plane.dispatcher._workers = 0
+
+        async def fail() -> None:
+            raise UpstreamUnavailable("database", "read", "connection refused")
+
+        world.plane._changes.catch_up = fail
+        await other.provisioning.stop(ADA, hold=False, **ASKED)
+        await world.until(world.plane._changes.is_behind)
+        yield world
+
+
+async def test_memory_that_may_lack_what_another_replica_wrote_answers_no_ensure(cut_off: World):
+    assert of(cut_off).hot(ADA, UNCHANGED) is None
+
+
+async def test_memory_that_may_lack_what_another_replica_wrote_is_not_shown_where_the_row_can_be_read(
+    cut_off: World,
+):
+    assert (await of(cut_off).inspect(ADA)).stack.intent.desired is Desired.STOPPED
+
+
+async def test_what_is_remembered_is_shown_while_the_database_is_away(cut_off: World, monkeypatch):
+    async def away(_: object) -> None:
+        raise UpstreamUnavailable("database", "read", "connection refused")
+
+    monkeypatch.setattr(cut_off.plane.provisioning._inspection._stacks, "get", away)
+
+    assert (await of(cut_off).inspect(ADA)).stack.user_id == ADA
 
 
 async def test_an_ensure_in_the_last_moment_of_a_deletion_is_not_held_up(world: World):

@@ -108,8 +108,8 @@ class Cluster:
         self.owner: dict[tuple[str, int], JobId] = {}
         self.ended_at: dict[tuple[str, int], float] = {}
         """When the server at an address ended, of which Nomad knows."""
-        self.lied_at = -1000.0
-        """When Nomad last went back to an older snapshot, or its listings left out what there was."""
+        self.restored_at = -1000.0
+        """When Nomad last went back to an older snapshot."""
         self.is_dud = False
         """Whether servers that start now answer nothing, ever."""
         self.refuses_jobs = False
@@ -271,7 +271,7 @@ class Cluster:
 
     def restore(self, snapshot: Snapshot) -> None:
         """Let Nomad go back to what it knew then."""
-        self.lied_at = self.loop.time()
+        self.restored_at = self.loop.time()
         self.nomad.restore(snapshot)
         self.nomad.unlinked.clear()
 

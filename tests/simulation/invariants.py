@@ -27,7 +27,7 @@ _REPLACING = {Reason.STALE, Reason.UNRESPONSIVE, Reason.RECYCLE, Reason.RECREATE
 _OLDEST_ANSWER = 60.0
 """Seconds after which no replica may call a server ready that has ended: what was seen of it longer ago is unknown."""
 _MOMENT = 5.0
-_OLDEST_MEMORY = 15.0
+_OLDEST_MEMORY = 5.0
 """Seconds after which a replica must know of an accepted change, also when it hears of none."""
 _OLDEST_WATCH = 400.0
 """Seconds: beyond the longest period of a watch with the longest pause after failures."""
@@ -200,8 +200,7 @@ class Watcher:
         cluster = self._cluster
         job = cluster.nomad.jobs.get(job_id)
         runs = (job is not None and not job.seen.stopped) or cluster.nomad._live(job_id)
-        # An empty listing is believed in this, since to say so destroys nothing and is taken back by the next one.
-        if runs and cluster.nomad._hidden is None and cluster.loop.time() - cluster.lied_at > _OLDEST_ANSWER:
+        if runs and cluster.loop.time() - cluster.restored_at > _OLDEST_ANSWER:
             raise Violation(f"I3: {job_id} is said to be stopped, and runs")
 
     def _on_finish(self, claimed: Any, **_: Any) -> None:
@@ -269,10 +268,7 @@ class Watcher:
                 f"{now - ended_at:.0f} s ago"
             )
         row = cluster.store.rows.get(user)
-        cannot_read = (
-            "database" in cluster.trouble.away or (replica.number, "database") in cluster.trouble.cut_off
-        )
-        if cannot_read or (row is not None and row.stack.intent.generation == view.stack.intent.generation):
+        if row is not None and row.stack.intent.generation == view.stack.intent.generation:
             since.pop(key, None)
         elif now - since.setdefault(key, now) > _OLDEST_MEMORY:
             self.violation = self.violation or Violation(

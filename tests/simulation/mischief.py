@@ -99,8 +99,6 @@ class Mischief:
         cluster.refuses_jobs = False
         cluster.store.is_mute = False
         cluster.nomad.is_mute = False
-        if cluster.nomad._hidden is not None:
-            cluster.lied_at = asyncio.get_running_loop().time()
         cluster.nomad.show_in_listings()
         cluster.nomad.allow_placement()
 

@@ -157,6 +157,7 @@ class ControlPlane:
             prober=neighbours.prober,
             fleet=self.fleet,
             views=views,
+            is_behind=self._changes.is_behind,
             now=now,
             upstream_timeout=p.upstream_timeout,
         )

@@ -1,7 +1,7 @@
 """What of a stack can be asked without changing it: what it is, where it answers, how to get in, and what it said."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from datetime import timedelta
 
@@ -47,6 +47,7 @@ class Inspection:
         prober: RuntimeProber,
         fleet: Fleet,
         views: Views,
+        is_behind: Callable[[], bool],
         now: Clock,
         upstream_timeout: timedelta,
     ) -> None:
@@ -58,6 +59,7 @@ class Inspection:
         self._prober = prober
         self._fleet = fleet
         self._views = views
+        self.is_behind = is_behind
         self._now = now
         self._upstream_timeout = upstream_timeout.total_seconds()
         self.uncertain: set[UserId] = set()
@@ -156,11 +158,21 @@ class Inspection:
     # --- parts
 
     async def known(self, user_id: UserId) -> Known:
-        """Return the stack from memory, or from the database where memory may lag behind; else `StackNotFound`."""
+        """
+        Return the stack from memory, or from the database where memory may lag behind; else `StackNotFound`.
+
+        While the database is away, what is remembered is better than nothing, unless a write of ours may be missing in it.
+        """
         known = self._fleet.get(user_id)
-        if known is not None and user_id not in self.uncertain:
+        is_uncertain = user_id in self.uncertain
+        if known is not None and not is_uncertain and not self.is_behind():
             return known
-        stack = await self._stacks.get(user_id)
+        try:
+            stack = await self._stacks.get(user_id)
+        except UpstreamError:
+            if known is not None and not is_uncertain:
+                return known
+            raise
         self.uncertain.discard(user_id)
         if stack is None:
             self._fleet.remove(user_id)
