@@ -79,6 +79,16 @@ async def test_a_job_says_when_it_was_submitted_last_and_a_stop_is_a_submission(
     assert listed.stacks[job_id].job.submitted_at == stopped
 
 
+async def test_the_values_that_a_job_was_submitted_with_are_told_also_when_it_is_stopped(world, job_id):
+    await world.register(job_id, labels={"team": "blue"}, image="one")
+
+    for _ in range(2):
+        job = (await world.orchestrator.observe(job_id, soon())).job
+        values = await world.orchestrator.submitted(job, soon())
+        assert (values["labels"], values["image"], values["job_id"]) == ({"team": "blue"}, "one", job_id)
+        await world.orchestrator.deregister(job_id, purge=False, deadline=soon())
+
+
 async def test_of_two_first_registrations_the_second_conflicts(world, job_id):
     await world.register(job_id)
 

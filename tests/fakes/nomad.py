@@ -298,6 +298,12 @@ class FakeNomad:
             live = {"Variables[labels]", "Variables[description]"}
             return Comparison(edits=edits, restart=any(edit.field not in live for edit in edits))
 
+    async def submitted(self, job: JobSeen, deadline: Deadline) -> Variables | None:
+        async with self.faults.call("submitted", deadline):
+            known = self.jobs.get(job.job_id)
+            values = known.specification.get("Variables") if known is not None else None
+            return dict(values) if values is not None else None
+
     async def usage(self, allocation_id: AllocationId, deadline: Deadline) -> Usage | None:
         async with self.faults.call("usage", deadline):
             everything = (a.id for all_of_job in self.allocations.values() for a in all_of_job)

@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -9,14 +10,18 @@ from pathlib import Path
 
 import pytest
 
+from opencode_lifecycle.lifecycle.adoption import Found, as_it_is
 from opencode_lifecycle.lifecycle.orphans import OrphanLimits, orphans_among, was_left_behind
+from opencode_lifecycle.lifecycle.wanted import environment_of
 from opencode_lifecycle.model.condition import ConditionKind
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import ClaimLost, UpstreamUnavailable
 from opencode_lifecycle.model.identifiers import UserId, job_id_of
+from opencode_lifecycle.model.operation import Event
 from opencode_lifecycle.model.orphan import Find, Orphan, OrphanKind
+from opencode_lifecycle.model.release import Release
 from opencode_lifecycle.model.states import Desired, Phase
-from world import ADA, BACKEND, OPERATOR, World
+from world import ADA, BACKEND, OPERATOR, SITE, World, content
 
 ADAS_JOB = job_id_of("main", ADA)
 NOW = datetime(2026, 11, 24, 6, 0, tzinfo=UTC)
@@ -128,6 +133,126 @@ async def test_what_another_cluster_shows_decides_no_adoption(world):
         await world.plane.oversight.adopt_orphan(orphan.id, by=OPERATOR)
 
     assert world.plane.fleet.get(ADA) is None
+
+
+# --- as what it is adopted
+
+WISH = {
+    "resources": "large",
+    "group": "night",
+    "labels": {"team": "blue"},
+    "environment": {"TZ": "UTC", "LANG": "C", "MINE": "x"},
+}
+OF_RELEASE = {"TZ": "CET", "LANG": "C"}
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+async def test_a_stack_is_adopted_as_what_it_was_asked_to_be(tmp_path, stopped):
+    world = World(tmp_path, orphan_limits=HASTY)
+    world.content = content(environment=OF_RELEASE)
+    async with world.running():
+        await first_sweep(world)
+        await world.ensure(**WISH)
+        if stopped:
+            await world.finished(
+                await world.plane.provisioning.stop(ADA, by=BACKEND, hold=False, if_match=None)
+            )
+        before, intent = world.live_allocations(), world.stack().intent
+        await lose_row(world)
+        await sweep(world)
+
+        await adopt(world, OrphanKind.JOB)
+
+        stack = world.stack()
+        assert stack.status.phase is (Phase.STOPPED if stopped else Phase.RUNNING)
+        assert (stack.status.stale, stack.status.edits) == (frozenset(), ())
+        assert world.live_allocations() == before
+        adopted = stack.intent
+        assert (adopted.resources, adopted.group, adopted.labels) == ("large", "night", {"team": "blue"})
+        assert adopted.environment == {"TZ": "UTC", "MINE": "x"}
+        assert environment_of(stack, release_of(world)) == {**OF_RELEASE, **intent.environment}
+
+
+async def test_history_says_what_an_adoption_took_over_and_no_values_of_the_environment(world):
+    await world.ensure(**WISH)
+    await lose_row(world)
+    await sweep(world)
+
+    await adopt(world, OrphanKind.JOB)
+
+    (event,) = [each for each in await events(world) if each.kind == "stack.adopt"]
+    assert event.data["resources"] == {"from": "small", "to": "large"}
+    assert event.data["labels"] == {"from": {}, "to": {"team": "blue"}}
+    assert event.data["environment"] == {"names": ["LANG", "MINE", "TZ"]}
+    assert event.data["not_known"] == []
+
+
+async def test_history_says_what_of_an_adopted_stack_is_not_known(world):
+    await world.ensure(**WISH)
+    job = world.nomad.jobs[world.job_id()]
+    job.specification = {name: value for name, value in job.specification.items() if name != "Variables"}
+    await lose_row(world)
+    await sweep(world)
+
+    await adopt(world, OrphanKind.JOB)
+
+    assert world.stack().intent.resources == "large"
+    (event,) = [each for each in await events(world) if each.kind == "stack.adopt"]
+    assert event.data["not_known"] == ["labels", "group", "environment"]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"labels": "blue", "environment": ["x"], "description": 7},
+        {"labels": {"team": 1}, "environment": {"A": None}, "description": "- group: `NO`"},
+        {},
+    ],
+)
+async def test_what_somebody_else_submitted_is_taken_over_only_where_it_makes_sense(world, said):
+    await world.ensure(resources="large")
+    job = world.nomad.jobs[world.job_id()].seen
+    stack = world.stack()
+    plain = replace(stack, intent=replace(stack.intent, resources="small"))
+
+    intent, unknown = as_it_is(plain, Found(job=job, variables=said), release_of(world), SITE)
+
+    assert (intent, unknown) == (stack.intent, [])
+
+
+async def test_of_two_classes_that_are_alike_the_usual_one_is_taken(world):
+    await world.ensure()
+    job, release = world.nomad.jobs[world.job_id()].seen, release_of(world)
+    alike = replace(
+        release, resource_classes={"alike": release.resource_classes["small"], **release.resource_classes}
+    )
+
+    intent, _ = as_it_is(world.stack(), Found(job=job, variables={}), alike, SITE)
+
+    assert intent.resources == "small"
+
+
+async def test_nothing_is_adopted_while_nomad_cannot_say_with_what_it_was_submitted(world):
+    await world.ensure()
+    await lose_row(world)
+    await sweep(world)
+    orphan = await orphan_of(world, OrphanKind.JOB)
+    world.nomad.faults.fail_next("submitted", UpstreamUnavailable("nomad", "submitted"))
+
+    with pytest.raises(UpstreamUnavailable):
+        await world.plane.oversight.adopt_orphan(orphan.id, by=OPERATOR)
+
+    await adopt(world, OrphanKind.JOB)
+
+
+def release_of(world: World) -> Release:
+    release = world.plane.provisioning._releases.current
+    assert release is not None
+    return release
+
+
+async def events(world: World) -> Sequence[Event]:
+    return (await world.plane.provisioning.events(ADA, None, 100)).items
 
 
 # --- a database that was restored

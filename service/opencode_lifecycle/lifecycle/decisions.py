@@ -45,6 +45,8 @@ class Request:
 
 
 Decide = Callable[[Situation], Decision]
+TakeOver = Callable[[Stack], tuple[Intent, list[str]]]
+"""What a stack that had no row is to be wanted as, and the names of what of that is not known."""
 
 
 def ensure(request: Request, wish: EnsureRequest) -> Decide:
@@ -176,17 +178,19 @@ def delete(request: Request, *, delete_workspace: bool) -> Decide:
     return decide
 
 
-def adopt(request: Request, *, running: bool) -> Decide:
-    """Make the row that a thing of ours lacks: it runs on if it does, and else is there to be started."""
+def adopt(request: Request, *, running: bool, take_over: TakeOver) -> Decide:
+    """Make the row that a thing of ours lacks: it runs on if it does, as what *take_over* says, and else waits."""
 
     def decide(situation: Situation) -> Decision:
         if situation.stack is not None:
             return Decision()
         created = _new_stack(request, EnsureRequest(), kept_status(situation, request.now))
         desired = Desired.RUNNING if running else Desired.STOPPED
-        stack = replace(created, intent=replace(created.intent, desired=desired))
+        intent, unknown = take_over(created)
+        stack = replace(created, intent=replace(intent, desired=desired))
+        taken = {**_differences(created.intent, intent), "not_known": unknown}
         kept = situation.kept_workspace is not None
-        return _insert(request, stack, OperationKind.ADOPT, forget_kept=kept)
+        return _insert(request, stack, OperationKind.ADOPT, forget_kept=kept, **taken)
 
     return decide
 
@@ -284,13 +288,15 @@ def _create(request: Request, wish: EnsureRequest, situation: Situation) -> Deci
     return _insert(request, stack, OperationKind.ENSURE, forget_kept=situation.kept_workspace is not None)
 
 
-def _insert(request: Request, stack: Stack, kind: OperationKind, *, forget_kept: bool) -> Decision:
+def _insert(
+    request: Request, stack: Stack, kind: OperationKind, *, forget_kept: bool, **data: object
+) -> Decision:
     operation = _operation(request, stack, kind)
     stack = replace(stack, intent=replace(stack.intent, last_operation=operation.id))
     return Decision(
         stack=stack,
         operation=operation,
-        events=(_event(request, stack, kind, {}),),
+        events=(_event(request, stack, kind, data),),
         wake=True,
         forget_kept_workspace=forget_kept,
     )

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import structlog
 
+from opencode_lifecycle.lifecycle.adoption import Found
 from opencode_lifecycle.lifecycle.background import Pulse
 from opencode_lifecycle.lifecycle.fleet import Fleet
 from opencode_lifecycle.lifecycle.orphan_owners import Owners
@@ -45,8 +46,8 @@ from opencode_lifecycle.ports.stores import ClaimedOrphan, EventStore, OrphanSto
 
 log = structlog.get_logger(__name__)
 
-Adopt = Callable[[UserId, bool, str], Awaitable[None]]
-"""Make the row of a user, running or not, in somebody's name."""
+Adopt = Callable[[UserId, Found, str], Awaitable[None]]
+"""Make the row of a user, as what was found of it, in somebody's name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,19 +219,19 @@ class OrphanSweep:
         """
         claimed, user_id = await self._claim(orphan_id)
         try:
-            running = await self._runs_now(claimed.orphan.find.job_id)
+            found = await self._look_now(claimed.orphan.find.job_id)
         except (UpstreamError, DeadlineExceeded):
             # Nothing was done yet that somebody else would have to wait for.
             await self._orphans.release_orphan(claimed, gone=False)
             raise
-        await self._adopt(user_id, running, by)
+        await self._adopt(user_id, found, by)
         await self._orphans.release_orphan(claimed, gone=True)
         await self._note(claimed.orphan, "orphan.adopted", by)
         return user_id
 
-    async def _runs_now(self, job_id: JobId) -> bool:
+    async def _look_now(self, job_id: JobId) -> Found:
         """
-        Return whether a job of ours of that name is meant to run, as Nomad says it now and not as it was found.
+        Return the job of ours of that name, as Nomad says it now and not as it was found.
 
         1. A comparison finds a stopped job without a row.
         2. An operator starts it with Nomad's own tools.
@@ -243,9 +244,10 @@ class OrphanSweep:
         deadline = Deadline.after(self._timeout, f"see whether {job_id} runs")
         seen = await self._places.orchestrator.observe(job_id, deadline)
         self._fleet.see(job_id, seen)
-        return (
-            isinstance(seen.job, JobSeen) and not seen.job.stopped and seen.job.belongs_to(self._installation)
-        )
+        job = seen.job
+        if not isinstance(job, JobSeen) or not job.belongs_to(self._installation):
+            return Found(job=None, variables=None)
+        return Found(job=job, variables=await self._places.orchestrator.submitted(job, deadline))
 
     async def delete(self, orphan_id: OrphanId, *, by: str) -> None:
         """Delete the orphan, if it still is one: a row that came meanwhile keeps everything of its name."""

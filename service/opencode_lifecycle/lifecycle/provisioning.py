@@ -8,6 +8,7 @@ import asyncio
 from datetime import timedelta
 from time import monotonic
 
+from opencode_lifecycle.lifecycle.adoption import Found, as_it_is
 from opencode_lifecycle.lifecycle.decisions import (
     Decide,
     Request,
@@ -30,7 +31,7 @@ from opencode_lifecycle.model.errors import DeadlineExceeded, UpstreamError
 from opencode_lifecycle.model.identifiers import OperationId, TokenId, UserId
 from opencode_lifecycle.model.operation import Operation
 from opencode_lifecycle.model.principal import Principal, Role
-from opencode_lifecycle.model.stack import Stack
+from opencode_lifecycle.model.stack import Intent, Stack
 from opencode_lifecycle.model.states import Phase
 from opencode_lifecycle.model.view import UNCHANGED, EnsureAnswer, EnsureRequest, StackView
 from opencode_lifecycle.ports.stores import Decision, Situation, StackStore
@@ -87,13 +88,7 @@ class Provisioning:
     # --- ensure
 
     def hot(self, user_id: UserId, request: EnsureRequest) -> StackView | None:
-        """
-        Return the stack when an ensure of it changes nothing and its runtime is proven, all from memory.
-
-        Memory that another replica's writes may be missing in answers for nothing: the row is read then.
-        """
-        if self._inspection.is_behind():
-            return None
+        """Return the stack when an ensure of it changes nothing and its runtime is proven, all from memory."""
         known = self._fleet.get(user_id)
         if known is None or user_id in self._uncertain or not _asks_nothing_new(known.stack, request):
             return None
@@ -220,10 +215,16 @@ class Provisioning:
                 self._dispatcher.hint(stack.user_id)
         return situation, decision
 
-    async def adopt(self, user_id: UserId, running: bool, by: str) -> None:  # noqa: FBT001 - the sweep names it
-        """Make the row of a stack that has none, in the name of *by*."""
+    async def adopt(self, user_id: UserId, found: Found, by: str) -> None:
+        """Make the row of a stack that has none, as it was found, in the name of *by*."""
         principal = Principal(token_id=TokenId("-"), name=by, role=Role.OPERATOR)
-        await self._decide(user_id, adopt(self._request(user_id, principal, None), running=running))
+        request, release = self._request(user_id, principal, None), self._releases.current
+        assert release is not None, "a request has one"
+
+        def take_over(stack: Stack) -> tuple[Intent, list[str]]:
+            return as_it_is(stack, found, release, self._site)
+
+        await self._decide(user_id, adopt(request, running=found.runs, take_over=take_over))
 
     # --- parts
 

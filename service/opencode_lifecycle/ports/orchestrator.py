@@ -114,6 +114,14 @@ class Orchestrator(Protocol):
         """
         ...
 
+    async def submitted(self, job: JobSeen, deadline: Deadline) -> Variables | None:
+        """
+        Return the values with which the newest version of *job* was submitted of which they are known, or None.
+
+        They are what somebody said, we or an operator: nothing holds the job to them.
+        """
+        ...
+
     async def usage(self, allocation_id: AllocationId, deadline: Deadline) -> Usage | None:
         """Return what the allocation uses now, or None when its client does not know it."""
         ...

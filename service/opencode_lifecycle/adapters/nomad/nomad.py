@@ -42,6 +42,8 @@ __all__ = ["Nomad"]
 PAGE_SIZE: Final = 2500
 """Stubs of about a kilobyte. Pages of whole allocations are smaller."""
 BUNDLES_PATH: Final = "opencode/bundles"
+_VERSIONS_KEPT: Final = 6
+"""So many versions of a job Nomad remembers when nobody tells it otherwise."""
 
 
 class Nomad:
@@ -127,6 +129,16 @@ class Nomad:
         body = {"Job": job.specification["Job"], "Diff": True}
         answer = await self._connection.put(operation, path, body, deadline=deadline)
         return comparison.comparison_of(answer.body)
+
+    async def submitted(self, job: JobSeen, deadline: Deadline) -> Variables | None:
+        """Look back from the version that is seen: a stop or a change of the count is a version without a submission."""
+        operation = "read submission"
+        path = f"{path_of('job', job.job_id)}/submission"
+        for version in range(job.version, max(-1, job.version - _VERSIONS_KEPT), -1):
+            answer = await self._connection.get(operation, path, {"version": version}, deadline=deadline)
+            if answer.found:
+                return _variables(mapping(operation, answer.body).get("Variables"))
+        return None
 
     async def usage(self, allocation_id: AllocationId, deadline: Deadline) -> Usage | None:
         operation = "usage"
@@ -221,6 +233,15 @@ def _list(operation: str, body: Any) -> Sequence[Any]:
     if not isinstance(body, list):
         raise UpstreamNonsense(SYSTEM, operation, "a list was expected")
     return body
+
+
+def _variables(text: Any) -> Variables | None:
+    """Read the values as we submit them, in JSON; somebody else may have written HCL."""
+    try:
+        values = json.loads(text)
+    except (TypeError, ValueError, RecursionError):
+        return None
+    return values if isinstance(values, dict) else None
 
 
 def _is_wanted(allocation: AllocationSeen) -> bool:
