@@ -88,7 +88,13 @@ class Provisioning:
     # --- ensure
 
     def hot(self, user_id: UserId, request: EnsureRequest) -> StackView | None:
-        """Return the stack when an ensure of it changes nothing and its runtime is proven, all from memory."""
+        """
+        Return the stack when an ensure of it changes nothing and its runtime is proven, all from memory.
+
+        Memory that another replica's writes may be missing in answers for nothing: the row is read then.
+        """
+        if self._inspection.is_behind():
+            return None
         known = self._fleet.get(user_id)
         if known is None or user_id in self._uncertain or not _asks_nothing_new(known.stack, request):
             return None
