@@ -107,7 +107,7 @@ MUTANTS = (
         "G18",
         "what was seen before our own last write decides",
         planted.what_was_seen_before_our_own_write_decides,
-        also_without="the index of a registration",
+        also_without="the index of a registration; the look before an absence is believed",
     ),
     Mutant("G19", "names that prefix one another meet", planted.names_that_prefix_one_another_meet),
     Mutant("G20", "a start does not wait for the end of what ran", planted.a_start_does_not_wait_for_the_end),

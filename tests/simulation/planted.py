@@ -344,9 +344,11 @@ def a_rotation_is_done_for_ever() -> Iterator[None]:
 
 @contextmanager
 def what_was_seen_before_our_own_write_decides() -> Iterator[None]:
-    """Taken away with it: the index of a registration."""
+    """Taken away with it: the index of a registration, and the look before an absence is believed."""
     with (
         patch.object(Fleet, "wrote", lambda *_: None),
+        patch.object(starting, "not_found_yet", lambda *_: False),
+        patch.object(ending, "not_found_yet", lambda *_: False),
         patch.object(FakeNomad, "register", _register_whatever_is_there(FakeNomad.register)),
     ):
         yield
