@@ -177,6 +177,41 @@ async def test_a_replacement_that_was_refused_is_made_when_it_is_asked_for_again
     await eager.until(lambda: eager.stack().status.migration_state is MigrationState.CURRENT)
 
 
+async def test_a_recreate_does_not_stop_a_runtime_for_a_release_that_dropped_its_class(tmp_path):
+    world = World(tmp_path)
+    async with world.running():
+        await world.ensure(resources="large")
+    world.content = content(resource_classes={"small": world.content.resource_classes["small"]})
+    async with world.running():
+        (before,) = world.live_allocations()
+
+        operation = await world.finished(
+            await world.plane.provisioning.recreate(ADA, by=OPERATOR, if_match=None)
+        )
+
+        assert (operation.state, operation.reason) == (OperationState.FAILED, Reason.JOB_REJECTED)
+        assert world.stack().status.phase is Phase.RUNNING
+        assert [each.id for each in world.live_allocations()] == [before.id]
+
+
+async def test_a_recreate_that_was_refused_is_not_tried_again_until_somebody_asks(world):
+    await world.ensure()
+    (before,) = world.live_allocations()
+    world.nomad.faults.fail_next("compare", UpstreamRejected("nomad", "compare", "no"))
+    await world.finished(await world.plane.provisioning.recreate(ADA, by=OPERATOR, if_match=None))
+    tried = world.nomad.faults.calls["compare"]
+
+    world.plane.dispatcher.hint(ADA)
+    await world.until(lambda: not world.plane.dispatcher.at_work)
+    await world.plane._nomad.list_once()
+    await world.ensure("bob")
+    assert world.nomad.faults.calls["compare"] == tried
+    assert [each.id for each in world.live_allocations()] == [before.id]
+
+    assert (await world.ensure()).ready
+    assert [each.id for each in world.live_allocations()] != [before.id]
+
+
 async def test_a_runtime_that_began_to_work_while_nomad_was_asked_is_not_stopped(tmp_path):
     """That it is idle is asked as the last act before the stop."""
     world = World(tmp_path, limits=IDLE_AT_ONCE)

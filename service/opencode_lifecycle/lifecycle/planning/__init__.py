@@ -19,7 +19,7 @@ from opencode_lifecycle.lifecycle.planning.ending import (
     plan_interrupted_stop,
     plan_stopped,
 )
-from opencode_lifecycle.lifecycle.planning.moves import entered, failed, retry_at
+from opencode_lifecycle.lifecycle.planning.moves import entered, failed, is_fresh_start_due, retry_at
 from opencode_lifecycle.lifecycle.planning.running import plan_running
 from opencode_lifecycle.lifecycle.planning.starting import (
     plan_failed,
@@ -76,7 +76,8 @@ def _plan_wanted(work: Work, seen: Observation, now: datetime, limits: Limits) -
     job = seen.job
     if isinstance(job, JobSeen) and not job.belongs_to(work.installation):
         return _foreign(work, job, now)
-    if stack.intent.fresh_start > stack.status.fresh_start_done:
+    is_left_alone = stack.status.phase is Phase.RUNNING and stack.is_refused and stack.is_settled
+    if is_fresh_start_due(stack) and not is_left_alone:
         return plan_fresh_start(work, seen, now, limits)
     match stack.status.phase:
         case Phase.STOPPING:

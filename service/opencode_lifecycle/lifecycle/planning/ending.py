@@ -5,6 +5,7 @@ from datetime import datetime
 
 from opencode_lifecycle.lifecycle.planning.moves import entered, not_found_yet, wait_for_end
 from opencode_lifecycle.lifecycle.steps import (
+    CheckJob,
     CheckServiceGone,
     ClearLiveFiles,
     DestroySecret,
@@ -29,7 +30,8 @@ def plan_fresh_start(work: Work, seen: Observation, now: datetime, limits: Limit
     """
     End the old allocation before a new one is asked for, exactly once.
 
-    1. A recreate is accepted: `fresh_start` is ahead of `fresh_start_done`.
+    1. A recreate is accepted: `fresh_start` is ahead of `fresh_start_done`. What runs runs on if Nomad would refuse the
+       job that is to follow.
     2. The job is stopped; we may die and do it again, which changes nothing.
     3. Nothing runs any more: `fresh_start_done` is saved, together with the phase that starts anew.
     4. Only then is the job registered. Dying before it, we register; dying after it, we adopt what runs, because the
@@ -39,6 +41,8 @@ def plan_fresh_start(work: Work, seen: Observation, now: datetime, limits: Limit
     if not_found_yet(work, seen):
         return Look()
     running = isinstance(seen.job, JobSeen) and not seen.job.stopped
+    if running and stack.status.phase is Phase.RUNNING and Part.CHECK not in work.done:
+        return CheckJob()
     if (running or seen.live) and stack.status.phase is not Phase.STOPPING:
         return Move(
             entered(

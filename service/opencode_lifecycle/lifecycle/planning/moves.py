@@ -51,6 +51,11 @@ def failed(stack: Stack, reason: Reason, message: str, now: datetime) -> Status:
     )
 
 
+def is_fresh_start_due(stack: Stack) -> bool:
+    """Whether an allocation was asked for that is newer than the one there is."""
+    return stack.intent.fresh_start > stack.status.fresh_start_done
+
+
 def retry_at(stack: Stack, limits: Limits) -> datetime:
     """Return when a failed stack is to be tried again: spread by its name, so that asking twice gives the same answer."""
     attempts = stack.status.attempts

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from opencode_lifecycle.lifecycle.planning.moves import entered, failed
+from opencode_lifecycle.lifecycle.planning.moves import entered, failed, is_fresh_start_due
 from opencode_lifecycle.lifecycle.steps import (
     CheckJob,
     CompareJob,
@@ -189,7 +189,8 @@ def _put_right(work: Work, seen: Observation, now: datetime, limits: Limits) -> 
     reasons = staleness_of(stack.status, work.wanted, desired=stack.intent.desired)
     stale = facets_of(reasons)
     recycle = _why_recycle(work, now, limits)
-    if (stale or recycle) and stack.is_refused and stack.is_settled:
+    is_due = stale or recycle or is_fresh_start_due(stack)
+    if is_due and stack.is_refused and stack.is_settled:
         return Rest(replace(stack.status, health=_health(work, limits)), None)
     restart = any(reason.restart for reason in reasons)
     if not restart and stale and (stale <= _IN_PLACE or work.when_stale is not WhenStale.REPORT):
