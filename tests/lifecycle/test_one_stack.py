@@ -78,7 +78,9 @@ async def test_a_stopped_stack_keeps_its_workspace_and_starts_on_it_again(world:
 
 
 @pytest.mark.parametrize("stopped_before", [False, True])
-async def test_a_held_stack_says_so_and_what_ends_it_until_it_is_started(world: World, *, stopped_before: bool):
+async def test_a_held_stack_says_so_and_what_ends_it_until_it_is_started(
+    world: World, *, stopped_before: bool
+):
     await world.ensure()
     if stopped_before:
         await world.finished(await world.plane.provisioning.stop(ADA, by=BACKEND, hold=False, if_match=None))
