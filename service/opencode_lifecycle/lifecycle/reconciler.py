@@ -128,7 +128,9 @@ class Reconciler:
                 case Move(status=status):
                     if status.reason is not None:
                         current.moved = status
-                    current.work = replace(current.work, stack=current.work.stack.moved_to(status))
+                    stack = current.work.stack.moved_to(status)
+                    wanted = self._effects.wanted(stack, current.release)
+                    current.work = replace(current.work, stack=stack, wanted=wanted)
                 case Rest():
                     await self._rest(current, step)
                     return True
