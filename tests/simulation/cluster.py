@@ -49,6 +49,7 @@ WRITES = frozenset(
         "renew_claim",
         "finish_deletion",
         "put_condition",
+        "change_condition",
         "put_orphans",
         "put_cluster_mark",
     }
