@@ -6,6 +6,7 @@ import pytest
 
 from opencode_lifecycle.lifecycle.steps import Limits
 from opencode_lifecycle.model.errors import InvalidBody, UpstreamRejected, UpstreamUnavailable
+from opencode_lifecycle.model.facets import Facet
 from opencode_lifecycle.model.operation import OperationState
 from opencode_lifecycle.model.release import ResourceClass
 from opencode_lifecycle.model.states import MigrationState, Phase, Reason, WhenStale
@@ -42,35 +43,17 @@ async def test_recover_has_a_refused_change_tried_again(world):
     assert [each.id for each in world.live_allocations()] == [before.id]
 
 
-async def test_an_ensure_has_a_refused_change_tried_again(world):
+@pytest.mark.parametrize("wish", [{}, {"labels": {"team": "blue"}}])
+async def test_an_ensure_answers_for_a_runtime_whose_change_was_refused(world, wish):
     await refused(world)
-    (before,) = world.live_allocations()
-
-    answer = await world.ensure(labels={"team": "blue"})
-
-    assert answer.ready
-    assert world.stack().status.migration_state is MigrationState.CURRENT
-    assert [each.id for each in world.live_allocations()] == [before.id]
-
-
-async def test_an_ensure_that_asks_for_nothing_new_has_a_refused_change_tried_again(world):
-    await refused(world)
-
-    assert (await world.ensure()).ready
-
-    assert world.stack().status.migration_state is MigrationState.CURRENT
-
-
-async def test_an_ensure_has_a_change_that_is_refused_each_time_tried_only_once(world):
-    await refused(world)
-    world.nomad.faults.fail_next("register", NO, times=None)
     tried = world.nomad.faults.calls["register"]
 
-    answer = await world.ensure()
+    answer = await world.ensure(**wish, wait=None)
 
     assert answer.ready  # the runtime that runs is as good as before
+    assert [each.facet for each in answer.view.staleness] == [Facet.LABELS]
     assert answer.view.stack.status.migration_state is MigrationState.FAILED
-    assert world.nomad.faults.calls["register"] == tried + 1
+    assert world.nomad.faults.calls["register"] == tried
 
 
 # --- before anything is stopped
@@ -208,7 +191,7 @@ async def test_a_recreate_that_was_refused_is_not_tried_again_until_somebody_ask
     assert world.nomad.faults.calls["compare"] == tried
     assert [each.id for each in world.live_allocations()] == [before.id]
 
-    assert (await world.ensure()).ready
+    await world.finished(await world.plane.provisioning.recover(ADA, by=OPERATOR, if_match=None))
     assert [each.id for each in world.live_allocations()] != [before.id]
 
 

@@ -69,10 +69,12 @@ def ensure(request: Request, wish: EnsureRequest) -> Decide:
                 intent = replace(intent, wanted_release=request.current_release)
             request.check_resources(intent.wanted_release, wish.resources)
             return _change(request, stack, intent, OperationKind.ENSURE)
-        has_failed = stack.is_settled and (stack.status.phase is Phase.FAILED or stack.is_refused)
+        has_failed = stack.status.phase is Phase.FAILED and stack.is_settled
+        # A runtime whose change was refused is as good as before, and may be asked for at any time: that is no wish to
+        # have the change tried again.
         if _runs(stack) or (is_at_work(situation.last_operation) and not has_failed):
             return Decision()
-        if stack.intent.pinned or stack.status.phase is Phase.RUNNING:
+        if stack.intent.pinned:
             return _change(request, stack, stack.intent, OperationKind.ENSURE)
         request.check_resources(request.current_release, wish.resources)
         intent = replace(stack.intent, wanted_release=request.current_release)
@@ -92,7 +94,7 @@ def start(request: Request, *, recover: bool = False) -> Decide:
             return _succeed(request, EnsureRequest(), stack, situation)
         if stack.status.phase is not Phase.RUNNING and not intent.pinned:
             intent = replace(intent, wanted_release=request.current_release)
-        if intent == stack.intent and _runs(stack):
+        if intent == stack.intent and _runs(stack) and not stack.is_refused:
             return _noted(request, stack, kind)
         return _change(request, stack, intent, kind)
 
@@ -232,8 +234,8 @@ def kept_status(situation: Situation, now: datetime) -> Status:
 
 
 def _runs(stack: Stack) -> bool:
-    """Whether the stack runs as was asked. One whose change was refused does not: whoever asks has it tried again."""
-    return stack.status.phase is Phase.RUNNING and stack.is_settled and not stack.is_refused
+    """Whether the stack runs, and everything that was asked for was seen to."""
+    return stack.status.phase is Phase.RUNNING and stack.is_settled
 
 
 def _existing(request: Request, situation: Situation) -> Stack:

@@ -100,7 +100,7 @@ class Provisioning:
             return None
         if known.view is not None and monotonic() < known.ready_until:
             return known.view
-        if known.stack.is_refused or not self._views.is_ready(known):
+        if not self._views.is_ready(known):
             return None
         view = self._views.of(known)
         # For a moment nothing needs to be worked out again: whatever happens to the stack ends it at once, and time
