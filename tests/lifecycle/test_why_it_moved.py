@@ -23,8 +23,9 @@ async def last_event(world: World, kind: str):
 
 
 async def contest(world: World) -> None:
+    """Let Consul list the address for a runtime of another installation, of which our Nomad need not know."""
     address = world.live_allocations()[0].address
-    world.consul.register(JobId("oc-other-job"), AllocationId("other"), address)
+    world.consul.register(JobId("oc-other-job"), AllocationId("other"), address, installation="other")
     await world.phase(Phase.STARTING)
 
 
