@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
-from uuid import uuid4
 
 import pytest
 import pytest_asyncio
@@ -358,8 +357,9 @@ async def test_an_address_that_consul_lists_for_another_stack_as_well_is_withdra
     victim, other = fleet[0], fleet[1]
     url = await service.address(FLEET[0])
     port = int(url.rsplit(":", 1)[1])
+    # A runtime that is there: what Nomad does not list any more contests nothing.
     zombie = {
-        "ID": f"_nomad-task-{uuid4()}-zombie",
+        "ID": f"_nomad-task-{other['runtime']['allocation_id']}-zombie",
         "Name": other["job_id"],
         "Address": "127.0.0.1",
         "Port": port,
