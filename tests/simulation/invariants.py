@@ -203,8 +203,15 @@ class Watcher:
         if runs and cluster.loop.time() - cluster.restored_at > _OLDEST_ANSWER:
             raise Violation(f"I3: {job_id} is said to be stopped, and runs")
 
-    def _on_finish(self, claimed: Any, **_: Any) -> None:
-        self._check_stopped(claimed.stack.job_id)
+    def _on_finish(self, claimed: Any, **_: Any) -> Any:
+        stack = claimed.stack
+        self._check_stopped(stack.job_id)
+
+        def finished(_: Any) -> None:
+            # What follows is another life, also when it begins in the same moment.
+            self._generations.pop((stack.user_id, stack.created_at), None)
+
+        return finished
 
     def _check_loss(self, user: UserId, before: Any, status: Any) -> None:
         """Hold the verdict that a runtime is lost against the truth, which no failed look may stand in for."""
