@@ -194,6 +194,10 @@ async def test_a_stopped_stack_whose_rotation_waits_for_vault_asks_with_growing_
         await world.until(lambda: pause_of(world) > 1.0)
         assert "vault" in world.stack().status.message
 
+        world.vault.sealed = False
+        await world.until(lambda: world.stack().status.rotation_done == world.stack().intent.rotation)
+        await world.until(lambda: world.stack().status.message == "")
+
 
 def pause_of(world: World) -> float:
     """Return in how many seconds the stack is due, 0 when nothing is planned."""

@@ -119,7 +119,8 @@ def plan_stopped(work: Work, seen: Observation, now: datetime, limits: Limits) -
         )
     if work.needs.secret and stack.intent.rotation > stack.status.rotation_done:
         return RotateSecret(stack.status.secret_version or 0)
-    message = _HELD if stack.intent.held else stack.status.message
+    # What was in the way of a rotation is past.
+    message = _HELD if stack.intent.held else ""
     status = replace(stack.status, observed_generation=stack.intent.generation, message=message)
     return Rest(status, None, succeeded=True)
 
