@@ -13,6 +13,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from opencode_lifecycle import entrypoint, telemetry
+from opencode_lifecycle.adapters.allocator import give_back_what_is_freed
 from opencode_lifecycle.adapters.blocking import BlockingCalls
 from opencode_lifecycle.adapters.consul.service_catalog import ConsulServiceCatalog
 from opencode_lifecycle.adapters.database import schema
@@ -68,6 +69,7 @@ async def serve(settings: Settings) -> None:
 @asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[str]:
     """Run the whole service and yield its base URL. The database must have the current schema."""
+    give_back_what_is_freed()
     async with AsyncExitStack() as stack:
         neighbours = await _neighbours(settings, stack)
         # A whole fleet is read into memory now and stays there: looking through it for garbage again and again is in vain.

@@ -245,7 +245,7 @@ def _runtime_of(row: Row) -> Runtime | None:
     if row["runtime_allocation_id"] is None:
         return None
     host = row["runtime_host"]
-    address = None if host is None else Address(host=host, port=row["runtime_port"])
+    address = None if host is None else Address(host=intern(host), port=row["runtime_port"])
     values = {name: row[f"runtime_{name}"] for name in _RUNTIME}
     return Runtime(address=address, **values | {name: intern(values[name]) for name in _SHARED_OF_RUNTIME})
 

@@ -115,7 +115,7 @@ def address_of(operation: str, allocation: Mapping[str, Any]) -> Address | None:
             value = number(operation, port, "Value")
             if not 0 < value <= _HIGHEST_PORT:
                 raise UpstreamNonsense(SYSTEM, operation, "a port is out of range")
-            return Address(host=text(operation, port, "HostIP"), port=value)
+            return Address(host=shared_text(operation, port, "HostIP"), port=value)
     return None
 
 
