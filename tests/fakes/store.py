@@ -321,6 +321,8 @@ class FakeStore:
 
     async def changes_since(self, seq: int, *, limit: int) -> Sequence[StackChange]:
         async with self._call("changes_since"):
+            if seq >= self._seq:
+                return []
             changes = [
                 StackChange(seq=row.stack.change_seq, user_id=user_id, stack=row.stack)
                 for user_id, row in self.rows.items()

@@ -215,6 +215,10 @@ class Cluster:
                     self.refused += 1
                     self.say("  nomad refuses the job")
                     raise UpstreamRejected("nomad", "register", "1 error occurred: it is refused")
+            t = self.trouble
+            if not (t.fail or t.lose_reply or t.slow or t.hang or t.away or t.cut_off):
+                # Most calls meet no trouble, and all calls pass here.
+                return None
             return self._trouble(system, method, life, after=after)
 
         return policy

@@ -171,6 +171,9 @@ class Conditions:
         return suspicion is not None and not _is_covered(suspicion.details, confirmed)
 
     def _freeze(self) -> None:
+        if not (self._rows or self._held or self._suspected):
+            self._fleet.freeze(frozenset())
+            return
         self._fleet.freeze(frozenset(kind for kind in ConditionKind if self._freezes(kind)))
 
     def _answers_for(self, row: Condition, now: datetime) -> bool:
