@@ -18,10 +18,10 @@ from fakes.vault import FakeVault
 from opencode_lifecycle.adapters.database import schema
 from opencode_lifecycle.adapters.database.database import Database
 from opencode_lifecycle.lifecycle.control_plane import ControlPlane, Neighbours, Parameters
-from opencode_lifecycle.lifecycle.fleet import Known
+from opencode_lifecycle.lifecycle.observing.fleet import Known
+from opencode_lifecycle.lifecycle.reconciling.steps import Limits
+from opencode_lifecycle.lifecycle.reconciling.wanted import Site
 from opencode_lifecycle.lifecycle.releases import ReleaseContent
-from opencode_lifecycle.lifecycle.steps import Limits
-from opencode_lifecycle.lifecycle.wanted import Site
 from opencode_lifecycle.model.identifiers import JobId, TokenId, UserId, job_id_of
 from opencode_lifecycle.model.observation import AllocationSeen
 from opencode_lifecycle.model.operation import Operation

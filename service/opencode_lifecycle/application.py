@@ -22,15 +22,15 @@ from opencode_lifecycle.adapters.nomad.nomad import Nomad
 from opencode_lifecycle.adapters.opencode.prober import OpenCodeProber
 from opencode_lifecycle.adapters.vault.password_store import VaultPasswordStore
 from opencode_lifecycle.api.server import Runner, build_app
-from opencode_lifecycle.lifecycle.access import new_token
 from opencode_lifecycle.lifecycle.control_plane import ControlPlane
 from opencode_lifecycle.lifecycle.neighbours import Neighbours
-from opencode_lifecycle.lifecycle.orphans import OrphanLimits
+from opencode_lifecycle.lifecycle.orphans.judgement import OrphanLimits
 from opencode_lifecycle.lifecycle.parameters import Parameters
-from opencode_lifecycle.lifecycle.rate_limits import RateClass, RatePolicy
+from opencode_lifecycle.lifecycle.reconciling.steps import Limits
+from opencode_lifecycle.lifecycle.reconciling.wanted import Site
 from opencode_lifecycle.lifecycle.releases import ReleaseContent
-from opencode_lifecycle.lifecycle.steps import Limits
-from opencode_lifecycle.lifecycle.wanted import Site
+from opencode_lifecycle.lifecycle.requests.access import new_token
+from opencode_lifecycle.lifecycle.requests.rate_limits import RateClass, RatePolicy
 from opencode_lifecycle.model.clock import utc_now
 from opencode_lifecycle.model.identifiers import UserId
 from opencode_lifecycle.model.principal import Role

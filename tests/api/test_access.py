@@ -7,7 +7,7 @@ import pytest
 from api.in_memory import a_condition, an_orphan
 from api.world import SECRETS, World, eventually
 from opencode_lifecycle.api.routes import ROUTES, Route
-from opencode_lifecycle.lifecycle.rate_limits import RateClass, RatePolicy
+from opencode_lifecycle.lifecycle.requests.rate_limits import RateClass, RatePolicy
 from opencode_lifecycle.model.identifiers import new_operation_id, new_token_id
 
 CALLERS = ("backend", "operator", "auditor", "ada", "bob")

@@ -14,7 +14,7 @@ from api.world import SECRETS, World, eventually
 from opencode_lifecycle.api import server
 from opencode_lifecycle.api.bodies import parse_json
 from opencode_lifecycle.api.gate import user_id_of
-from opencode_lifecycle.lifecycle.rate_limits import RateClass, RatePolicy
+from opencode_lifecycle.lifecycle.requests.rate_limits import RateClass, RatePolicy
 from opencode_lifecycle.model.errors import InvalidRequest, InvalidUserId
 from opencode_lifecycle.model.identifiers import USER_ID_PATTERN, job_id_of
 

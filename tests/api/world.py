@@ -20,7 +20,7 @@ from api.in_memory import (
     MemoryReadiness,
 )
 from opencode_lifecycle.api.server import Runner, build_app
-from opencode_lifecycle.lifecycle.rate_limits import DEFAULT_POLICIES, RateClass, RatePolicy
+from opencode_lifecycle.lifecycle.requests.rate_limits import DEFAULT_POLICIES, RateClass, RatePolicy
 from opencode_lifecycle.model.principal import Role
 
 SECRETS = {

@@ -13,9 +13,9 @@ from opencode_lifecycle.adapters.nomad.connection import NomadConnection
 from opencode_lifecycle.adapters.nomad.nomad import Nomad
 from opencode_lifecycle.adapters.vault.password_store import VaultPasswordStore
 from opencode_lifecycle.api.stacks import StackHandlers
-from opencode_lifecycle.lifecycle.dispatcher import Dispatcher
-from opencode_lifecycle.lifecycle.fleet import Fleet
-from opencode_lifecycle.lifecycle.reconciler import Reconciler
+from opencode_lifecycle.lifecycle.observing.fleet import Fleet
+from opencode_lifecycle.lifecycle.reconciling.dispatcher import Dispatcher
+from opencode_lifecycle.lifecycle.reconciling.reconciler import Reconciler
 
 _COROUTINES = (
     (StackHandlers, "ensure", "api: ensure"),

@@ -16,9 +16,9 @@ from opencode_lifecycle.adapters.database.database import Database
 from opencode_lifecycle.adapters.database.stack_rows import values_of
 from opencode_lifecycle.adapters.database.tables import releases, sequences, user_stacks
 from opencode_lifecycle.lifecycle.control_plane import Parameters
+from opencode_lifecycle.lifecycle.reconciling.steps import Limits
+from opencode_lifecycle.lifecycle.reconciling.wanted import Site, wanted_facets
 from opencode_lifecycle.lifecycle.releases import release_of_settings
-from opencode_lifecycle.lifecycle.steps import Limits
-from opencode_lifecycle.lifecycle.wanted import Site, wanted_facets
 from opencode_lifecycle.model.clock import utc_now
 from opencode_lifecycle.model.facets import Facets
 from opencode_lifecycle.model.identifiers import (

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from opencode_lifecycle.lifecycle.access import Access
+from opencode_lifecycle.lifecycle.requests.access import Access
 from opencode_lifecycle.model.errors import TokenNotFound
 from opencode_lifecycle.model.identifiers import TokenId, UserId
 from opencode_lifecycle.model.principal import Role

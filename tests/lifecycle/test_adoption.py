@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from opencode_lifecycle.lifecycle.adoption import Found, as_it_is
-from opencode_lifecycle.lifecycle.orphans import OrphanLimits, orphans_among, was_left_behind
-from opencode_lifecycle.lifecycle.wanted import environment_of
+from opencode_lifecycle.lifecycle.orphans.adoption import Found, as_it_is
+from opencode_lifecycle.lifecycle.orphans.judgement import OrphanLimits, orphans_among, was_left_behind
+from opencode_lifecycle.lifecycle.reconciling.wanted import environment_of
 from opencode_lifecycle.model.condition import ConditionKind
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import ClaimLost, UpstreamUnavailable

@@ -4,7 +4,7 @@ from dataclasses import fields, replace
 
 import pytest
 
-from opencode_lifecycle.lifecycle.wanted import Site, job_variables, wanted_facets
+from opencode_lifecycle.lifecycle.reconciling.wanted import Site, job_variables, wanted_facets
 from opencode_lifecycle.model.errors import UpstreamUnavailable
 from opencode_lifecycle.model.facets import Facet
 from opencode_lifecycle.model.states import MigrationState, Phase, WhenStale

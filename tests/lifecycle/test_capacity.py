@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 from opencode_lifecycle.lifecycle.backoff import Backoff
-from opencode_lifecycle.lifecycle.steps import Limits
+from opencode_lifecycle.lifecycle.reconciling.steps import Limits
 from opencode_lifecycle.model.errors import NoCapacity
 from opencode_lifecycle.model.states import Phase, Reason
 from world import World

@@ -9,10 +9,10 @@ import pytest
 
 from fakes.opencode import FakeProber
 from fakes.store import FakeStore
-from opencode_lifecycle.lifecycle.brake import secrets_missing, silence
-from opencode_lifecycle.lifecycle.conditions import LEASE, Conditions
+from opencode_lifecycle.lifecycle.braking.brake import secrets_missing, silence
+from opencode_lifecycle.lifecycle.braking.conditions import LEASE, Conditions
 from opencode_lifecycle.lifecycle.control_plane import ControlPlane, Parameters
-from opencode_lifecycle.lifecycle.fleet import Fleet
+from opencode_lifecycle.lifecycle.observing.fleet import Fleet
 from opencode_lifecycle.model.condition import ConditionKind
 from opencode_lifecycle.model.errors import UpstreamUnavailable
 from opencode_lifecycle.model.identifiers import JobId, UserId

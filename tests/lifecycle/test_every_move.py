@@ -11,8 +11,8 @@ from itertools import product
 import pytest
 
 from database_examples import ADA, FACETS, NOW, RUNTIME, a_stack
-from opencode_lifecycle.lifecycle.planning import failed, plan
-from opencode_lifecycle.lifecycle.steps import Limits, Move, Part, Rest, Step, Work
+from opencode_lifecycle.lifecycle.reconciling.planning import failed, plan
+from opencode_lifecycle.lifecycle.reconciling.steps import Limits, Move, Part, Rest, Step, Work
 from opencode_lifecycle.model.identifiers import job_id_of
 from opencode_lifecycle.model.job_template import TemplateNeeds
 from opencode_lifecycle.model.observation import ABSENT, AllocationSeen, ClientStatus, JobSeen, Observation

@@ -11,9 +11,9 @@ from datetime import timedelta
 import pytest
 import structlog
 
-from opencode_lifecycle.lifecycle import reconciler
-from opencode_lifecycle.lifecycle.effects import Effects
-from opencode_lifecycle.lifecycle.steps import Limits, Move, Rest
+from opencode_lifecycle.lifecycle.reconciling import reconciler
+from opencode_lifecycle.lifecycle.reconciling.effects import Effects
+from opencode_lifecycle.lifecycle.reconciling.steps import Limits, Move, Rest
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.operation import Operation, OperationState
 from opencode_lifecycle.model.stack import Status

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from opencode_lifecycle.lifecycle.fleet import Fleet
+from opencode_lifecycle.lifecycle.observing.fleet import Fleet
 from opencode_lifecycle.model.identifiers import AllocationId, JobId, ReleaseId, UserId, job_id_of
 from opencode_lifecycle.model.observation import ABSENT, AllocationSeen, ClientStatus, JobSeen, Observation
 from opencode_lifecycle.model.stack import Address, Intent, Runtime, Stack, Status

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from opencode_lifecycle.lifecycle.steps import Limits
+from opencode_lifecycle.lifecycle.reconciling.steps import Limits
 from opencode_lifecycle.model.condition import ConditionKind
 from opencode_lifecycle.model.identifiers import AllocationId, JobId
 from opencode_lifecycle.model.observation import TaskTrouble

@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 
 from fakes.opencode import FakeOpenCode
-from opencode_lifecycle.lifecycle.steps import Limits
+from opencode_lifecycle.lifecycle.reconciling.steps import Limits
 from opencode_lifecycle.model.errors import (
     RuntimeNotReady,
     StackHeld,

@@ -6,9 +6,9 @@ import pytest
 
 from fakes.nomad_storage import FakeLiveFiles
 from fakes.vault import FakeVault
-from opencode_lifecycle.lifecycle import orphan_owners
-from opencode_lifecycle.lifecycle.orphan_owners import Owners
-from opencode_lifecycle.lifecycle.orphans import OrphanLimits, orphans_among
+from opencode_lifecycle.lifecycle.orphans import owners as orphan_owners
+from opencode_lifecycle.lifecycle.orphans.judgement import OrphanLimits, orphans_among
+from opencode_lifecycle.lifecycle.orphans.owners import Owners
 from opencode_lifecycle.model.clock import utc_now
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import UpstreamUnavailable

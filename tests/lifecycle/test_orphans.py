@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from opencode_lifecycle.lifecycle.orphans import OrphanLimits, orphans_among
+from opencode_lifecycle.lifecycle.orphans.judgement import OrphanLimits, orphans_among
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import ClaimLost, OrphanNotFound, OrphanNotProven, UpstreamUnavailable
 from opencode_lifecycle.model.identifiers import AllocationId, JobId, UserId, job_id_of

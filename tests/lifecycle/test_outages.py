@@ -5,8 +5,8 @@ from datetime import timedelta
 
 import pytest
 
-from opencode_lifecycle.lifecycle.orphans import OrphanLimits
-from opencode_lifecycle.lifecycle.steps import Limits
+from opencode_lifecycle.lifecycle.orphans.judgement import OrphanLimits
+from opencode_lifecycle.lifecycle.reconciling.steps import Limits
 from opencode_lifecycle.model.errors import DeadlineExceeded, UpstreamUnavailable
 from opencode_lifecycle.model.facets import Facet
 from opencode_lifecycle.model.identifiers import UserId

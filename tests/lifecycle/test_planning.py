@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opencode_lifecycle.lifecycle.planning import plan
-from opencode_lifecycle.lifecycle.steps import (
+from opencode_lifecycle.lifecycle.reconciling.planning import plan
+from opencode_lifecycle.lifecycle.reconciling.steps import (
     DestroySecret,
     DestroyWorkspace,
     FinishDeletion,

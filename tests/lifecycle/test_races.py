@@ -9,7 +9,7 @@ import structlog
 
 from fakes.opencode import FakeOpenCode
 from opencode_lifecycle.lifecycle.control_plane import ControlPlane, Neighbours, Parameters
-from opencode_lifecycle.lifecycle.steps import Limits
+from opencode_lifecycle.lifecycle.reconciling.steps import Limits
 from opencode_lifecycle.model.errors import RuntimeNotReady, StackHeld, UpstreamRejected, UpstreamUnavailable
 from opencode_lifecycle.model.identifiers import UserId
 from opencode_lifecycle.model.operation import OperationState

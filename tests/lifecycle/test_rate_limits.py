@@ -4,7 +4,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opencode_lifecycle.lifecycle.rate_limits import DEFAULT_POLICIES, RateClass, RateLimiter, RatePolicy
+from opencode_lifecycle.lifecycle.requests.rate_limits import (
+    DEFAULT_POLICIES,
+    RateClass,
+    RateLimiter,
+    RatePolicy,
+)
 
 POLICY = RatePolicy(per_second=10, burst=20)
 

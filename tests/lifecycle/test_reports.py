@@ -6,7 +6,7 @@ import pytest
 
 from opencode_lifecycle.api import conditions
 from opencode_lifecycle.cli import client
-from opencode_lifecycle.lifecycle import oversight
+from opencode_lifecycle.lifecycle.requests import oversight
 from opencode_lifecycle.model.states import WhenStale
 from world import OPERATOR, World
 

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from fakes.opencode import FakeOpenCode
-from opencode_lifecycle.lifecycle.steps import Limits
+from opencode_lifecycle.lifecycle.reconciling.steps import Limits
 from opencode_lifecycle.model.identifiers import AllocationId
 from opencode_lifecycle.model.states import Phase
 from world import World

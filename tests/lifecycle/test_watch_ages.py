@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from opencode_lifecycle.lifecycle.watch_ages import Watch, Watches, two_rounds
+from opencode_lifecycle.lifecycle.observing.watch_ages import Watch, Watches, two_rounds
 
 MINUTE = timedelta(minutes=1)
 

@@ -13,8 +13,8 @@ from fakes.opencode import FakeOpenCode, FakeProber
 from fakes.store import FakeStore
 from fakes.vault import FakeVault
 from opencode_lifecycle.lifecycle.control_plane import ControlPlane, Neighbours, Parameters
-from opencode_lifecycle.lifecycle.orphans import OrphanLimits
-from opencode_lifecycle.lifecycle.steps import Limits
+from opencode_lifecycle.lifecycle.orphans.judgement import OrphanLimits
+from opencode_lifecycle.lifecycle.reconciling.steps import Limits
 from opencode_lifecycle.model.errors import UpstreamRejected, UpstreamUnavailable
 from opencode_lifecycle.model.identifiers import JobId
 from opencode_lifecycle.model.observation import AllocationSeen, ClientStatus

@@ -14,18 +14,21 @@ from datetime import timedelta
 from unittest.mock import patch
 
 from fakes.nomad import FakeNomad
-from opencode_lifecycle.lifecycle import control_plane, decisions, orphan_sweep, planning, reconciler
+from opencode_lifecycle.lifecycle import control_plane
 from opencode_lifecycle.lifecycle.backoff import Backoff
-from opencode_lifecycle.lifecycle.cross_checking import CatalogWatch
-from opencode_lifecycle.lifecycle.dispatcher import Dispatcher
-from opencode_lifecycle.lifecycle.effects import Effects
-from opencode_lifecycle.lifecycle.fleet import Fleet
-from opencode_lifecycle.lifecycle.orphan_sweep import OrphanSweep
-from opencode_lifecycle.lifecycle.orphans import OrphanLimits
-from opencode_lifecycle.lifecycle.planning import ending, running, starting
-from opencode_lifecycle.lifecycle.reconciler import Reconciler
-from opencode_lifecycle.lifecycle.steps import DestroySecret, MakeSecret, Part, StopJob
-from opencode_lifecycle.lifecycle.watching import NomadWatch
+from opencode_lifecycle.lifecycle.observing.cross_checking import CatalogWatch
+from opencode_lifecycle.lifecycle.observing.fleet import Fleet
+from opencode_lifecycle.lifecycle.observing.watching import NomadWatch
+from opencode_lifecycle.lifecycle.orphans import sweep as orphan_sweep
+from opencode_lifecycle.lifecycle.orphans.judgement import OrphanLimits
+from opencode_lifecycle.lifecycle.orphans.sweep import OrphanSweep
+from opencode_lifecycle.lifecycle.reconciling import planning, reconciler
+from opencode_lifecycle.lifecycle.reconciling.dispatcher import Dispatcher
+from opencode_lifecycle.lifecycle.reconciling.effects import Effects
+from opencode_lifecycle.lifecycle.reconciling.planning import ending, running, starting
+from opencode_lifecycle.lifecycle.reconciling.reconciler import Reconciler
+from opencode_lifecycle.lifecycle.reconciling.steps import DestroySecret, MakeSecret, Part, StopJob
+from opencode_lifecycle.lifecycle.requests import decisions
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import DeadlineExceeded, UpstreamError
 from opencode_lifecycle.model.identifiers import JobId

@@ -9,9 +9,9 @@ from unittest.mock import patch
 from fakes import store
 from fakes.store import FakeStore
 from opencode_lifecycle.lifecycle.control_plane import ControlPlane
-from opencode_lifecycle.lifecycle.fleet import Fleet
-from opencode_lifecycle.lifecycle.reconciler import Reconciler
-from opencode_lifecycle.lifecycle.watching import StoreWatch
+from opencode_lifecycle.lifecycle.observing.fleet import Fleet
+from opencode_lifecycle.lifecycle.observing.watching import StoreWatch
+from opencode_lifecycle.lifecycle.reconciling.reconciler import Reconciler
 from opencode_lifecycle.model.errors import ClaimLost
 
 

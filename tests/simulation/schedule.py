@@ -13,8 +13,9 @@ from typing import Any
 
 import structlog
 
-from opencode_lifecycle.lifecycle import background, provisioning
+from opencode_lifecycle.lifecycle import background
 from opencode_lifecycle.lifecycle.control_plane import ControlPlane
+from opencode_lifecycle.lifecycle.requests import provisioning
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import LifecycleError, Refusal
 from opencode_lifecycle.model.identifiers import UserId, job_id_of

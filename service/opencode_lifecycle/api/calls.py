@@ -8,7 +8,7 @@ from aiohttp import web
 
 from opencode_lifecycle.api.parameters import NO_ARGUMENTS, Arguments
 from opencode_lifecycle.api.routes import Route
-from opencode_lifecycle.lifecycle.rate_limits import Verdict
+from opencode_lifecycle.lifecycle.requests.rate_limits import Verdict
 from opencode_lifecycle.model.identifiers import UserId
 from opencode_lifecycle.model.principal import Principal
 

@@ -24,7 +24,7 @@ from opencode_lifecycle.api.metrics import UNMATCHED, RequestMetrics
 from opencode_lifecycle.api.parameters import read_query
 from opencode_lifecycle.api.routes import Route
 from opencode_lifecycle.api.use_cases import Access
-from opencode_lifecycle.lifecycle.rate_limits import RateClass, RateLimiter
+from opencode_lifecycle.lifecycle.requests.rate_limits import RateClass, RateLimiter
 from opencode_lifecycle.model.errors import (
     DeadlineExceeded,
     InvalidRequest,

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from opencode_lifecycle.api import parameters as query
 from opencode_lifecycle.api import schemas
 from opencode_lifecycle.api.parameters import Parameter
-from opencode_lifecycle.lifecycle.rate_limits import RateClass
+from opencode_lifecycle.lifecycle.requests.rate_limits import RateClass
 from opencode_lifecycle.model.principal import Role
 
 BACKEND, OPERATOR, AUDITOR, USER = Role.BACKEND, Role.OPERATOR, Role.AUDITOR, Role.USER

@@ -31,7 +31,12 @@ from opencode_lifecycle.api.stacks import StackHandlers
 from opencode_lifecycle.api.streams import Streams
 from opencode_lifecycle.api.tokens import TokenHandlers
 from opencode_lifecycle.api.use_cases import Access, Oversight, Provisioning, Readiness
-from opencode_lifecycle.lifecycle.rate_limits import DEFAULT_POLICIES, RateClass, RateLimiter, RatePolicy
+from opencode_lifecycle.lifecycle.requests.rate_limits import (
+    DEFAULT_POLICIES,
+    RateClass,
+    RateLimiter,
+    RatePolicy,
+)
 from opencode_lifecycle.model.clock import Clock, utc_now
 from opencode_lifecycle.ports.stores import IdempotencyStore
 

@@ -11,31 +11,31 @@ from secrets import token_hex
 
 import structlog
 
-from opencode_lifecycle.lifecycle.access import Access
-from opencode_lifecycle.lifecycle.admission import Admission
 from opencode_lifecycle.lifecycle.background import keep_going
 from opencode_lifecycle.lifecycle.backoff import Backoff
-from opencode_lifecycle.lifecycle.conditions import Conditions
-from opencode_lifecycle.lifecycle.cross_checking import CatalogWatch
-from opencode_lifecycle.lifecycle.dispatcher import Dispatcher
-from opencode_lifecycle.lifecycle.effects import Effects
-from opencode_lifecycle.lifecycle.fleet import Fleet, Known
-from opencode_lifecycle.lifecycle.inspection import Inspection
+from opencode_lifecycle.lifecycle.braking.admission import Admission
+from opencode_lifecycle.lifecycle.braking.conditions import Conditions
 from opencode_lifecycle.lifecycle.neighbours import Neighbours
-from opencode_lifecycle.lifecycle.orphan_sweep import OrphanSweep, Places
-from opencode_lifecycle.lifecycle.oversight import Oversight
+from opencode_lifecycle.lifecycle.observing.cross_checking import CatalogWatch
+from opencode_lifecycle.lifecycle.observing.fleet import Fleet, Known
+from opencode_lifecycle.lifecycle.observing.proving import Proving, SteadyProbes
+from opencode_lifecycle.lifecycle.observing.sweeping import SecretSweep, UsageSweep
+from opencode_lifecycle.lifecycle.observing.watch_ages import Periods, watches_of
+from opencode_lifecycle.lifecycle.observing.watching import NomadWatch, StoreWatch
+from opencode_lifecycle.lifecycle.orphans.sweep import OrphanSweep, Places
 from opencode_lifecycle.lifecycle.parameters import Parameters
-from opencode_lifecycle.lifecycle.proving import Proving, SteadyProbes
-from opencode_lifecycle.lifecycle.provisioning import Provisioning
 from opencode_lifecycle.lifecycle.readiness import Readiness
-from opencode_lifecycle.lifecycle.reconciler import Reconciler
+from opencode_lifecycle.lifecycle.reconciling.dispatcher import Dispatcher
+from opencode_lifecycle.lifecycle.reconciling.effects import Effects
+from opencode_lifecycle.lifecycle.reconciling.reconciler import Reconciler
+from opencode_lifecycle.lifecycle.reconciling.work import Desk
 from opencode_lifecycle.lifecycle.releases import ReleaseContent, Releases, release_of_settings
+from opencode_lifecycle.lifecycle.requests.access import Access
+from opencode_lifecycle.lifecycle.requests.inspection import Inspection
+from opencode_lifecycle.lifecycle.requests.oversight import Oversight
+from opencode_lifecycle.lifecycle.requests.provisioning import Provisioning
+from opencode_lifecycle.lifecycle.requests.views import Views
 from opencode_lifecycle.lifecycle.retention import Retention
-from opencode_lifecycle.lifecycle.sweeping import SecretSweep, UsageSweep
-from opencode_lifecycle.lifecycle.views import Views
-from opencode_lifecycle.lifecycle.watch_ages import Periods, watches_of
-from opencode_lifecycle.lifecycle.watching import NomadWatch, StoreWatch
-from opencode_lifecycle.lifecycle.work import Desk
 from opencode_lifecycle.model.condition import Condition
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import DeadlineExceeded, UpstreamError

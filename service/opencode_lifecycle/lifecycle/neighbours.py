@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-from opencode_lifecycle.lifecycle.watching import ChangeFeed
+from opencode_lifecycle.lifecycle.observing.watching import ChangeFeed
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.ports.orchestrator import ClusterMark, LiveFiles, Orchestrator, Workspaces
 from opencode_lifecycle.ports.prober import RuntimeProber

@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from random import Random
 
-from opencode_lifecycle.lifecycle.orphans import OrphanLimits
-from opencode_lifecycle.lifecycle.steps import Limits
-from opencode_lifecycle.lifecycle.wanted import Site
+from opencode_lifecycle.lifecycle.orphans.judgement import OrphanLimits
+from opencode_lifecycle.lifecycle.reconciling.steps import Limits
+from opencode_lifecycle.lifecycle.reconciling.wanted import Site
 from opencode_lifecycle.model.clock import Clock, utc_now
 from opencode_lifecycle.model.states import WhenStale
 

@@ -5,8 +5,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from opencode_lifecycle.lifecycle.background import Pulse
-from opencode_lifecycle.lifecycle.fleet import Fleet
-from opencode_lifecycle.lifecycle.watch_ages import Watches, WatchReport
+from opencode_lifecycle.lifecycle.observing.fleet import Fleet
+from opencode_lifecycle.lifecycle.observing.watch_ages import Watches, WatchReport
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import LifecycleError
 

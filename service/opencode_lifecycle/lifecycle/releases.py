@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from opencode_lifecycle.lifecycle.wanted import MANDATORY_VARIABLES
+from opencode_lifecycle.lifecycle.reconciling.wanted import MANDATORY_VARIABLES
 from opencode_lifecycle.model.errors import BodyFault, InvalidBody, InvalidSettings
 from opencode_lifecycle.model.facets import digest_of
 from opencode_lifecycle.model.identifiers import ReleaseId

@@ -1,0 +1,1 @@
+"""What holds back destructive work when what is seen may be wrong."""

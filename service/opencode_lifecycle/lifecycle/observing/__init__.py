@@ -1,0 +1,1 @@
+"""What is known now: every watch, and the fleet in memory that they all tell."""

@@ -1,0 +1,1 @@
+"""What bears our names without a row."""

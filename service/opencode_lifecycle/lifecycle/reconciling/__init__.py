@@ -1,0 +1,1 @@
+"""Brings each stack to where it should be: claim, observe, plan (pure), apply, save."""

@@ -1,0 +1,252 @@
+"""
+Hands stacks to workers: those somebody hinted at first, then those that are due.
+
+A hint only makes it quick. That a stack is due stands in its row, so a hint that is lost costs time, never the stack.
+"""
+
+import asyncio
+from contextlib import suppress
+from datetime import timedelta
+
+import structlog
+
+from opencode_lifecycle.lifecycle.background import Pulse
+from opencode_lifecycle.lifecycle.observing.fleet import Fleet, Known
+from opencode_lifecycle.lifecycle.reconciling.planning import plan
+from opencode_lifecycle.lifecycle.reconciling.reconciler import Reconciler
+from opencode_lifecycle.lifecycle.reconciling.steps import Limits, Rest
+from opencode_lifecycle.lifecycle.reconciling.work import Desk
+from opencode_lifecycle.lifecycle.releases import Releases
+from opencode_lifecycle.model.clock import Clock
+from opencode_lifecycle.model.errors import UpstreamError
+from opencode_lifecycle.model.identifiers import UserId
+from opencode_lifecycle.model.stack import Status
+from opencode_lifecycle.model.states import Desired
+from opencode_lifecycle.ports.stores import Claimed, StackStore
+
+log = structlog.get_logger(__name__)
+
+
+class Dispatcher:
+    """Owns the workers of this replica."""
+
+    def __init__(
+        self,
+        *,
+        stacks: StackStore,
+        reconciler: Reconciler,
+        releases: Releases,
+        fleet: Fleet,
+        desk: Desk,
+        limits: Limits,
+        now: Clock,
+        workers: int,
+        claim_lifetime: timedelta,
+        poll: timedelta = timedelta(seconds=1),
+    ) -> None:
+        self._stacks = stacks
+        self._reconciler = reconciler
+        self._releases = releases
+        self._fleet = fleet
+        self._desk = desk
+        self._limits = limits
+        self._now = now
+        self._workers = workers
+        self._claim_lifetime = claim_lifetime
+        self._poll = poll.total_seconds()
+        self._hinted: dict[UserId, None] = {}
+        self._urgent: dict[UserId, None] = {}
+        self._at_work: set[UserId] = set()
+        self._left_alone: dict[UserId, tuple[object, ...]] = {}
+        """What was known of a stack that could not be taken to rest. Until that changes, it waits until it is due."""
+        self._came_round: dict[UserId, tuple[object, ...]] = {}
+        """What was known when a pass had come to rest and there seemed to be something to do still."""
+        self._said: dict[UserId, tuple[object, ...]] = {}
+        """By what knowledge a stack was last taken to rest."""
+        self.has_compared = False
+        """Whether everything that the first listing gave rise to was seen to once: what is stale is marked by then."""
+        self.pulse = Pulse()
+        self._wake = asyncio.Event()
+
+    @property
+    def at_work(self) -> int:
+        return len(self._at_work)
+
+    def hint(self, user_id: UserId) -> None:
+        """Have the stack looked at as soon as a worker is free. Those to be deleted or stopped go first."""
+        known = self._fleet.get(user_id)
+        self._left_alone.pop(user_id, None)
+        urgent = known is not None and known.stack.intent.desired is not Desired.RUNNING
+        (self._urgent if urgent else self._hinted)[user_id] = None
+        self._wake.set()
+
+    def attend(self, known: Known) -> None:
+        """Hint at the stack if there is something to do for it now."""
+        user_id = known.stack.user_id
+        if user_id in self._at_work or self._left_alone.get(user_id) == self._known_of(known):
+            return
+        if self.needs_attention(known) and not self._has_said_so(known):
+            self.hint(user_id)
+
+    def _known_of(self, known: Known) -> tuple[object, ...]:
+        """Return what a new pass could be led by: all but what the last pass itself wrote."""
+        seen = self._fleet.observation(known.stack.job_id)
+        about = (seen.job, seen.allocations, seen.placement_failure) if seen is not None else None
+        seen_otherwise = (known.proof, known.liveness, known.silent_probes, known.secret, known.doubt)
+        return (known.stack.intent, about, seen_otherwise, self._fleet.frozen)
+
+    def needs_attention(self, known: Known) -> bool:
+        """Whether there is something to do for the stack, or to write down about it, as far as can be seen."""
+        stack = known.stack
+        found = self._releases.peek(stack.intent.wanted_release)
+        if found is None:
+            return True
+        release, needs = found
+        if self._fleet.observation(stack.job_id) is None:
+            # Not seen: the row says when it is due. Unknown is no reason to act.
+            return False
+        work = self._desk.work_on(stack, known, release, needs)
+        step = plan(work, now=self._now(), limits=self._limits)
+        if not isinstance(step, Rest):
+            return True
+        # A change of prose alone is not worth a write.
+        return _worth_a_write(stack.status) != _worth_a_write(step.status)
+
+    def _has_said_so(self, known: Known) -> bool:
+        """
+        Whether it was taken to rest by this same knowledge before, and another replica has moved it since.
+
+        1. One replica sees that an allocation has ended, and writes "stopped"; another has not heard of it yet, and writes
+           "stopping". Or one reaches the runtime, and the other does not.
+        2. Each hears of what the other wrote, and corrects it, as fast as the database will go.
+
+        So each does what it knows once, until it learns something else or the stack is due.
+        """
+        return self._said.get(known.stack.user_id) == self._known_of(known)
+
+    async def run(self) -> None:
+        """Claim and work until cancelled; then let the workers finish what they are at."""
+        self._wake.set()  # whoever waits for our first beat need not wait for a period as well
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                await self._pause()
+                try:
+                    claimed = await self._claim(self._workers - len(self._at_work))
+                except UpstreamError as error:
+                    log.warning("cannot claim", error=error.message)
+                    await asyncio.sleep(self._poll)
+                    continue
+                except Exception:
+                    # Whatever it was, the other stacks wait.
+                    log.exception("cannot claim")
+                    await asyncio.sleep(self._poll)
+                    continue
+                self.pulse.beat()
+                for each in claimed:
+                    self._at_work.add(each.stack.user_id)
+                    tasks.create_task(self._work(each), name=f"reconcile {each.stack.job_id}")
+                self._note_comparison()
+
+    def _note_comparison(self) -> None:
+        waits = self._hinted or self._urgent or self._at_work
+        if not waits and self._fleet.listing_pulse.age() is not None:
+            self.has_compared = True
+
+    async def _pause(self) -> None:
+        try:
+            async with asyncio.timeout(self._poll):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+        self._wake.clear()
+
+    async def _claim(self, free: int) -> list[Claimed]:
+        if free <= 0:
+            return []
+        hinted = self._take_hints(free)
+        now = self._now()
+        try:
+            claimed = await self._stacks.claim(
+                limit=free, now=now, lapses_at=now + self._claim_lifetime, hinted=hinted
+            )
+        except BaseException:
+            self._hinted.update(dict.fromkeys(hinted))
+            raise
+        if self._urgent or self._hinted:
+            self._wake.set()
+        ours = [each for each in claimed if each.stack.user_id not in self._at_work]
+        for each in claimed:
+            if each not in ours:
+                # Its worker was frozen for so long that the claim lapsed. It will find that out; two at once must not be.
+                await self._stacks.release_claim(each, next_attempt_at=now + self._claim_lifetime)
+        return ours
+
+    def _take_hints(self, free: int) -> list[UserId]:
+        hinted: list[UserId] = []
+        for hints in (self._urgent, self._hinted):
+            for user_id in list(hints):
+                if len(hinted) == free:
+                    return hinted
+                del hints[user_id]
+                if user_id not in self._at_work:
+                    # Else whoever is at it looks again when done.
+                    hinted.append(user_id)
+        return hinted
+
+    async def _work(self, claimed: Claimed) -> None:
+        user_id = claimed.stack.user_id
+        rests = False
+        try:
+            rests = await self._reconciler.reconcile(claimed)
+        except asyncio.CancelledError:
+            # We are told to stop. What was done is found again; whoever takes over shall not wait for our claim to lapse.
+            with suppress(UpstreamError):
+                await self._stacks.release_claim(claimed, next_attempt_at=self._now())
+            raise
+        except Exception:
+            # A defect of ours with one stack must not touch the others. Its claim lapses and it is tried again.
+            log.exception("reconcile failed", job_id=claimed.stack.job_id)
+        finally:
+            self._at_work.discard(user_id)
+            self._wake.set()
+        self._finished(claimed, rests=rests)
+
+    def _finished(self, claimed: Claimed, *, rests: bool) -> None:
+        """
+        Have the stack looked at again if something was learnt while it was worked on.
+
+        1. What is remembered of it says that there is something to do; a pass looks itself, and finds it done.
+        2. For some reason the look does not count against what is remembered, and the next pass does it all again.
+
+        So a second pass by the same knowledge is the last one until the stack is due, or something else is learnt.
+        """
+        user_id = claimed.stack.user_id
+        known = self._fleet.get(user_id)
+        came_round = self._came_round.pop(user_id, None)
+        self._left_alone.pop(user_id, None)
+        if known is None:
+            self._said.pop(user_id, None)
+            return
+        about = self._known_of(known)
+        is_wanted_as_before = known.stack.intent.generation == claimed.stack.intent.generation
+        if is_wanted_as_before and (not rests or came_round == about):
+            self._left_alone[user_id] = about
+        try:
+            self.attend(known)
+        except Exception:
+            log.exception("cannot judge a stack", job_id=known.stack.job_id)
+        if user_id in self._hinted or user_id in self._urgent:
+            self._came_round[user_id] = about
+        elif rests:
+            self._said[user_id] = about
+
+
+def _worth_a_write(status: Status) -> tuple[object, ...]:
+    return (
+        status.phase,
+        status.reason,
+        status.health,
+        status.migration_state,
+        status.stale,
+        status.observed_generation,
+    )

@@ -1,0 +1,375 @@
+"""
+What each step does to the world, and what is learnt from the answer. Every effect is named after the stack and safe to
+repeat.
+"""
+
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import assert_never
+
+import structlog
+
+from opencode_lifecycle.lifecycle.observing.fleet import Fleet
+from opencode_lifecycle.lifecycle.observing.vouching import look_at_activity
+from opencode_lifecycle.lifecycle.reconciling.planning.moves import facets_in
+from opencode_lifecycle.lifecycle.reconciling.steps import (
+    CheckJob,
+    CheckServiceGone,
+    ClearLiveFiles,
+    CompareJob,
+    DestroySecret,
+    DestroyWorkspace,
+    FinishDeletion,
+    Limits,
+    Look,
+    LookAtActivity,
+    MakeSecret,
+    MakeWorkspace,
+    Move,
+    Part,
+    PublishLiveFiles,
+    PurgeJob,
+    RegisterJob,
+    Rest,
+    RotateSecret,
+    Step,
+    StopJob,
+    Work,
+)
+from opencode_lifecycle.lifecycle.reconciling.wanted import Site, job_variables, wanted_facets
+from opencode_lifecycle.lifecycle.releases import Releases
+from opencode_lifecycle.model.clock import Clock
+from opencode_lifecycle.model.deadline import Deadline
+from opencode_lifecycle.model.errors import DeadlineExceeded, IndexConflict, UpstreamError
+from opencode_lifecycle.model.facets import Facets
+from opencode_lifecycle.model.identifiers import VolumeId
+from opencode_lifecycle.model.observation import JobSeen
+from opencode_lifecycle.model.release import Release
+from opencode_lifecycle.model.stack import Stack, Status, Workspace
+from opencode_lifecycle.model.states import Health, Phase
+from opencode_lifecycle.ports.orchestrator import Comparison, LiveFiles, Orchestrator, Owner, Workspaces
+from opencode_lifecycle.ports.prober import RuntimeProber
+from opencode_lifecycle.ports.secrets import PasswordStore, SecretSeen
+from opencode_lifecycle.ports.service_catalog import ServiceCatalog
+from opencode_lifecycle.ports.stores import Claimed
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Pass:
+    """One claimed stack on its way. `saved` is its status as the database has it."""
+
+    claimed: Claimed
+    work: Work
+    release: Release
+    saved: Status
+    receipt: dict[str, object]
+    notes: list[tuple[str, dict[str, object]]] = field(default_factory=list)
+    """Events of this pass that are not moves, until the next save writes them down: their kind and data."""
+    moved: Status | None = None
+    """What the latest move that gave a reason led to, until the next save: what a stack waits for next may hide why it moved."""
+
+    def note(self, kind: str, **data: object) -> None:
+        """Have an event of *kind* written with the next save."""
+        self.notes.append((kind, data))
+
+
+class NotYet(Exception):
+    """Something takes its time; *message* says what. Not a failure."""
+
+
+class WorkspaceLost(Exception):
+    """The volume that the stack worked on is not there any more, and its data with it."""
+
+
+class Effects:
+    """Raises `UpstreamError`, `DeadlineExceeded`, `NotYet` or `WorkspaceLost`; whatever was done by then is found again."""
+
+    def __init__(
+        self,
+        *,
+        orchestrator: Orchestrator,
+        workspaces: Workspaces,
+        live_files: LiveFiles,
+        passwords: PasswordStore,
+        catalog: ServiceCatalog,
+        prober: RuntimeProber,
+        releases: Releases,
+        fleet: Fleet,
+        site: Site,
+        limits: Limits,
+        now: Clock,
+        upstream_timeout: timedelta,
+    ) -> None:
+        self._orchestrator = orchestrator
+        self._workspaces = workspaces
+        self._live_files = live_files
+        self._passwords = passwords
+        self._catalog = catalog
+        self._prober = prober
+        self._releases = releases
+        self._fleet = fleet
+        self._site = site
+        self._limits = limits
+        self._now = now
+        self._upstream_timeout = upstream_timeout.total_seconds()
+
+    def wanted(self, stack: Stack, release: Release) -> Facets:
+        """Return what the stack should be registered with, as far as its secret is known."""
+        return wanted_facets(stack, release, self._site, secret_version=stack.status.secret_version or 0)
+
+    def _owner(self, stack: Stack) -> Owner:
+        return Owner(installation=self._site.installation, user_id=stack.user_id)
+
+    async def apply(self, current: Pass, step: Step) -> None:
+        """Take one step with an effect and learn from its answer."""
+        stack = current.work.stack
+        deadline = Deadline.after(self._upstream_timeout, f"{type(step).__name__} for {stack.job_id}")
+        log.debug("step", step=type(step).__name__, job_id=stack.job_id, phase=stack.status.phase)
+        match step:
+            case Look():
+                await self._look(current, deadline)
+            case MakeSecret():
+                version = await self._passwords.ensure(stack.job_id, deadline)
+                self._fleet.saw_secret(stack.user_id, SecretSeen(version=version))
+                self._learn(current, Part.SECRET, secret_version=version)
+            case RotateSecret(known=known):
+                await self._rotate(current, known, deadline)
+            case MakeWorkspace():
+                await self._make_workspace(current, deadline)
+            case PublishLiveFiles():
+                await self._publish_live_files(current, deadline)
+            case RegisterJob(expected_index=expected_index, facets=facets):
+                await self._register(current, expected_index, facets, deadline)
+            case CompareJob():
+                await self._compare(current, deadline)
+            case CheckJob():
+                await self._check(current, deadline)
+            case LookAtActivity():
+                await self._look_at_activity(current, deadline)
+            case StopJob() | PurgeJob():
+                purge = isinstance(step, PurgeJob)
+                index = await self._orchestrator.deregister(stack.job_id, purge=purge, deadline=deadline)
+                self._fleet.wrote(stack.job_id, index)
+                current.receipt["job"] = "purged" if purge else "stopped"
+                status = replace(stack.status, job_modify_index=index or stack.status.job_modify_index)
+                current.work = replace(current.work, stack=stack.moved_to(status))
+                await self._look(current, deadline)
+            case DestroySecret():
+                await self._passwords.destroy(stack.job_id, deadline)
+                self._learn(current, Part.SECRET, receipt=("secret", "destroyed"), secret_version=None)
+            case ClearLiveFiles():
+                await self._live_files.clear(stack.job_id, deadline)
+                self._learn(current, Part.LIVE_FILES, receipt=("variables", "deleted"))
+            case DestroyWorkspace():
+                await self._destroy_workspace(current, deadline)
+            case CheckServiceGone():
+                await self._check_service_gone(current, deadline)
+            case Move() | Rest() | FinishDeletion():
+                raise AssertionError(step)
+            case unreachable:
+                assert_never(unreachable)
+
+    def _learn(
+        self, current: Pass, part: Part, *, receipt: tuple[str, str] | None = None, **facts: object
+    ) -> None:
+        work = current.work
+        status = replace(work.stack.status, **facts)  # type: ignore[arg-type]  # names and types are checked by use
+        stack = work.stack.moved_to(status)
+        current.work = replace(
+            work, stack=stack, done=work.done | {part}, wanted=self.wanted(stack, current.release)
+        )
+        if receipt is not None:
+            current.receipt[receipt[0]] = receipt[1]
+
+    async def _look(self, current: Pass, deadline: Deadline) -> None:
+        stack = current.work.stack
+        seen = await self._orchestrator.observe(stack.job_id, deadline)
+        self._fleet.see(stack.job_id, seen)
+        current.work = replace(current.work, observation=seen, done=current.work.done | {Part.LOOK})
+
+    async def _rotate(self, current: Pass, known: int, deadline: Deadline) -> None:
+        """
+        Have a password that is newer than version *known*. That it is there is saved before a job may be pinned to it.
+
+        1. We write version 2; the reply is lost, or we die.
+        2. The next try finds 2 where the row says 1: that is the new password, whoever wrote it.
+        3. A secret that is gone altogether is made anew, which is a new password as well.
+        """
+        stack = current.work.stack
+        version = await self._passwords.latest_version(stack.job_id, deadline)
+        if version is None:
+            version = await self._passwords.ensure(stack.job_id, deadline)
+        elif version <= known:
+            version = await self._passwords.rotate(stack.job_id, expected=version, deadline=deadline)
+        self._learn(current, Part.SECRET, secret_version=version, rotation_done=stack.intent.rotation)
+
+    async def _make_workspace(self, current: Pass, deadline: Deadline) -> None:
+        """Find the stack's volume or make its first one. One that it had and that is gone is never made up for in silence."""
+        stack = current.work.stack
+        known = stack.status.workspace
+        found = (
+            await self._workspaces.ensure(stack.job_id, deadline)
+            if known is None
+            else await self._workspaces.find(stack.job_id, deadline)
+        )
+        if found is None or (known is not None and found.volume_id != known.volume_id):
+            raise WorkspaceLost
+        workspace = Workspace(volume_id=VolumeId(found.volume_id), node_id=found.node_id, path=found.path)
+        self._learn(current, Part.WORKSPACE, workspace=workspace)
+
+    async def _publish_live_files(self, current: Pass, deadline: Deadline) -> None:
+        release = current.release
+        instructions = await self._live_files.publish(release.instructions, deadline)
+        managed = await self._live_files.publish(release.managed_config, deadline)
+        stack = current.work.stack
+        await self._live_files.point(
+            stack.job_id,
+            self._owner(stack),
+            instructions=instructions,
+            managed=managed,
+            deadline=deadline,
+        )
+        self._learn(current, Part.LIVE_FILES)
+
+    async def _register(self, current: Pass, expected_index: int, facets: Facets, deadline: Deadline) -> None:
+        """
+        Register, and look for ourselves when it turns out that somebody else wrote before us.
+
+        1. We register; Nomad commits; the reply is lost.
+        2. The next try finds the job at another index: a conflict.
+        3. The look shows a job with our revision, which the plan adopts. No second version is made.
+        """
+        stack = current.work.stack
+        variables = job_variables(stack, current.release, self._site, facets)
+        job = await self._orchestrator.render(current.release.template, variables, deadline)
+        try:
+            index = await self._orchestrator.register(job, expected_index=expected_index, deadline=deadline)
+        except IndexConflict:
+            await self._look(current, deadline)
+            return
+        self._fleet.wrote(stack.job_id, index)
+        now = self._now()
+        phase = Phase.STARTING if stack.status.phase is Phase.PENDING else stack.status.phase
+        status = replace(
+            stack.status,
+            phase=phase,
+            phase_since=now if phase is not stack.status.phase else stack.status.phase_since,
+            reason=None,
+            message="registered; waiting for an allocation" if phase is Phase.STARTING else "",
+            health=Health.STARTING if phase is Phase.STARTING else stack.status.health,
+            facets=facets,
+            release=current.release.id,
+            job_modify_index=index,
+            edits=(),
+            edits_restart=False,
+        )
+        current.work = replace(
+            current.work,
+            stack=stack.moved_to(status),
+            observation=self._fleet.observation(stack.job_id),
+            proof=None if phase is Phase.STARTING else current.work.proof,
+            done=current.work.done | {Part.JOB},
+        )
+
+    async def _compare(self, current: Pass, deadline: Deadline) -> None:
+        """
+        Learn what somebody else changed in the job, from Nomad's own plan of what we registered.
+
+        What is wanted now may be something else again: that is another reason, and is not mixed with this one. Where what
+        we registered cannot be told any more, since what it was made of was changed meanwhile, nobody is blamed for the
+        difference: it is stale for that, and put right as a whole.
+        """
+        work = current.work
+        stack, job = work.stack, work.observation.job if work.observation is not None else None
+        assert isinstance(job, JobSeen), "only a job that is seen is compared"
+        status = stack.status
+        found = Comparison(edits=status.edits, restart=status.edits_restart)
+        # One that is not known to run is adopted only when it is as wanted: our registration, whose reply was lost.
+        is_lost_reply = status.phase is Phase.PENDING
+        release, ours = current.release, work.wanted
+        if not is_lost_reply and status.facets is not None:
+            release, _ = await self._releases.get(status.release or stack.intent.wanted_release)
+            ours = status.facets
+        again = wanted_facets(stack, release, self._site, secret_version=ours.secret_version)
+        if replace(again, prompt=ours.prompt, config=ours.config) == ours:
+            variables = job_variables(stack, release, self._site, ours)
+            rendered = await self._orchestrator.render(release.template, variables, deadline)
+            found = await self._orchestrator.compare(rendered, deadline)
+        if found.edits and not status.edits:
+            log.warning(
+                "job edited outside", job_id=stack.job_id, fields=[edit.field for edit in found.edits]
+            )
+            current.note("stack.edited_outside", fields=[edit.field for edit in found.edits])
+        self._learn(
+            current,
+            Part.COMPARISON,
+            job_modify_index=job.modify_index,
+            facets=facets_in(job, work) or status.facets,
+            edits=tuple(found.edits),
+            edits_restart=found.restart,
+        )
+
+    async def _check(self, current: Pass, deadline: Deadline) -> None:
+        """
+        Have Nomad render and plan what is to follow, so that nothing is stopped for a job that will be refused.
+
+        What the scheduler could not place now is no refusal: what runs still takes the room.
+        """
+        work = current.work
+        variables = job_variables(work.stack, current.release, self._site, work.wanted)
+        rendered = await self._orchestrator.render(current.release.template, variables, deadline)
+        await self._orchestrator.compare(rendered, deadline)
+        current.work = replace(work, done=(work.done - {Part.ACTIVITY}) | {Part.CHECK})
+
+    async def _look_at_activity(self, current: Pass, deadline: Deadline) -> None:
+        """Ask the runtime what its sessions do. That it cannot be seen is an answer, too: unknown, which counts as busy."""
+        stack = current.work.stack
+        activity = await look_at_activity(
+            stack,
+            fleet=self._fleet,
+            prober=self._prober,
+            passwords=self._passwords,
+            catalog=self._catalog,
+            deadline=deadline,
+        )
+        now = self._now()
+        self._fleet.saw_activity(stack.user_id, activity, now)
+        current.work = replace(
+            current.work, activity=activity, activity_at=now, done=current.work.done | {Part.ACTIVITY}
+        )
+
+    async def _destroy_workspace(self, current: Pass, deadline: Deadline) -> None:
+        stack = current.work.stack
+        workspace = stack.status.workspace
+        volume_id = workspace.volume_id if workspace is not None else None
+        if volume_id is None:
+            found = await self._workspaces.find(stack.job_id, deadline)
+            volume_id = VolumeId(found.volume_id) if found is not None else None
+        if volume_id is not None:
+            await self._workspaces.destroy(volume_id, deadline)
+        self._learn(current, Part.WORKSPACE, receipt=("workspace", "deleted"), workspace=None)
+
+    async def _check_service_gone(self, current: Pass, deadline: Deadline) -> None:
+        """
+        Wait for Consul, until the deadline of a stop, to show that the service is gone, and put down what it showed.
+
+        What is left there leads nowhere: nothing of the stack runs by now, and the next comparison finds it.
+        """
+        stack = current.work.stack
+        overdue = self._now() - stack.status.phase_since >= self._limits.stop
+        try:
+            left = await self._catalog.instances(stack.job_id, deadline)
+        except (UpstreamError, DeadlineExceeded) as error:
+            if not overdue:
+                raise
+            log.warning("service not seen gone", job_id=stack.job_id, error=error.message)
+            self._learn(
+                current, Part.SERVICE, receipt=("service", "not seen gone: Consul could not be asked")
+            )
+            return
+        if left and not overdue:
+            raise NotYet("waiting for Consul to forget the service")
+        outcome = f"{len(left)} instances still listed by Consul" if left else "deregistered"
+        self._learn(current, Part.SERVICE, receipt=("service", outcome))

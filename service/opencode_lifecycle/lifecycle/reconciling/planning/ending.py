@@ -1,0 +1,153 @@
+"""A stack that ends: stopped, deleted, or stopped in order to be started afresh."""
+
+from dataclasses import replace
+from datetime import datetime
+
+from opencode_lifecycle.lifecycle.reconciling.planning.moves import entered, not_found_yet, wait_for_end
+from opencode_lifecycle.lifecycle.reconciling.steps import (
+    CheckJob,
+    CheckServiceGone,
+    ClearLiveFiles,
+    DestroySecret,
+    DestroyWorkspace,
+    FinishDeletion,
+    Limits,
+    Look,
+    Move,
+    Part,
+    PurgeJob,
+    Rest,
+    RotateSecret,
+    Step,
+    StopJob,
+    Work,
+)
+from opencode_lifecycle.model.observation import JobSeen, Observation
+from opencode_lifecycle.model.states import Health, MigrationState, Phase, Reason
+
+
+def plan_fresh_start(work: Work, seen: Observation, now: datetime, limits: Limits) -> Step:
+    """
+    End the old allocation before a new one is asked for, exactly once.
+
+    1. A recreate is accepted: `fresh_start` is ahead of `fresh_start_done`. What runs runs on if Nomad would refuse the
+       job that is to follow.
+    2. The job is stopped; we may die and do it again, which changes nothing.
+    3. Nothing runs any more: `fresh_start_done` is saved, together with the phase that starts anew.
+    4. Only then is the job registered. Dying before it, we register; dying after it, we adopt what runs, because the
+       saved generation says that its predecessor is gone.
+    """
+    stack = work.stack
+    if not_found_yet(work, seen):
+        return Look()
+    running = isinstance(seen.job, JobSeen) and not seen.job.stopped
+    if running and stack.status.phase is Phase.RUNNING and Part.CHECK not in work.done:
+        return CheckJob()
+    if (running or seen.live) and stack.status.phase is not Phase.STOPPING:
+        return Move(
+            entered(
+                stack,
+                Phase.STOPPING,
+                now=now,
+                reason=Reason.RECREATE,
+                message="stopping in order to start afresh",
+            )
+        )
+    if running:
+        return StopJob()
+    waiting = wait_for_end(work, seen, now, limits)
+    if waiting is not None:
+        return waiting
+    return Move(
+        entered(
+            stack, Phase.PENDING, now=now, fresh_start_done=stack.intent.fresh_start, runtime=None, attempts=0
+        )
+    )
+
+
+_REPLACING = frozenset({Reason.STALE, Reason.UNRESPONSIVE, Reason.RECYCLE})
+"""A stop for these is the first half of a replacement. It is not taken back half way."""
+
+
+def plan_interrupted_stop(work: Work, seen: Observation, now: datetime, limits: Limits) -> Step:
+    """
+    Go on from a stop of a stack that should run: to its replacement, or from a stop that is no longer wanted.
+
+    Of the latter, what was not stopped yet runs on; what was must end first.
+    """
+    stack = work.stack
+    if not_found_yet(work, seen):
+        return Look()
+    if isinstance(seen.job, JobSeen) and not seen.job.stopped:
+        if stack.status.reason in _REPLACING:
+            return StopJob()
+        return Move(entered(stack, Phase.PENDING, now=now))
+    waiting = wait_for_end(work, seen, now, limits)
+    return waiting or Move(entered(stack, Phase.PENDING, now=now, runtime=None))
+
+
+_HELD = "an operator holds it: no ensure starts it, until a start or a recover does"
+
+
+def plan_stopped(work: Work, seen: Observation, now: datetime, limits: Limits) -> Step:
+    stack = work.stack
+    job = seen.job
+    is_foreign = isinstance(job, JobSeen) and not job.belongs_to(work.installation)
+    runs = isinstance(job, JobSeen) and not job.stopped
+    if not is_foreign and (runs or seen.live):
+        if stack.status.phase is not Phase.STOPPING:
+            return Move(entered(stack, Phase.STOPPING, now=now))
+        if runs:
+            return StopJob()
+        waiting = wait_for_end(work, seen, now, limits)
+        if waiting is not None:
+            return waiting
+    if stack.status.phase is not Phase.STOPPED:
+        if not_found_yet(work, seen):
+            return Look()
+        return Move(
+            entered(
+                stack,
+                Phase.STOPPED,
+                now=now,
+                runtime=None,
+                health=Health.UNKNOWN,
+                attempts=0,
+                migration_state=MigrationState.CURRENT,
+                fresh_start_done=stack.intent.fresh_start,
+            )
+        )
+    if work.needs.secret and stack.intent.rotation > stack.status.rotation_done:
+        return RotateSecret(stack.status.secret_version or 0)
+    # What was in the way of a rotation is past.
+    message = _HELD if stack.intent.held else ""
+    status = replace(stack.status, observed_generation=stack.intent.generation, message=message)
+    return Rest(status, None, succeeded=True)
+
+
+def plan_deleted(work: Work, seen: Observation, now: datetime, limits: Limits) -> Step:
+    stack = work.stack
+    if stack.status.phase is not Phase.DELETING:
+        return Move(entered(stack, Phase.DELETING, now=now, runtime=None, health=Health.UNKNOWN))
+    job = seen.job
+    if not_found_yet(work, seen):
+        return Look()
+    if not isinstance(job, JobSeen) or job.belongs_to(work.installation):
+        if isinstance(job, JobSeen) and not job.stopped:
+            return StopJob()
+        # Purged only after its last allocation ended: on Nomad 1.11 a volume whose claimant lost its job panics the
+        # scheduler. And nothing is destroyed that an allocation may still use.
+        waiting = wait_for_end(work, seen, now, limits)
+        if waiting is not None:
+            return waiting
+        if isinstance(job, JobSeen):
+            return PurgeJob()
+    if Part.SERVICE not in work.done:
+        return CheckServiceGone()
+    if Part.SECRET not in work.done:
+        return DestroySecret()
+    if Part.LIVE_FILES not in work.done:
+        return ClearLiveFiles()
+    if stack.intent.delete_workspace and Part.WORKSPACE not in work.done:
+        return DestroyWorkspace()
+    return FinishDeletion()

@@ -1,0 +1,116 @@
+"""How a stack moves, and what all plans share."""
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+from random import Random
+from typing import Any
+
+from opencode_lifecycle.lifecycle.reconciling.steps import Limits, Part, Rest, Work
+from opencode_lifecycle.model.facets import Facet, Facets
+from opencode_lifecycle.model.observation import AllocationSeen, JobSeen, Observation
+from opencode_lifecycle.model.proof import Proof
+from opencode_lifecycle.model.stack import Stack, Status
+from opencode_lifecycle.model.states import (
+    OUTAGES,
+    Desired,
+    Health,
+    MigrationState,
+    Phase,
+    Reason,
+    check_move,
+)
+
+
+def entered(
+    stack: Stack, to: Phase, *, now: datetime, reason: Reason | None = None, message: str = "", **changes: Any
+) -> Status:
+    """
+    Return the status of *stack* on entering phase *to*. The one function that moves a stack.
+
+    Where its runtime is withdrawn, there is nothing whose health could be shown.
+    """
+    status = stack.status
+    if changes.get("runtime", status.runtime) is None and status.runtime is not None:
+        changes.setdefault("health", Health.UNKNOWN)
+    check_move(stack.job_id, status.phase, to)
+    since = status.phase_since if to is status.phase else now
+    return replace(status, phase=to, phase_since=since, reason=reason, message=message, **changes)
+
+
+def failed(stack: Stack, reason: Reason, message: str, now: datetime) -> Status:
+    """The failure speaks for the generation it met, so that only a newer one, or a new request, is tried at once."""
+    was_migrating = stack.status.migration_state is MigrationState.REPLACING
+    return replace(
+        entered(stack, Phase.FAILED, now=now, reason=reason, message=message),
+        observed_generation=stack.intent.generation,
+        phase_since=now,
+        attempts=stack.status.attempts + 1,
+        health=Health.UNKNOWN,
+        migration_state=MigrationState.FAILED if was_migrating else stack.status.migration_state,
+        runtime=None,
+    )
+
+
+def is_fresh_start_due(stack: Stack) -> bool:
+    """Whether an allocation was asked for that is newer than the one there is."""
+    return stack.intent.fresh_start > stack.status.fresh_start_done
+
+
+def retry_at(stack: Stack, limits: Limits) -> datetime:
+    """Return when a failed stack is to be tried again: spread by its name, so that asking twice gives the same answer."""
+    attempts = stack.status.attempts
+    # A neighbour that was away for long says nothing about how often this stack failed.
+    backoff = limits.outage if stack.status.reason in OUTAGES else limits.retry
+    seconds = backoff.seconds(max(attempts, 1), Random(f"{stack.job_id} {attempts}"))
+    return stack.status.phase_since + timedelta(seconds=seconds)
+
+
+def not_found_yet(work: Work, seen: Observation) -> bool:
+    """Whether a job is absent that nobody looked for directly. Lists may lie: nothing ends or begins anew by them alone."""
+    return not isinstance(seen.job, JobSeen) and Part.LOOK not in work.done
+
+
+def wait_for_end(work: Work, seen: Observation, now: datetime, limits: Limits) -> Rest | None:
+    """
+    Rest while an allocation may still run: two servers must never share a workspace.
+
+    The wait itself has no end, since nothing may be concluded from silence; the request that led to it is told after the
+    deadline that it failed.
+    """
+    if not seen.live:
+        return None
+    status = work.stack.status
+    message = f"waiting for allocation {seen.live[0].id[:8]} on {seen.live[0].node_name} to end"
+    if now - status.phase_since < limits.stop:
+        return Rest(replace(status, message=message), limits.poll)
+    message += f", longer than {limits.stop.total_seconds():.0f} s; is its node reachable?"
+    outcome = None if work.stack.intent.desired is Desired.DELETED else False
+    # Why it failed, or is being replaced, is what its plan goes by, and stays said.
+    reason = status.reason or Reason.NOT_ENDED
+    return Rest(replace(status, reason=reason, message=message), limits.poll, succeeded=outcome)
+
+
+def facets_in(job: JobSeen, work: Work) -> Facets | None:
+    """
+    Read from the job's meta what it was registered with, or None when that is not there.
+
+    What meta does not carry is as it was recorded.
+    """
+    recorded = work.stack.status.facets or work.wanted
+    try:
+        return replace(
+            recorded,
+            image=job.meta[Facet.IMAGE],
+            opencode_version=job.meta[Facet.OPENCODE_VERSION],
+            template=job.meta[Facet.TEMPLATE],
+            environment=job.meta[Facet.ENVIRONMENT],
+            resources=job.meta[Facet.RESOURCES],
+            secret_version=int(job.meta[Facet.SECRET_VERSION]),
+        )
+    except (KeyError, ValueError):
+        return None
+
+
+def is_about(proof: Proof, allocation: AllocationSeen) -> bool:
+    """Whether *proof* was given by this very run of the allocation's task."""
+    return (proof.allocation_id, proof.restarts) == (allocation.id, allocation.restarts)

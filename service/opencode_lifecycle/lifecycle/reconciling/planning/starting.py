@@ -1,0 +1,222 @@
+"""A stack that should run and does not yet."""
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import assert_never
+
+from opencode_lifecycle.lifecycle.reconciling.planning.moves import (
+    entered,
+    facets_in,
+    failed,
+    is_about,
+    not_found_yet,
+    retry_at,
+    wait_for_end,
+)
+from opencode_lifecycle.lifecycle.reconciling.steps import (
+    CompareJob,
+    Limits,
+    Look,
+    MakeSecret,
+    MakeWorkspace,
+    Move,
+    Part,
+    PublishLiveFiles,
+    RegisterJob,
+    Rest,
+    RotateSecret,
+    Step,
+    StopJob,
+    Work,
+)
+from opencode_lifecycle.model.observation import AllocationSeen, JobSeen, Observation, TaskTrouble
+from opencode_lifecycle.model.proof import Proof, ProofResult
+from opencode_lifecycle.model.stack import Runtime, Status
+from opencode_lifecycle.model.states import FINAL_REASONS, OUTAGES, Health, Phase, Reason
+
+
+def plan_failed(work: Work, seen: Observation, now: datetime, limits: Limits) -> Step:
+    stack = work.stack
+    if isinstance(seen.job, JobSeen) and not seen.job.stopped:
+        if stack.status.reason in OUTAGES:
+            # That a neighbour was away says nothing against what runs: an agent may be at work in it.
+            return Move(entered(stack, Phase.PENDING, now=now, reason=stack.status.reason))
+        return StopJob()
+    asked_again = stack.status.attempts == 0 or not stack.is_settled
+    if stack.status.reason in FINAL_REASONS and not asked_again:
+        return rest_failed(work, None)
+    if not asked_again and now < (due := retry_at(stack, limits)):
+        return rest_failed(work, due - now)
+    waiting = wait_for_end(work, seen, now, limits)
+    return waiting or Move(entered(stack, Phase.PENDING, now=now, reason=stack.status.reason))
+
+
+def rest_failed(work: Work, wait: timedelta | None) -> Rest:
+    status = replace(work.stack.status, observed_generation=work.stack.intent.generation)
+    return Rest(status, wait, succeeded=False)
+
+
+def plan_pending(work: Work, seen: Observation, now: datetime, limits: Limits) -> Step:
+    stack = work.stack
+    job = seen.job
+    runs = isinstance(job, JobSeen) and not job.stopped
+    if not runs and (waiting := wait_for_end(work, seen, now, limits)) is not None:
+        return waiting
+    preparation = _prepare(work, runs=runs)
+    if preparation is not None:
+        return preparation
+    if not isinstance(job, JobSeen):
+        return RegisterJob(0, work.wanted)
+    if job.stopped:
+        return RegisterJob(job.modify_index, work.wanted)
+    # It runs already: a registration whose reply was lost, or whose writer died. Adopted as it is, since replacing it
+    # could cut off an agent at work; if it is stale, that shows.
+    facets = facets_in(job, work)
+    if facets is None:
+        return Move(failed(stack, Reason.FOREIGN_JOB, f"job {job.job_id} lacks the facets in its meta", now))
+    if stack.status.secret_version is None and facets.secret_version > 0:
+        # The job names the version that it runs with. If Vault has a newer one, the sweep will say so.
+        return Move(replace(stack.status, secret_version=facets.secret_version))
+    is_as_wanted = facets.revision == work.wanted.revision
+    if (
+        is_as_wanted
+        and job.modify_index != stack.status.job_modify_index
+        and Part.COMPARISON not in work.done
+    ):
+        return CompareJob()
+    facets = replace(facets, prompt=work.wanted.prompt, config=work.wanted.config)
+    release = stack.intent.wanted_release if is_as_wanted else stack.status.release
+    return Move(
+        entered(
+            stack,
+            Phase.STARTING,
+            now=now,
+            facets=facets,
+            release=release,
+            job_modify_index=job.modify_index,
+        )
+    )
+
+
+def _prepare(work: Work, *, runs: bool) -> Step | None:
+    """What is there before the job. A job that *runs* has its secret, and is not kept waiting for Vault."""
+    stack = work.stack
+    if work.needs.secret and Part.SECRET not in work.done:
+        if stack.intent.rotation > stack.status.rotation_done:
+            return RotateSecret(stack.status.secret_version or 0)
+        if not runs:
+            return MakeSecret()
+    if work.needs.workspace and Part.WORKSPACE not in work.done:
+        return MakeWorkspace()
+    if work.needs.live_files and Part.LIVE_FILES not in work.done:
+        return PublishLiveFiles()
+    return None
+
+
+def _current_allocation(seen: Observation, job: JobSeen) -> AllocationSeen | None:
+    """Return the newest allocation of the job as it is registered now; those of earlier versions are on their way out."""
+    for allocation in seen.allocations:
+        if allocation.job_version == job.version:
+            return allocation
+    return None
+
+
+def plan_starting(work: Work, seen: Observation, now: datetime, limits: Limits) -> Step:
+    stack = work.stack
+    job = seen.job
+    if not_found_yet(work, seen):
+        return Look()
+    if not isinstance(job, JobSeen) or job.stopped:
+        return Move(
+            entered(
+                stack,
+                Phase.PENDING,
+                now=now,
+                reason=Reason.LOST,
+                message="its job was stopped or removed outside",
+            )
+        )
+    allocation = _current_allocation(seen, job)
+    proof = work.proof
+    if proof is not None and allocation is not None and is_about(proof, allocation):
+        if proof.result is ProofResult.PROVEN and _is_up(allocation) and not work.doubt:
+            return Move(_proven(work, job, allocation, proof, now))
+        if proof.result is ProofResult.OPEN:
+            return stop_open(work, now)
+        if proof.result is ProofResult.WRONG_VERSION:
+            return Move(failed(stack, Reason.WRONG_VERSION, proof.detail, now))
+    reason, message = _why_not_running(seen, allocation, proof)
+    if reason is None and work.doubt:
+        reason, message = Reason.CONTESTED, work.doubt
+    overdue = now - stack.status.phase_since >= limits.start
+    cannot_be_proven = reason in OUTAGES or reason is Reason.CONTESTED
+    if overdue and not cannot_be_proven:
+        return Move(
+            failed(stack, reason or Reason.NEVER_HEALTHY, message or "it was not healthy in time", now)
+        )
+    if overdue:
+        # It may be as healthy as can be: it cannot be proven while a neighbour is away, or names its address for another.
+        return Rest(replace(stack.status, reason=reason, message=message), limits.poll)
+    left = limits.start - (now - stack.status.phase_since)
+    status = replace(stack.status, reason=reason, message=message, health=Health.STARTING)
+    return Rest(status, min(left, limits.poll))
+
+
+def _why_not_running(
+    seen: Observation, allocation: AllocationSeen | None, proof: Proof | None
+) -> tuple[Reason | None, str]:
+    if (allocation is None or not seen.live) and seen.placement_failure is not None:
+        return Reason.NO_CAPACITY, seen.placement_failure
+    if allocation is not None and allocation.trouble is not None:
+        match allocation.trouble:
+            case TaskTrouble.SECRET:
+                return Reason.SECRET_MISSING, allocation.trouble_message
+            case TaskTrouble.DRIVER:
+                return Reason.DRIVER_FAILED, allocation.trouble_message
+            case TaskTrouble.EXITED if proof is not None and _ran_before(proof, allocation):
+                return Reason.CRASH_LOOP, allocation.trouble_message
+            case TaskTrouble.EXITED:
+                return Reason.DRIVER_FAILED, allocation.trouble_message
+            case TaskTrouble.OUT_OF_MEMORY:
+                return Reason.OUT_OF_MEMORY, allocation.trouble_message
+            case unreachable:
+                assert_never(unreachable)
+    if proof is not None and allocation is not None and is_about(proof, allocation):
+        return proof.reason, proof.detail
+    return None, "waiting for an allocation" if allocation is None else "waiting for its server to answer"
+
+
+def _ran_before(proof: Proof, allocation: AllocationSeen) -> bool:
+    """Whether an earlier run of the same allocation was proven: it can start, and does not stay."""
+    return proof.result is ProofResult.PROVEN and proof.allocation_id == allocation.id
+
+
+def _is_up(allocation: AllocationSeen) -> bool:
+    """Whether the allocation is meant to run and has not ended. What was proven of one that has is past."""
+    return allocation.desired_status == "run" and not allocation.client_status.is_terminal
+
+
+def _proven(work: Work, job: JobSeen, allocation: AllocationSeen, proof: Proof, now: datetime) -> Status:
+    stack = work.stack
+    facets = stack.status.facets or work.wanted
+    runtime = Runtime(
+        allocation_id=allocation.id,
+        job_version=job.version,
+        node=allocation.node_name,
+        image=facets.image,
+        opencode_version=proof.version,
+        revision=facets.revision,
+        secret_version=facets.secret_version,
+        release=stack.status.release or stack.intent.wanted_release,
+        restarts=allocation.restarts,
+        started_at=allocation.started_at,
+        address=proof.address,
+        proven_at=proof.at,
+    )
+    return entered(stack, Phase.RUNNING, now=now, runtime=runtime, health=Health.HEALTHY, attempts=0)
+
+
+def stop_open(work: Work, now: datetime) -> Step:
+    """A server without a password is an open shell: it is stopped, and stays so until a person has looked."""
+    message = "the server answers without credentials; it was stopped. Check its secret and its template, then recover"
+    return Move(failed(work.stack, Reason.OPEN_WITHOUT_PASSWORD, message, now))

@@ -1,0 +1,1 @@
+"""What callers ask for: handlers parse and present, what changes and what is shown is decided here."""

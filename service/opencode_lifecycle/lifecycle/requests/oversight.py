@@ -1,0 +1,188 @@
+"""What operators ask of the whole: how stale it is, what would be done, what stands in the way, what has no row."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import timedelta
+
+from opencode_lifecycle.lifecycle.braking.conditions import Conditions
+from opencode_lifecycle.lifecycle.observing.fleet import Fleet, Known
+from opencode_lifecycle.lifecycle.orphans.sweep import OrphanSweep
+from opencode_lifecycle.lifecycle.reconciling.dispatcher import Dispatcher
+from opencode_lifecycle.lifecycle.reconciling.effects import Effects, Pass
+from opencode_lifecycle.lifecycle.reconciling.forecast import forecast
+from opencode_lifecycle.lifecycle.reconciling.steps import Limits, Step, Work
+from opencode_lifecycle.lifecycle.reconciling.work import Desk
+from opencode_lifecycle.lifecycle.releases import Releases
+from opencode_lifecycle.model.clock import Clock
+from opencode_lifecycle.model.condition import Condition
+from opencode_lifecycle.model.deadline import Deadline
+from opencode_lifecycle.model.errors import DeadlineExceeded, UpstreamError, UpstreamRejected
+from opencode_lifecycle.model.facets import Facets
+from opencode_lifecycle.model.identifiers import ConditionId, OrphanId, UserId
+from opencode_lifecycle.model.orphan import Orphan
+from opencode_lifecycle.model.principal import Principal
+from opencode_lifecycle.model.stack import Stack
+from opencode_lifecycle.model.staleness import StalenessSummary, staleness_of
+from opencode_lifecycle.model.view import Page, ReconcileReport, StackPlan, StackView
+from opencode_lifecycle.ports.stores import Claimed, OrphanStore, StackStore
+
+SHOWN = 500
+"""Stacks in one report: more than anybody reads, less than a large answer."""
+REPORT_SECONDS = 90.0
+"""After so long a reconcile plans no more and answers: before its caller gives up, and before its key lapses."""
+_PLANNED_AT_ONCE = 16
+"""Stacks whose plans may read from neighbours at the same time."""
+NOT_PLANNED = "not planned in time"
+"""Stands for the steps of a stack that there was no time to plan."""
+_BREATH = 200
+"""Stacks that are judged before others get their turn."""
+
+
+class Oversight:
+    """The use cases of operators."""
+
+    def __init__(
+        self,
+        *,
+        stacks: StackStore,
+        orphans: OrphanStore,
+        conditions: Conditions,
+        sweep: OrphanSweep,
+        fleet: Fleet,
+        releases: Releases,
+        effects: Effects,
+        dispatcher: Dispatcher,
+        desk: Desk,
+        limits: Limits,
+        inspect: Callable[[UserId], Awaitable[StackView]],
+        watch_ages: Callable[[], Mapping[str, float | None]],
+        now: Clock,
+    ) -> None:
+        self._stacks = stacks
+        self._orphans = orphans
+        self._conditions = conditions
+        self._sweep = sweep
+        self._fleet = fleet
+        self._releases = releases
+        self._effects = effects
+        self._dispatcher = dispatcher
+        self._desk = desk
+        self._limits = limits
+        self._inspect = inspect
+        self._watch_ages = watch_ages
+        self._now = now
+
+    async def staleness(self) -> StalenessSummary:
+        return await self._stacks.staleness_summary()
+
+    def watch_ages(self) -> Mapping[str, float | None]:
+        """Return how old, in seconds, what each watch last saw is; None for one that saw nothing yet."""
+        return self._watch_ages()
+
+    def standing_conditions(self) -> Sequence[Condition]:
+        return self._conditions.standing()
+
+    def orphan_counts(self) -> Mapping[tuple[str, bool], int]:
+        """Return how many orphans the last comparison found, by kind and whether they are proven ours."""
+        return Counter((orphan.find.kind.value, orphan.proven) for orphan in self._sweep.last)
+
+    # --- conditions
+
+    async def conditions(self, *, standing: bool, after: ConditionId | None, limit: int) -> Page[Condition]:
+        return await self._conditions.find(standing=standing, after=after, limit=limit)
+
+    async def confirm_condition(self, condition_id: ConditionId, *, by: Principal) -> Condition:
+        return await self._conditions.confirm(condition_id, by=by)
+
+    # --- orphans
+
+    async def orphans(self, *, after: OrphanId | None, limit: int) -> Page[Orphan]:
+        return await self._orphans.find_orphans(after=after, limit=limit)
+
+    async def adopt_orphan(self, orphan_id: OrphanId, *, by: Principal) -> StackView:
+        return await self._inspect(await self._sweep.adopt(orphan_id, by=by.name))
+
+    async def delete_orphan(self, orphan_id: OrphanId, *, by: Principal) -> None:
+        await self._sweep.delete(orphan_id, by=by.name)
+
+    # --- reconcile
+
+    async def reconcile(self, *, dry_run: bool, by: Principal) -> ReconcileReport:
+        """
+        List everything now, and say what is done for each stack and each orphan.
+
+        A dry run takes in what it sees, as every listing does, and begins nothing. What there was no time to plan is
+        named nevertheless, and says so.
+        """
+        del by
+        deadline = Deadline.after(REPORT_SECONDS, "plan what is to be done")
+        listing, orphans = await (self._sweep.compare() if dry_run else self._sweep.sweep_once())
+        needy: list[Known] = []
+        for number, known in enumerate(self._fleet):
+            if self._dispatcher.needs_attention(known):
+                needy.append(known)
+            if number % _BREATH == 0:
+                await asyncio.sleep(0)
+        turns = asyncio.Semaphore(_PLANNED_AT_ONCE)
+        plans = await asyncio.gather(*(self._plan_in_turn(known, turns, deadline) for known in needy[:SHOWN]))
+        if not dry_run:
+            for known in needy:
+                self._dispatcher.hint(known.stack.user_id)
+        return ReconcileReport(
+            dry_run=dry_run,
+            at=self._now(),
+            index=listing.index,
+            compared=len(self._fleet),
+            frozen=bool(self._fleet.frozen),
+            conditions=self._conditions.standing(),
+            stacks=[plan for plan in plans if plan.steps],
+            not_shown=max(0, len(needy) - SHOWN),
+            orphans=orphans,
+        )
+
+    async def _plan_in_turn(self, known: Known, turns: asyncio.Semaphore, deadline: Deadline) -> StackPlan:
+        try:
+            async with deadline.enforce(), turns:
+                return await self._plan(known)
+        except DeadlineExceeded:
+            stack = known.stack
+            return StackPlan(
+                user_id=stack.user_id,
+                job_id=stack.job_id,
+                phase=stack.status.phase,
+                reason=stack.status.reason,
+                steps=[NOT_PLANNED],
+                message="its neighbours took too long to be asked about so many stacks; ask again for its plan",
+                staleness=(),
+            )
+
+    async def _plan(self, known: Known) -> StackPlan:
+        stack = known.stack
+        release, needs = await self._releases.get(stack.intent.wanted_release)
+        work = self._desk.work_on(stack, known, release, needs)
+
+        async def read(work: Work, step: Step) -> Work:
+            unclaimed = Claimed(stack=work.stack, token="", lapses_at=self._now() + timedelta(0))
+            current = Pass(unclaimed, work, release, work.stack.status, {})
+            await self._effects.apply(current, step)
+            return current.work
+
+        def want(stack: Stack) -> Facets:
+            return self._effects.wanted(stack, release)
+
+        try:
+            steps, status = await forecast(work, read, want, now=self._now(), limits=self._limits)
+        except UpstreamRejected as error:
+            steps, status = [f"leave it as it is: {error.message}"], stack.status
+        except (UpstreamError, DeadlineExceeded) as error:
+            steps, status = [f"wait: {error.message}"], stack.status
+        return StackPlan(
+            user_id=stack.user_id,
+            job_id=stack.job_id,
+            phase=stack.status.phase,
+            reason=stack.status.reason or status.reason,
+            steps=steps,
+            message=status.message,
+            staleness=staleness_of(status, work.wanted, desired=stack.intent.desired),
+        )
