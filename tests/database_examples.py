@@ -17,6 +17,7 @@ from opencode_lifecycle.model.identifiers import (
     new_event_id,
     new_operation_id,
 )
+from opencode_lifecycle.model.migration import AtDeadline, Footing, MigrationOrder, OrderOutcome
 from opencode_lifecycle.model.operation import Event, Operation, OperationKind, OperationState
 from opencode_lifecycle.model.release import Release, ResourceClass
 from opencode_lifecycle.model.stack import Address, FieldEdit, Intent, Runtime, Stack, Status, Workspace
@@ -120,8 +121,13 @@ def a_full_stack() -> Stack:
         edits_restart=True,
         recycled_at=NOW,
         stale=frozenset({Facet.IMAGE, Facet.MISSING}),
+        footing=Footing(release=RELEASE, resources="small", environment={"LANG": "C"}, facets=FACETS),
+        refused="of-what-failed",
+        migrating_since=NOW,
+        order_done="ro_1",
+        order_outcome=OrderOutcome.SKIPPED,
     )
-    return a_stack(
+    stack = a_stack(
         "A.da@example+x|y~z=1:2",
         status=status,
         generation=5,
@@ -132,9 +138,12 @@ def a_full_stack() -> Stack:
         held=True,
         fresh_start=3,
         rotation=2,
+        order=MigrationOrder(id="ro_2", deadline=NOW, at_deadline=AtDeadline.FORCE, rotate=True),
+        recovered=3,
         delete_workspace=True,
         last_operation=OperationId("op_1"),
     )
+    return replace(stack, busy_until=NOW)
 
 
 def an_operation(

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import inspect, text
 
-from database_examples import NOW, a_release, a_stack, an_event, put
+from database_examples import NOW, a_full_stack, a_release, a_stack, an_event, put
 from opencode_lifecycle.adapters.database import schema
 from opencode_lifecycle.adapters.database.database import Database
 from opencode_lifecycle.adapters.database.engine import parse_url
@@ -55,6 +55,21 @@ def within(url, use):
 
 
 WHAT_0007_ADDS = {"edits", "edits_restart", "recycled_at", "stale"}
+WHAT_0012_ADDS = {
+    "migration_order",
+    "recovered",
+    "busy_until",
+    "footing",
+    "refused",
+    "migrating_since",
+    "order_done",
+    "order_outcome",
+}
+TABLES_AFTER_0007 = {"groups", "snapshots", "rollouts", "rollout_stacks", "rollout_plans"}
+
+
+def without(rows, names):
+    return [{name: value for name, value in row.items() if name not in names} for row in rows]
 
 
 def test_stacks_that_exist_keep_all_else_when_0007_goes_down_and_up(empty_url):
@@ -84,9 +99,7 @@ def test_stacks_that_exist_keep_all_else_when_0007_goes_down_and_up(empty_url):
     older = rows_of(empty_url, "user_stacks")
     schema.upgrade(empty_url)
 
-    assert older == [
-        {name: value for name, value in row.items() if name not in WHAT_0007_ADDS} for row in columns
-    ]
+    assert older == without(columns, WHAT_0007_ADDS | WHAT_0012_ADDS)
     assert rows_of(empty_url, "events") == events
     plain = replace(
         before["ada"],
@@ -123,7 +136,7 @@ def test_what_0007_keeps_of_the_whole_is_gone_with_it_and_can_be_kept_again(empt
     left = tables_of(empty_url)
     schema.upgrade(empty_url)
 
-    assert left == set(metadata.tables) - {"conditions", "orphans", "installations"}
+    assert left == set(metadata.tables) - {"conditions", "orphans", "installations"} - TABLES_AFTER_0007
     assert within(empty_url, kept) == ([], [], None)
     within(empty_url, fill)
     assert within(empty_url, kept) == ([condition], [AN_ORPHAN], "mark")
@@ -165,8 +178,7 @@ def test_orphans_that_exist_stay_when_0008_goes_down_and_up_and_nobody_has_a_cla
     older = rows_of(empty_url, "orphans")
     schema.upgrade(empty_url)
 
-    claim_on_it = {"claim_token", "claim_lapses_at"}
-    assert older == [{name: value for name, value in before.items() if name not in claim_on_it}]
+    assert older == without([before], {"claim_token", "claim_lapses_at"})
     assert within(empty_url, claim).orphan == AN_ORPHAN
 
 
@@ -223,3 +235,49 @@ def test_conditions_that_exist_stand_when_0010_goes_down_and_up_and_are_anyones_
     assert within(empty_url, kept) == [
         replace(condition, confirmed_extent=None, reported_by=None, reported_until=None)
     ]
+
+
+def test_releases_that_exist_carry_no_prompts_and_are_of_nobody_when_0011_comes(empty_url):
+    async def fill(database):
+        await database.add_release(a_release())
+
+    async def kept(database):
+        return await database.get_release(a_release().id)
+
+    schema.upgrade(empty_url)
+    within(empty_url, fill)
+    before = within(empty_url, kept)
+
+    schema.downgrade(empty_url, "0010")
+    left = tables_of(empty_url)
+    schema.upgrade(empty_url)
+
+    assert within(empty_url, kept) == before
+    assert "groups" not in left
+
+
+def test_stacks_that_exist_have_no_order_and_no_footing_when_0012_goes_down_and_up(empty_url):
+    full = a_full_stack()
+
+    async def fill(database):
+        await database.add_release(a_release())
+        await put(database, full)
+
+    async def kept(database):
+        return await database.get(full.user_id)
+
+    schema.upgrade(empty_url)
+    within(empty_url, fill)
+    before = within(empty_url, kept)
+    columns = rows_of(empty_url, "user_stacks")
+    schema.downgrade(empty_url, "0011")
+    older = rows_of(empty_url, "user_stacks")
+    schema.upgrade(empty_url)
+
+    assert (before.intent.order, before.status, before.busy_until) == (full.intent.order, full.status, NOW)
+    assert older == without(columns, WHAT_0012_ADDS)
+    plain = replace(
+        full.status, footing=None, refused=None, migrating_since=None, order_done=None, order_outcome=None
+    )
+    intent = replace(before.intent, order=None, recovered=0)
+    assert within(empty_url, kept) == replace(before, intent=intent, status=plain, busy_until=None)

@@ -12,6 +12,7 @@ from datetime import datetime
 
 from opencode_lifecycle.model.facets import Facet, Facets
 from opencode_lifecycle.model.identifiers import AllocationId, JobId, OperationId, ReleaseId, UserId, VolumeId
+from opencode_lifecycle.model.migration import Footing, MigrationOrder, OrderOutcome
 from opencode_lifecycle.model.states import Desired, Health, MigrationState, Phase, Reason, check_move
 
 
@@ -45,6 +46,10 @@ class Intent:
     """The last generation that asked for an allocation newer than itself (recreate); 0 when none ever did."""
     rotation: int = 0
     """The last generation that asked for a new password; 0 when none ever did."""
+    order: MigrationOrder | None = None
+    """By whose order it is to be migrated; it stands until `Status.order_done` names it."""
+    recovered: int = 0
+    """The last generation in which somebody asked that what was refused be tried again; 0 when none ever did."""
     delete_workspace: bool = False
     successor: Successor | None = None
     last_operation: OperationId | None = None
@@ -134,6 +139,15 @@ class Status:
     """Whether taking the edits back restarts the runtime, as Nomad's own plan says."""
     recycled_at: datetime | None = None
     """When its runtime was last replaced for its own good: wedged, too old or too large."""
+    footing: Footing | None = None
+    """What ran before the change that is under way or was refused: what the stack goes back to when the change fails."""
+    refused: str | None = None
+    """The digest of what was tried and taken back. While that is what is asked for, the stack stays on its footing."""
+    migrating_since: datetime | None = None
+    """When the change that is under way began; None when there is none."""
+    order_done: str | None = None
+    """The last order that was seen to the end, and what came of it."""
+    order_outcome: OrderOutcome | None = None
     stale: frozenset[Facet] = frozenset()
     """The facets in which it was stale when this was saved: for counting a fleet. What is shown is worked out anew."""
 
@@ -146,6 +160,8 @@ class Stack:
     region: str
     intent: Intent
     status: Status
+    busy_until: datetime | None = None
+    """Until when a backend has said that it is at work: it is not interrupted before that, unless by force."""
     created_at: datetime
     updated_at: datetime
     change_seq: int = field(default=0, compare=False)
@@ -168,6 +184,12 @@ class Stack:
     def is_settled(self) -> bool:
         """Whether the status speaks for the latest accepted change."""
         return self.status.observed_generation == self.intent.generation
+
+    @property
+    def standing_order(self) -> MigrationOrder | None:
+        """Return the order by which the stack is to be migrated, until it was seen to the end."""
+        order = self.intent.order
+        return order if order is not None and order.id != self.status.order_done else None
 
     @property
     def is_refused(self) -> bool:

@@ -74,8 +74,8 @@ def identifier(name: str, *constraints: Any, nullable: bool = False, **options: 
     return Column(name, kind, *constraints, nullable=nullable, **options)
 
 
-def prose(name: str, *, nullable: bool = False) -> Column[str]:
-    return Column(name, Prose(), nullable=nullable)
+def prose(name: str, *, nullable: bool = False, **options: Any) -> Column[str]:
+    return Column(name, Prose(), nullable=nullable, **options)
 
 
 def number(name: str, *, nullable: bool = False, **options: Any) -> Column[int]:

@@ -5,6 +5,7 @@ A whole fleet is kept in memory, and most of it is alike: what is equal for many
 """
 
 from collections.abc import Mapping
+from datetime import datetime
 from functools import lru_cache
 from operator import itemgetter
 from sys import intern
@@ -13,6 +14,7 @@ from typing import Any, Final
 from opencode_lifecycle.adapters.database.facet_mask import facets_in_mask, mask_of
 from opencode_lifecycle.model.facets import Facets
 from opencode_lifecycle.model.identifiers import OperationId, ReleaseId
+from opencode_lifecycle.model.migration import AtDeadline, Footing, MigrationOrder, OrderOutcome
 from opencode_lifecycle.model.stack import (
     Address,
     FieldEdit,
@@ -69,6 +71,7 @@ def stack_of(row: Row) -> Stack:
         region=intern(row["region"]),
         intent=_intent_of(row),
         status=_status_of(row),
+        busy_until=row["busy_until"],
         created_at=row["created_at"],
         updated_at=row["updated_at"],
         change_seq=row["change_seq"],
@@ -84,6 +87,7 @@ def values_of(stack: Stack) -> dict[str, Any]:
         "region": stack.region,
         "created_at": stack.created_at,
         "updated_at": stack.updated_at,
+        "busy_until": stack.busy_until,
         "change_seq": stack.change_seq,
         **intent_values(stack.intent),
         **status_values(stack.status),
@@ -103,6 +107,8 @@ def _intent_of(row: Row) -> Intent:
         held=row["held"],
         fresh_start=row["fresh_start"],
         rotation=row["rotation"],
+        order=_order_of(row["migration_order"]),
+        recovered=row["recovered"],
         delete_workspace=row["delete_workspace"],
         successor=_successor_of(row["successor"]),
         last_operation=row["last_operation"],
@@ -122,9 +128,55 @@ def intent_values(intent: Intent) -> dict[str, Any]:
         "held": intent.held,
         "fresh_start": intent.fresh_start,
         "rotation": intent.rotation,
+        "migration_order": _order_document(intent.order),
+        "recovered": intent.recovered,
         "delete_workspace": intent.delete_workspace,
         "successor": _successor_document(intent.successor),
         "last_operation": intent.last_operation,
+    }
+
+
+def _order_of(document: Row | None) -> MigrationOrder | None:
+    if document is None:
+        return None
+    return MigrationOrder(
+        id=document["id"],
+        deadline=datetime.fromisoformat(document["deadline"]) if document["deadline"] else None,
+        at_deadline=AtDeadline(document["at_deadline"]),
+        rotate=document["rotate"],
+    )
+
+
+def _order_document(order: MigrationOrder | None) -> dict[str, Any] | None:
+    if order is None:
+        return None
+    return {
+        "id": order.id,
+        "deadline": order.deadline.isoformat() if order.deadline is not None else None,
+        "at_deadline": order.at_deadline.value,
+        "rotate": order.rotate,
+    }
+
+
+def _footing_of(document: Row | None) -> Footing | None:
+    if document is None:
+        return None
+    return Footing(
+        release=ReleaseId(document["release"]),
+        resources=document["resources"],
+        environment=document["environment"],
+        facets=_facets(tuple(document["facets"][name] for name in _FACETS)),
+    )
+
+
+def _footing_document(footing: Footing | None) -> dict[str, Any] | None:
+    if footing is None:
+        return None
+    return {
+        "release": footing.release,
+        "resources": footing.resources,
+        "environment": dict(footing.environment),
+        "facets": {name: getattr(footing.facets, name) for name in _FACETS},
     }
 
 
@@ -176,6 +228,11 @@ def _status_of(row: Row) -> Status:
         edits_restart=row["edits_restart"],
         recycled_at=row["recycled_at"],
         stale=facets_in_mask(row["stale"]),
+        footing=_footing_of(row["footing"]),
+        refused=row["refused"],
+        migrating_since=row["migrating_since"],
+        order_done=row["order_done"],
+        order_outcome=None if row["order_outcome"] is None else OrderOutcome(row["order_outcome"]),
     )
 
 
@@ -198,6 +255,11 @@ def status_values(status: Status) -> dict[str, Any]:
         "edits_restart": status.edits_restart,
         "recycled_at": status.recycled_at,
         "stale": mask_of(status.stale, edits_restart=status.edits_restart),
+        "footing": _footing_document(status.footing),
+        "refused": status.refused,
+        "migrating_since": status.migrating_since,
+        "order_done": status.order_done,
+        "order_outcome": None if status.order_outcome is None else status.order_outcome.value,
         **_facet_values(status.facets),
         **_workspace_values(status.workspace),
         **_runtime_values(status.runtime),

@@ -32,6 +32,7 @@ _UNFINISHED = text("finished_at IS NULL")
 _DUE = text("next_attempt_at IS NOT NULL")
 _CURRENT = text("is_current")
 _STALE = text("stale <> 0")
+_ACTIVE = text("is_active")
 _CLAIMED = text("claim_token IS NOT NULL")
 
 releases: Final = Table(
@@ -47,6 +48,9 @@ releases: Final = Table(
     document("environment"),
     document("resource_classes"),
     instant("created_at"),
+    document("agent_prompts", server_default="{}"),
+    prose("note", server_default=""),
+    prose("created_by", server_default=""),
     Column("is_current", Boolean(), nullable=False),
     Index(
         "uq_releases_is_current", "is_current", unique=True, sqlite_where=_CURRENT, postgresql_where=_CURRENT
@@ -75,6 +79,10 @@ user_stacks: Final = Table(
     Column("delete_workspace", Boolean(), nullable=False),
     document("successor", nullable=True),
     identifier("last_operation", nullable=True),
+    document("migration_order", nullable=True),
+    number("recovered", server_default="0"),
+    # Lease: written by backends that are at work with it
+    instant("busy_until", nullable=True),
     # Status: written by whoever holds the claim
     number("observed_generation"),
     identifier("phase"),
@@ -130,6 +138,11 @@ user_stacks: Final = Table(
     Column("edits_restart", Boolean(), nullable=False, server_default=false()),
     instant("recycled_at", nullable=True),
     number("stale", server_default="0"),
+    document("footing", nullable=True),
+    prose("refused", nullable=True),
+    instant("migrating_since", nullable=True),
+    identifier("order_done", nullable=True),
+    identifier("order_outcome", nullable=True),
     # One index for both: pages in the order of users, and counting by the mask without a look at the rows.
     Index(None, "user_id", "stale", sqlite_where=_STALE, postgresql_where=_STALE),
     Index(None, "change_seq", unique=True),
@@ -269,6 +282,81 @@ orphans: Final = Table(
     identifier("claim_token", nullable=True),
     instant("claim_lapses_at", nullable=True),
     Index(None, "job_id", sqlite_where=_CLAIMED, postgresql_where=_CLAIMED),
+)
+
+groups: Final = Table(
+    "groups",
+    metadata,
+    identifier("name", primary_key=True),
+    identifier("pin", ForeignKey("releases.id"), nullable=True),
+    number("idle_stop_after", nullable=True),
+    instant("changed_at"),
+    prose("changed_by"),
+)
+"""Groups that differ from the default in anything. `idle_stop_after` is in seconds."""
+
+snapshots: Final = Table(
+    "snapshots",
+    metadata,
+    identifier("user_id", primary_key=True),
+    identifier("id", primary_key=True),
+    instant("taken_at"),
+    prose("opencode_version"),
+    prose("before_version"),
+    number("bytes"),
+    document("data"),
+    instant("restored_at", nullable=True),
+)
+
+rollouts: Final = Table(
+    "rollouts",
+    metadata,
+    identifier("id", primary_key=True),
+    identifier("state"),
+    Column("is_active", Boolean(), nullable=False),
+    identifier("release", ForeignKey("releases.id"), nullable=True),
+    identifier("target_before", ForeignKey("releases.id"), nullable=True),
+    document("specification"),
+    document("progress"),
+    identifier("reason", nullable=True),
+    prose("message"),
+    number("version"),
+    prose("created_by"),
+    instant("created_at"),
+    instant("updated_at"),
+    instant("finished_at", nullable=True),
+    # Which replica drives it
+    identifier("claim_token", nullable=True),
+    instant("claim_lapses_at", nullable=True),
+    Index("uq_rollouts_is_active", "is_active", unique=True, sqlite_where=_ACTIVE, postgresql_where=_ACTIVE),
+)
+
+rollout_stacks: Final = Table(
+    "rollout_stacks",
+    metadata,
+    identifier("rollout_id", ForeignKey("rollouts.id"), primary_key=True),
+    identifier("user_id", primary_key=True),
+    number("wave"),
+    identifier("state"),
+    identifier("migration_class", nullable=True),
+    identifier("release_before", nullable=True),
+    number("generation"),
+    identifier("reason", nullable=True),
+    prose("message"),
+    instant("changed_at"),
+    Index(None, "rollout_id", "wave", "state"),
+)
+
+rollout_plans: Final = Table(
+    "rollout_plans",
+    metadata,
+    identifier("id", primary_key=True),
+    document("specification"),
+    document("stacks"),
+    prose("created_by"),
+    instant("created_at"),
+    instant("lapses_at"),
+    Index(None, "lapses_at"),
 )
 
 installations: Final = Table(

@@ -1,0 +1,69 @@
+"""
+Migrations: moving one stack from what runs to what it should be.
+
+By whose order that is done, how far a running agent is waited for, and what the stack goes back to when it fails.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from opencode_lifecycle.model.facets import Facets
+from opencode_lifecycle.model.identifiers import ReleaseId
+
+
+class MigrationClass(StrEnum):
+    """How much a migration disturbs, the lightest first. The lightest that suffices is used."""
+
+    LIVE = "live"
+    """Instruction files: in effect at the next turn of the same process."""
+    RELOAD = "reload"
+    """Managed configuration and prompts of agents: the same process reads them anew when it is idle."""
+    RESTART = "restart"
+    """Everything else: stopped at idle, and started as it should be."""
+
+
+class AtDeadline(StrEnum):
+    """What becomes of a runtime that is at work still when its migration is due to have ended."""
+
+    SKIP = "skip"
+    """It is left as it is, and the rollout goes on without it."""
+    HOLD = "hold"
+    """It is left as it is until an operator says otherwise."""
+    FORCE = "force"
+    """Its running turns are aborted, so that its history stays true, and it is moved."""
+
+
+class OrderOutcome(StrEnum):
+    """What came of an order."""
+
+    DONE = "done"
+    SKIPPED = "skipped"
+    HELD = "held"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MigrationOrder:
+    """
+    That a stack is to be migrated, by the rollout or operation *id*. It stands until `Status.order_done` names it.
+
+    *deadline* is until when an agent at work is waited for, None for ever. *rotate* asks for a new password as well,
+    whose version is made before anything is stopped.
+    """
+
+    id: str
+    deadline: datetime | None = None
+    at_deadline: AtDeadline = AtDeadline.SKIP
+    rotate: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Footing:
+    """What a runtime stood on when it was last proven: all that is needed to build the same job again. No secret."""
+
+    release: ReleaseId
+    resources: str
+    environment: Mapping[str, str]
+    facets: Facets
