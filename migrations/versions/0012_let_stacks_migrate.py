@@ -18,8 +18,10 @@ def upgrade() -> None:
     op.add_column("user_stacks", sa.Column("migration_order", DOCUMENT, nullable=True))
     op.add_column("user_stacks", sa.Column("recovered", sa.BigInteger(), nullable=False, server_default="0"))
     op.add_column("user_stacks", sa.Column("busy_until", INSTANT, nullable=True))
+    op.add_column("user_stacks", sa.Column("built", DOCUMENT, nullable=True))
     op.add_column("user_stacks", sa.Column("footing", DOCUMENT, nullable=True))
     op.add_column("user_stacks", sa.Column("refused", sa.Text(), nullable=True))
+    op.add_column("user_stacks", sa.Column("refused_in", sa.BigInteger(), nullable=False, server_default="0"))
     op.add_column("user_stacks", sa.Column("migrating_since", INSTANT, nullable=True))
     op.add_column("user_stacks", sa.Column("order_done", IDENTIFIER, nullable=True))
     op.add_column("user_stacks", sa.Column("order_outcome", IDENTIFIER, nullable=True))
@@ -30,8 +32,10 @@ def downgrade() -> None:
         "order_outcome",
         "order_done",
         "migrating_since",
+        "refused_in",
         "refused",
         "footing",
+        "built",
         "busy_until",
         "recovered",
         "migration_order",

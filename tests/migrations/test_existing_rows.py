@@ -59,8 +59,10 @@ WHAT_0012_ADDS = {
     "migration_order",
     "recovered",
     "busy_until",
+    "built",
     "footing",
     "refused",
+    "refused_in",
     "migrating_since",
     "order_done",
     "order_outcome",
@@ -277,7 +279,14 @@ def test_stacks_that_exist_have_no_order_and_no_footing_when_0012_goes_down_and_
     assert (before.intent.order, before.status, before.busy_until) == (full.intent.order, full.status, NOW)
     assert older == without(columns, WHAT_0012_ADDS)
     plain = replace(
-        full.status, footing=None, refused=None, migrating_since=None, order_done=None, order_outcome=None
+        full.status,
+        built=None,
+        footing=None,
+        refused=None,
+        refused_in=0,
+        migrating_since=None,
+        order_done=None,
+        order_outcome=None,
     )
     intent = replace(before.intent, order=None, recovered=0)
     assert within(empty_url, kept) == replace(before, intent=intent, status=plain, busy_until=None)

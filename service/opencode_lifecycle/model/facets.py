@@ -76,6 +76,11 @@ class Facets:
         return {**restart, "revision": digest_of(restart)}
 
     @property
+    def aim(self) -> str:
+        """Digest over all that a migration can fail of: everything but what is changed in place."""
+        return digest_of([self.revision, self.prompt, self.config])
+
+    @property
     def revision(self) -> str:
         """Digest over the facets that force a restart."""
         return self.meta()["revision"]

@@ -139,10 +139,14 @@ class Status:
     """Whether taking the edits back restarts the runtime, as Nomad's own plan says."""
     recycled_at: datetime | None = None
     """When its runtime was last replaced for its own good: wedged, too old or too large."""
+    built: Footing | None = None
+    """What its job was last built of; None for one that was registered before that was written down."""
     footing: Footing | None = None
     """What ran before the change that is under way or was refused: what the stack goes back to when the change fails."""
     refused: str | None = None
-    """The digest of what was tried and taken back. While that is what is asked for, the stack stays on its footing."""
+    """The aim (`Facets.aim`) that was tried and taken back, None for none. See `is_on_footing`."""
+    refused_in: int = 0
+    """The generation in which it was refused."""
     migrating_since: datetime | None = None
     """When the change that is under way began; None when there is none."""
     order_done: str | None = None
@@ -190,6 +194,19 @@ class Stack:
         """Return the order by which the stack is to be migrated, until it was seen to the end."""
         order = self.intent.order
         return order if order is not None and order.id != self.status.order_done else None
+
+    def is_on_footing(self, aim: str) -> bool:
+        """
+        Whether the stack stays on what ran before, since *aim*, which is what is asked for, was tried and taken back.
+
+        Until something else is asked for, or somebody asks that it be tried again.
+        """
+        status = self.status
+        return (
+            status.footing is not None
+            and status.refused == aim
+            and self.intent.recovered <= status.refused_in
+        )
 
     @property
     def is_refused(self) -> bool:

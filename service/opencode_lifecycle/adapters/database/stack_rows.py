@@ -161,11 +161,23 @@ def _order_document(order: MigrationOrder | None) -> dict[str, Any] | None:
 def _footing_of(document: Row | None) -> Footing | None:
     if document is None:
         return None
+    return _footing(
+        document["release"],
+        document["resources"],
+        tuple(document["environment"].items()),
+        tuple(document["facets"][name] for name in _FACETS),
+    )
+
+
+@lru_cache(maxsize=4096)
+def _footing(
+    release: str, resources: str, environment: tuple[tuple[str, str], ...], facets: tuple[Any, ...]
+) -> Footing:
     return Footing(
-        release=ReleaseId(document["release"]),
-        resources=document["resources"],
-        environment=document["environment"],
-        facets=_facets(tuple(document["facets"][name] for name in _FACETS)),
+        release=ReleaseId(intern(release)),
+        resources=intern(resources),
+        environment=dict(environment) or _NOTHING,
+        facets=_facets(facets),
     )
 
 
@@ -228,8 +240,10 @@ def _status_of(row: Row) -> Status:
         edits_restart=row["edits_restart"],
         recycled_at=row["recycled_at"],
         stale=facets_in_mask(row["stale"]),
+        built=_footing_of(row["built"]),
         footing=_footing_of(row["footing"]),
         refused=row["refused"],
+        refused_in=row["refused_in"],
         migrating_since=row["migrating_since"],
         order_done=row["order_done"],
         order_outcome=None if row["order_outcome"] is None else OrderOutcome(row["order_outcome"]),
@@ -255,8 +269,10 @@ def status_values(status: Status) -> dict[str, Any]:
         "edits_restart": status.edits_restart,
         "recycled_at": status.recycled_at,
         "stale": mask_of(status.stale, edits_restart=status.edits_restart),
+        "built": _footing_document(status.built),
         "footing": _footing_document(status.footing),
         "refused": status.refused,
+        "refused_in": status.refused_in,
         "migrating_since": status.migrating_since,
         "order_done": status.order_done,
         "order_outcome": None if status.order_outcome is None else status.order_outcome.value,
