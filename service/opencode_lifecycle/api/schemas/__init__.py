@@ -1,0 +1,88 @@
+"""
+What goes over the wire, exactly as the API contract says. Bodies that come in are strict and closed; each shape that goes
+out is made from the domain by its `from_domain`. One module for each subject; this one has all of their shapes.
+"""
+
+from opencode_lifecycle.api.schemas.health import (
+    DependencyShape,
+    LivenessShape,
+    ReadinessShape,
+    WatchShape,
+)
+from opencode_lifecycle.api.schemas.operations import (
+    EventShape,
+    OperationShape,
+    PhaseShape,
+)
+from opencode_lifecycle.api.schemas.oversight import (
+    ConditionShape,
+    OrphanPlanShape,
+    OrphanShape,
+    ReconcileShape,
+    StackPlanShape,
+    StaleCountShape,
+    StalenessSummaryShape,
+)
+from opencode_lifecycle.api.schemas.problems import (
+    FaultShape,
+    ProblemShape,
+)
+from opencode_lifecycle.api.schemas.shapes import (
+    Incoming,
+    ListShape,
+    Mirror,
+    NothingBody,
+    Outgoing,
+)
+from opencode_lifecycle.api.schemas.stacks import (
+    AddressesShape,
+    AddressShape,
+    CredentialsShape,
+    EnsureBody,
+    RuntimeShape,
+    StackShape,
+    StalenessShape,
+    WrappedCredentialsShape,
+    credentials_from_domain,
+)
+from opencode_lifecycle.api.schemas.tokens import (
+    IssuedTokenShape,
+    TokenBody,
+    TokenShape,
+)
+
+__all__ = [
+    "AddressShape",
+    "AddressesShape",
+    "ConditionShape",
+    "CredentialsShape",
+    "DependencyShape",
+    "EnsureBody",
+    "EventShape",
+    "FaultShape",
+    "Incoming",
+    "IssuedTokenShape",
+    "ListShape",
+    "LivenessShape",
+    "Mirror",
+    "NothingBody",
+    "OperationShape",
+    "OrphanPlanShape",
+    "OrphanShape",
+    "Outgoing",
+    "PhaseShape",
+    "ProblemShape",
+    "ReadinessShape",
+    "ReconcileShape",
+    "RuntimeShape",
+    "StackPlanShape",
+    "StackShape",
+    "StaleCountShape",
+    "StalenessShape",
+    "StalenessSummaryShape",
+    "TokenBody",
+    "TokenShape",
+    "WatchShape",
+    "WrappedCredentialsShape",
+    "credentials_from_domain",
+]

@@ -1,0 +1,176 @@
+"""The whole: what is stale, what stands in the way, what has no row, and what a reconcile does about it."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Literal, Self
+
+from opencode_lifecycle.api.schemas.shapes import Outgoing
+from opencode_lifecycle.api.schemas.stacks import StalenessShape
+from opencode_lifecycle.model.condition import Condition, ConditionKind
+from opencode_lifecycle.model.facets import Facet
+from opencode_lifecycle.model.orphan import Orphan, OrphanKind
+from opencode_lifecycle.model.staleness import SEVERITY, Severity, StalenessSummary
+from opencode_lifecycle.model.states import Phase, Reason
+from opencode_lifecycle.model.view import OrphanPlan, ReconcileReport, StackPlan
+
+
+class StaleCountShape(Outgoing):
+    """`restart` says that putting at least one of these stacks right restarts its runtime."""
+
+    facet: Facet
+    stacks: int
+    severity: Severity
+    restart: bool
+
+
+class StalenessSummaryShape(Outgoing):
+    """The fleet by reason, the most frequent first: of `stacks` in all, `stale` have at least one."""
+
+    stacks: int
+    stale: int
+    items: Sequence[StaleCountShape]
+    next_cursor: None = None
+
+    @classmethod
+    def from_domain(cls, summary: StalenessSummary) -> Self:
+        return cls(
+            stacks=summary.stacks,
+            stale=summary.stale,
+            items=[
+                StaleCountShape(
+                    facet=count.facet,
+                    stacks=count.stacks,
+                    severity=SEVERITY.get(count.facet, Severity.INFO),
+                    restart=count.restart,
+                )
+                for count in summary.facets
+            ],
+        )
+
+
+class ConditionShape(Outgoing):
+    """`freezes` says whether work that rests on absence is held back by it now."""
+
+    id: str
+    kind: ConditionKind
+    status: Literal["standing", "confirmed", "cleared"]
+    freezes: bool
+    message: str
+    details: Mapping[str, Any]
+    since: datetime
+    confirmed_at: datetime | None
+    confirmed_by: str | None
+    cleared_at: datetime | None
+
+    @classmethod
+    def from_domain(cls, condition: Condition) -> Self:
+        status: Literal["standing", "confirmed", "cleared"] = "standing"
+        if condition.cleared_at is not None:
+            status = "cleared"
+        elif condition.confirmed_at is not None:
+            status = "confirmed"
+        return cls(
+            id=condition.id,
+            kind=condition.kind,
+            status=status,
+            freezes=condition.freezes,
+            message=condition.message,
+            details=condition.details,
+            since=condition.since,
+            confirmed_at=condition.confirmed_at,
+            confirmed_by=condition.confirmed_by,
+            cleared_at=condition.cleared_at,
+        )
+
+
+class OrphanShape(Outgoing):
+    """What bears our names and has no row. What is not `proven` ours is never touched."""
+
+    id: str
+    kind: OrphanKind
+    job_id: str
+    reference: str
+    installation: str | None
+    user_id: str | None
+    proven: bool
+    confirmations: int
+    first_seen_at: datetime
+    last_seen_at: datetime
+    details: Mapping[str, Any]
+
+    @classmethod
+    def from_domain(cls, orphan: Orphan) -> Self:
+        find = orphan.find
+        return cls(
+            id=orphan.id,
+            kind=find.kind,
+            job_id=find.job_id,
+            reference=find.reference,
+            installation=find.installation,
+            user_id=find.user_id,
+            proven=orphan.proven,
+            confirmations=orphan.confirmations,
+            first_seen_at=orphan.first_seen_at,
+            last_seen_at=orphan.last_seen_at,
+            details=find.details,
+        )
+
+
+class StackPlanShape(Outgoing):
+    user_id: str
+    job_id: str
+    phase: Phase
+    reason: Reason | None
+    steps: Sequence[str]
+    message: str
+    staleness: Sequence[StalenessShape]
+
+    @classmethod
+    def from_domain(cls, plan: StackPlan) -> Self:
+        return cls(
+            user_id=plan.user_id,
+            job_id=plan.job_id,
+            phase=plan.phase,
+            reason=plan.reason,
+            steps=plan.steps,
+            message=plan.message,
+            staleness=[StalenessShape.from_domain(reason) for reason in plan.staleness],
+        )
+
+
+class OrphanPlanShape(Outgoing):
+    orphan: OrphanShape
+    action: str
+    message: str
+
+    @classmethod
+    def from_domain(cls, plan: OrphanPlan) -> Self:
+        return cls(orphan=OrphanShape.from_domain(plan.orphan), action=plan.action, message=plan.message)
+
+
+class ReconcileShape(Outgoing):
+    """`compared` stacks were held against Nomad at `index`. `stacks` and `orphans` are those that need something."""
+
+    dry_run: bool
+    at: datetime
+    index: int
+    compared: int
+    frozen: bool
+    conditions: Sequence[ConditionShape]
+    stacks: Sequence[StackPlanShape]
+    not_shown: int
+    orphans: Sequence[OrphanPlanShape]
+
+    @classmethod
+    def from_domain(cls, report: ReconcileReport) -> Self:
+        return cls(
+            dry_run=report.dry_run,
+            at=report.at,
+            index=report.index,
+            compared=report.compared,
+            frozen=report.frozen,
+            conditions=[ConditionShape.from_domain(condition) for condition in report.conditions],
+            stacks=[StackPlanShape.from_domain(plan) for plan in report.stacks],
+            not_shown=report.not_shown,
+            orphans=[OrphanPlanShape.from_domain(plan) for plan in report.orphans],
+        )

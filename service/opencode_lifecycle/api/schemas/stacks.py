@@ -1,0 +1,206 @@
+"""A stack, its address and its credentials, and what an ensure asks for."""
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import AfterValidator, Field
+
+from opencode_lifecycle.api.schemas.shapes import (
+    Incoming,
+    LabelName,
+    LabelValue,
+    Mirror,
+    Outgoing,
+    inert,
+    no_default,
+)
+from opencode_lifecycle.model.errors import BodyFault, InvalidBody
+from opencode_lifecycle.model.identifiers import GROUP_PATTERN
+from opencode_lifecycle.model.stack import Runtime
+from opencode_lifecycle.model.states import Desired, Health, MigrationState, Phase, Reason
+from opencode_lifecycle.model.view import Credentials, EnsureRequest, StackView
+
+MAX_LABELS: Final = 16
+MAX_VARIABLES: Final = 64
+MAX_VARIABLE_VALUE: Final = 4096
+
+VariableName = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]{0,63}$")]
+VariableValue = Annotated[str, Field(max_length=MAX_VARIABLE_VALUE), AfterValidator(inert)]
+
+
+class EnsureBody(Incoming):
+    """What a stack should be. A field that is absent stays as it is; on a new stack it has its default."""
+
+    group: Annotated[
+        str, Field(pattern=GROUP_PATTERN, examples=["default"], json_schema_extra=no_default)
+    ] = ""
+    resources: Annotated[
+        str,
+        Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", examples=["small"], json_schema_extra=no_default),
+    ] = ""
+    labels: Annotated[
+        dict[LabelName, LabelValue], Field(max_length=MAX_LABELS, json_schema_extra=no_default)
+    ] = Field(default_factory=dict)
+    environment: Annotated[
+        dict[VariableName, VariableValue],
+        Field(max_length=MAX_VARIABLES, json_schema_extra=no_default),
+    ] = Field(default_factory=dict)
+
+    def to_domain(self, allowed_environment: Collection[str]) -> EnsureRequest:
+        """Convert, refusing names of variables that the operator has not allowed."""
+        faults = [
+            BodyFault(f"/environment/{name}", "the operator does not allow this name")
+            for name in self.environment
+            if name not in allowed_environment
+        ]
+        if faults:
+            raise InvalidBody(faults)
+        given = self.model_fields_set
+        return EnsureRequest(
+            group=self.group if "group" in given else None,
+            resources=self.resources if "resources" in given else None,
+            labels=self.labels if "labels" in given else None,
+            environment=self.environment if "environment" in given else None,
+        )
+
+
+class StalenessShape(Mirror):
+    facet: str
+    have: str
+    want: str
+    severity: str
+    restart: bool
+
+
+class AddressesShape(Outgoing):
+    internal: str | None
+    public: str | None
+
+
+class RuntimeShape(Outgoing):
+    job_version: int
+    allocation_id: str
+    node: str
+    image: str
+    opencode_version: str
+    labels: Mapping[str, str]
+    revision: str
+    restarts: int
+    started_at: datetime | None
+    addresses: AddressesShape
+
+    @classmethod
+    def from_domain(cls, runtime: Runtime, labels: Mapping[str, str], public_url: str | None) -> Self:
+        return cls(
+            job_version=runtime.job_version,
+            allocation_id=runtime.allocation_id,
+            node=runtime.node,
+            image=runtime.image,
+            opencode_version=runtime.opencode_version,
+            labels=labels,
+            revision=runtime.revision,
+            restarts=runtime.restarts,
+            started_at=runtime.started_at,
+            addresses=AddressesShape(
+                internal=runtime.address.url if runtime.address is not None else None,
+                public=public_url if runtime.address is not None else None,
+            ),
+        )
+
+
+class StackShape(Outgoing):
+    user_id: str
+    job_id: str
+    namespace: str
+    region: str
+    group: str
+    labels: Mapping[str, str]
+    resources: str
+    generation: int
+    observed_generation: int
+    desired: Desired
+    phase: Phase
+    health: Health
+    migration_state: MigrationState
+    reason: Reason | None
+    message: str
+    release: str | None
+    wanted_release: str
+    runtime: RuntimeShape | None
+    staleness: Sequence[StalenessShape]
+    observed_at: datetime | None
+    last_operation: str | None
+    created_at: datetime
+    updated_at: datetime
+
+    @classmethod
+    def from_domain(cls, view: StackView) -> Self:
+        stack, intent, status = view.stack, view.stack.intent, view.stack.status
+        runtime = status.runtime
+        return cls(
+            user_id=stack.user_id,
+            job_id=stack.job_id,
+            namespace=stack.namespace,
+            region=stack.region,
+            group=intent.group,
+            labels=intent.labels,
+            resources=intent.resources,
+            generation=intent.generation,
+            observed_generation=status.observed_generation,
+            desired=intent.desired,
+            phase=status.phase,
+            health=status.health,
+            migration_state=status.migration_state,
+            reason=status.reason,
+            message=status.message,
+            release=status.release,
+            wanted_release=intent.wanted_release,
+            runtime=RuntimeShape.from_domain(runtime, intent.labels, view.public_url) if runtime else None,
+            staleness=[StalenessShape.from_domain(reason) for reason in view.staleness],
+            observed_at=view.observed_at,
+            last_operation=intent.last_operation,
+            created_at=stack.created_at,
+            updated_at=stack.updated_at,
+        )
+
+
+class AddressShape(Mirror):
+    url: str
+    host: str
+    port: int
+    audience: Literal["internal", "public"]
+    allocation_id: str
+    generation: int
+    proven_at: datetime
+
+
+class CredentialsShape(Outgoing):
+    """The password itself. It is shown to its caller alone and kept nowhere."""
+
+    username: str
+    password: str = Field(repr=False)
+    secret_version: int
+    allocation_id: str
+
+
+class WrappedCredentialsShape(Outgoing):
+    """A Vault token that opens once, to `{"username", "password"}`."""
+
+    wrapping_token: str = Field(repr=False)
+    ttl_seconds: int
+
+
+def credentials_from_domain(credentials: Credentials) -> CredentialsShape | WrappedCredentialsShape:
+    if credentials.wrapped is not None:
+        return WrappedCredentialsShape(
+            wrapping_token=credentials.wrapped.token.reveal(), ttl_seconds=credentials.wrapped.ttl_seconds
+        )
+    if credentials.password is None:
+        raise AssertionError("credentials hold a password or a wrapping token")
+    return CredentialsShape(
+        username=credentials.username,
+        password=credentials.password.reveal(),
+        secret_version=credentials.secret_version,
+        allocation_id=credentials.allocation_id,
+    )
