@@ -9,6 +9,7 @@ real one. Allocations run and stop by themselves unless a test takes that into i
     nomad.fail_allocation(job_id, TaskTrouble.DRIVER, "no such image")
     nomad.faults.fail_next("register", UpstreamUnavailable("nomad", "register"), after_commit=True)
     hold = nomad.workspaces.faults.hold_next("ensure")
+    nomad.files.deaf.add(job_id)  # its live files stay as they are, until nomad.deliver(job_id)
     nomad.go_down(); nomad.come_up()
 """
 
@@ -20,11 +21,17 @@ from typing import Any
 from uuid import UUID
 
 from fakes.faults import Faults
+from fakes.nomad_files import FakeFiles
 from fakes.nomad_jobs import KeptJob, render
 from fakes.nomad_storage import FakeClusterMark, FakeLiveFiles, FakeWorkspaces
 from opencode_lifecycle.model.clock import Clock, utc_now
 from opencode_lifecycle.model.deadline import Deadline
-from opencode_lifecycle.model.errors import IndexConflict, UpstreamRejected, UpstreamUnavailable
+from opencode_lifecycle.model.errors import (
+    IndexConflict,
+    UpstreamNonsense,
+    UpstreamRejected,
+    UpstreamUnavailable,
+)
 from opencode_lifecycle.model.identifiers import AllocationId, JobId
 from opencode_lifecycle.model.job_template import TemplateNeeds, declared_variables
 from opencode_lifecycle.model.observation import (
@@ -80,6 +87,7 @@ class FakeNomad:
             node=node, is_claimed=lambda job_id: bool(self._live(job_id)), now=now
         )
         self.live_files = FakeLiveFiles(now=now)
+        self.files = FakeFiles()
         self.cluster_mark = FakeClusterMark()
         self.memory: dict[AllocationId, int] = {}
         """Bytes that an allocation uses; of any other it is not known."""
@@ -216,6 +224,12 @@ class FakeNomad:
     def lose_allocation(self, job_id: JobId) -> AllocationSeen:
         """Let the node of the live allocation be lost. Its volume is there, so nothing replaces it."""
         return self._update(self._one_live(job_id), job_id, client_status=ClientStatus.LOST)
+
+    def deliver(self, job_id: JobId) -> None:
+        """Let the templates of the running task render what the pointer names now, also those that are deaf."""
+        for allocation in self._live(job_id):
+            if allocation.client_status is ClientStatus.RUNNING:
+                self._render_files(job_id, allocation.id)
 
     def edit_outside(self, job_id: JobId, **meta: str) -> None:
         """Register the job with other meta, as an operator does with the nomad command."""
@@ -374,6 +388,21 @@ class FakeNomad:
         for line in lines[-tail:] if tail else []:
             yield line
 
+    async def read_file(
+        self, allocation_id: AllocationId, path: str, *, limit: int, deadline: Deadline
+    ) -> bytes | None:
+        async with self.faults.call("read_file", deadline):
+            jobs = [
+                name for name, each in self.allocations.items() if any(a.id == allocation_id for a in each)
+            ]
+            for job_id in jobs:
+                if self.files.hears(job_id):
+                    self.deliver(job_id)
+            found = self.files.of.get(allocation_id, {}).get(path) if jobs else None
+            if found is not None and len(found) > limit:
+                raise UpstreamNonsense("nomad", "read file", "the file is too large")
+            return found
+
     async def ping(self, deadline: Deadline) -> None:
         async with self.faults.call("ping", deadline):
             return
@@ -472,6 +501,9 @@ class FakeNomad:
         if not self.allocations[job_id]:
             del self.allocations[job_id]
 
+    def _render_files(self, job_id: JobId, allocation_id: AllocationId) -> None:
+        self.files.render(allocation_id, self.live_files.pointers.get(job_id), self.live_files.bundles)
+
     def _live(self, job_id: JobId) -> list[AllocationSeen]:
         return [a for a in self.allocations.get(job_id, ()) if not a.client_status.is_terminal]
 
@@ -491,6 +523,8 @@ class FakeNomad:
             updated.client_status is ClientStatus.RUNNING
             and allocation.client_status is not ClientStatus.RUNNING
         )
+        if started:
+            self._render_files(job_id, updated.id)
         if started and self.on_run is not None:
             self.on_run(job_id, updated)
         if updated.client_status.is_terminal and job_id not in self.jobs:

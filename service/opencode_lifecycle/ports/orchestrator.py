@@ -151,6 +151,17 @@ class Orchestrator(Protocol):
         """Yield the last *tail* lines of `stdout` or `stderr`, and with *follow* all that comes after."""
         ...
 
+    async def read_file(
+        self, allocation_id: AllocationId, path: str, *, limit: int, deadline: Deadline
+    ) -> bytes | None:
+        """
+        Return the file at *path* in the directory of the allocation, as `server/local/live/instructions/AGENTS.md`, or
+        None when there is provably no such file or allocation.
+
+        More than *limit* bytes are `UpstreamNonsense`. A client that cannot be reached is `UpstreamUnavailable`.
+        """
+        ...
+
     async def ping(self, deadline: Deadline) -> None:
         """Return when a leader is known and our token is accepted; raise otherwise."""
         ...

@@ -14,6 +14,7 @@ from opencode_lifecycle.adapters.nomad import comparison
 from opencode_lifecycle.adapters.nomad.cluster_mark import NomadClusterMark
 from opencode_lifecycle.adapters.nomad.connection import SYSTEM, NomadConnection, path_of
 from opencode_lifecycle.adapters.nomad.event_stream import EventStream
+from opencode_lifecycle.adapters.nomad.files import read_file
 from opencode_lifecycle.adapters.nomad.job_versions import JobVersions
 from opencode_lifecycle.adapters.nomad.library import NomadLibrary
 from opencode_lifecycle.adapters.nomad.listing import FleetListing
@@ -196,6 +197,11 @@ class Nomad:
             self._connection, allocation_id, kind=kind, tail=tail, follow=follow, deadline=deadline
         ):
             yield line
+
+    async def read_file(
+        self, allocation_id: AllocationId, path: str, *, limit: int, deadline: Deadline
+    ) -> bytes | None:
+        return await read_file(self._connection, allocation_id, path, limit=limit, deadline=deadline)
 
     async def ping(self, deadline: Deadline) -> None:
         await self._library.ping(deadline)
