@@ -12,8 +12,8 @@ from opencode_lifecycle.ports.stores import StackQuery
 
 STACK_FIELDS = {
     "user_id", "job_id", "namespace", "region", "group", "labels", "resources", "generation", "observed_generation",
-    "desired", "phase", "health", "migration_state", "reason", "message", "release", "wanted_release", "runtime",
-    "staleness", "observed_at", "last_operation", "created_at", "updated_at",
+    "desired", "phase", "health", "migration_state", "reason", "message", "release", "wanted_release", "pinned",
+    "runtime", "staleness", "migration", "observed_at", "last_operation", "created_at", "updated_at",
 }  # fmt: skip
 RUNTIME_FIELDS = {
     "job_version", "allocation_id", "node", "image", "opencode_version", "labels", "revision", "restarts", "started_at",

@@ -11,7 +11,9 @@ from fakes.lifecycle_service import (
     condition,
     event,
     items,
+    migration,
     operation,
+    order,
     orphan,
     phases,
     readiness,
@@ -32,6 +34,7 @@ CREDENTIALS = {"username": "opencode", "password": PASSWORD, "secret_version": 4
     ("answer", "shape"),
     [
         (stack(staleness=[staleness()]), schemas.StackShape),
+        (stack(migration=migration("draining", order=order())), schemas.StackShape),
         (runtime(), schemas.RuntimeShape),
         (operation(phases=phases("pending")), schemas.OperationShape),
         (address(), schemas.AddressShape),

@@ -174,8 +174,10 @@ def stack(user_id: str = "ada", **changes: Any) -> dict[str, Any]:
         "message": "",
         "release": "rel_1",
         "wanted_release": "rel_2",
+        "pinned": False,
         "runtime": runtime(),
         "staleness": [],
+        "migration": None,
         "observed_at": SINCE,
         "last_operation": "op_1",
         "created_at": SINCE,
@@ -206,6 +208,24 @@ def waiting_stack(user_id: str = "ada", **changes: Any) -> dict[str, Any]:
         user_id,
         **{"phase": "pending", "health": "unknown", "runtime": None, "observed_generation": 2, **changes},
     )
+
+
+def migration(state: str, **changes: Any) -> dict[str, Any]:
+    """Return what is shown of a migration in *state* that nobody ordered, except for *changes*."""
+    return {
+        "state": state,
+        "class": "restart",
+        "order": None,
+        "since": None,
+        "busy_until": None,
+        "refused": None,
+        "footing_release": None,
+        **changes,
+    }
+
+
+def order(**changes: Any) -> dict[str, Any]:
+    return {"id": "ro_1", "deadline": None, "at_deadline": "skip", **changes}
 
 
 def staleness(**changes: Any) -> dict[str, Any]:

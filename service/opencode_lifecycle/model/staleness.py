@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Final
 
 from opencode_lifecycle.model.facets import Facet, Facets
+from opencode_lifecycle.model.migration import MigrationClass
 from opencode_lifecycle.model.stack import Status
 from opencode_lifecycle.model.states import Desired, Phase, Reason
 
@@ -121,6 +122,17 @@ def staleness_of(status: Status, want: Facets, *, desired: Desired) -> tuple[Sta
 def needs_restart(facet: Facet, *, edits_restart: bool) -> bool:
     """Whether putting a stack right in *facet* restarts its runtime; of edits from outside Nomad's own plan tells."""
     return edits_restart if facet is Facet.EDITED_OUTSIDE else facet in NEEDS_RESTART
+
+
+def class_of(reasons: Iterable[Staleness]) -> MigrationClass | None:
+    """Return the class of the migration that puts *reasons* right, the heaviest of them; None when none disturbs anything."""
+    found = tuple(reasons)
+    facets = facets_of(found)
+    if any(reason.restart for reason in found):
+        return MigrationClass.RESTART
+    if Facet.CONFIG in facets:
+        return MigrationClass.RELOAD
+    return MigrationClass.LIVE if Facet.PROMPT in facets else None
 
 
 def facets_of(reasons: Iterable[Staleness]) -> frozenset[Facet]:

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
 from opencode_lifecycle.api.schemas.shapes import (
     Incoming,
@@ -17,7 +17,9 @@ from opencode_lifecycle.api.schemas.shapes import (
 )
 from opencode_lifecycle.model.errors import BodyFault, InvalidBody
 from opencode_lifecycle.model.identifiers import GROUP_PATTERN
+from opencode_lifecycle.model.migration import AtDeadline, MigrationClass
 from opencode_lifecycle.model.stack import Runtime
+from opencode_lifecycle.model.staleness import class_of
 from opencode_lifecycle.model.states import Desired, Health, MigrationState, Phase, Reason
 from opencode_lifecycle.model.view import Credentials, EnsureRequest, StackView
 
@@ -109,6 +111,51 @@ class RuntimeShape(Outgoing):
         )
 
 
+class OrderShape(Mirror):
+    """By whose order it is migrated: the id of a rollout or an operation. `deadline` is until when an agent is waited for."""
+
+    id: str
+    deadline: datetime | None
+    at_deadline: AtDeadline
+
+
+class MigrationShape(Outgoing):
+    """
+    How far it is on the way from what runs to what it should be, and what it goes back to when that fails.
+
+    `class` is how much what is left to do disturbs: `live` and `reload` keep the process. `refused` is the digest of what
+    was tried and taken back; as long as that is what is asked for, it stays on `footing_release`.
+    """
+
+    model_config = ConfigDict(validate_by_name=True, serialize_by_alias=True)
+
+    state: MigrationState
+    migration_class: MigrationClass | None = Field(alias="class")
+    order: OrderShape | None
+    since: datetime | None
+    busy_until: datetime | None
+    refused: str | None
+    footing_release: str | None
+
+    @classmethod
+    def from_domain(cls, view: StackView) -> Self | None:
+        """Return None for a stack that is as it should be and waits for nothing."""
+        stack, status = view.stack, view.stack.status
+        order, footing = stack.standing_order, status.footing
+        is_at_rest = status.migration_state is MigrationState.CURRENT and not view.staleness
+        if is_at_rest and order is None and stack.busy_until is None and status.refused is None:
+            return None
+        return cls(
+            state=status.migration_state,
+            migration_class=class_of(view.staleness),
+            order=OrderShape.from_domain(order) if order is not None else None,
+            since=status.migrating_since,
+            busy_until=stack.busy_until,
+            refused=status.refused,
+            footing_release=footing.release if footing is not None else None,
+        )
+
+
 class StackShape(Outgoing):
     user_id: str
     job_id: str
@@ -127,8 +174,10 @@ class StackShape(Outgoing):
     message: str
     release: str | None
     wanted_release: str
+    pinned: bool
     runtime: RuntimeShape | None
     staleness: Sequence[StalenessShape]
+    migration: MigrationShape | None
     observed_at: datetime | None
     last_operation: str | None
     created_at: datetime
@@ -156,8 +205,10 @@ class StackShape(Outgoing):
             message=status.message,
             release=status.release,
             wanted_release=intent.wanted_release,
+            pinned=intent.pinned,
             runtime=RuntimeShape.from_domain(runtime, intent.labels, view.public_url) if runtime else None,
             staleness=[StalenessShape.from_domain(reason) for reason in view.staleness],
+            migration=MigrationShape.from_domain(view),
             observed_at=view.observed_at,
             last_operation=intent.last_operation,
             created_at=stack.created_at,
