@@ -129,7 +129,7 @@ def work_on(stack: Stack, seen: Observation, circumstance: dict[str, object]) ->
         observation=seen,
         needs=TemplateNeeds(secret=True, workspace=True, live_files=True),
         installation="main",
-        **{**usual, **circumstance},
+        **{"asked": circumstance.get("wanted", FACETS), **usual, **circumstance},
     )
 
 

@@ -25,6 +25,7 @@ from opencode_lifecycle.lifecycle.observing.watching import NomadWatch, StoreWat
 from opencode_lifecycle.lifecycle.orphans.sweep import OrphanSweep, Places
 from opencode_lifecycle.lifecycle.parameters import Parameters
 from opencode_lifecycle.lifecycle.readiness import Readiness
+from opencode_lifecycle.lifecycle.reconciling.aims import Aims
 from opencode_lifecycle.lifecycle.reconciling.dispatcher import Dispatcher
 from opencode_lifecycle.lifecycle.reconciling.effects import Effects
 from opencode_lifecycle.lifecycle.reconciling.reconciler import Reconciler
@@ -65,7 +66,13 @@ class ControlPlane:
             now=now,
             replica=token_hex(8) if p.shares_database else None,
         )
-        desk = Desk(fleet=self.fleet, site=p.site, when_stale=p.when_stale)
+        self._aims = Aims(releases=self.releases, site=p.site)
+        desk = Desk(
+            fleet=self.fleet,
+            aims=self._aims,
+            installation=p.site.installation,
+            when_stale=p.when_stale,
+        )
         effects = Effects(
             orchestrator=neighbours.orchestrator,
             workspaces=neighbours.workspaces,
@@ -74,6 +81,8 @@ class ControlPlane:
             catalog=neighbours.catalog,
             prober=neighbours.prober,
             releases=self.releases,
+            aims=self._aims,
+            desk=desk,
             fleet=self.fleet,
             site=p.site,
             limits=p.limits,
@@ -82,7 +91,7 @@ class ControlPlane:
         )
         reconciler = Reconciler(
             stacks=neighbours.store,
-            releases=self.releases,
+            aims=self._aims,
             effects=effects,
             fleet=self.fleet,
             desk=desk,
@@ -94,7 +103,6 @@ class ControlPlane:
         self.dispatcher = Dispatcher(
             stacks=neighbours.store,
             reconciler=reconciler,
-            releases=self.releases,
             fleet=self.fleet,
             desk=desk,
             limits=p.limits,
@@ -242,7 +250,7 @@ class ControlPlane:
             conditions=self.conditions,
             sweep=self._orphans,
             fleet=self.fleet,
-            releases=self.releases,
+            aims=self._aims,
             effects=effects,
             dispatcher=self.dispatcher,
             desk=desk,
@@ -307,9 +315,8 @@ class ControlPlane:
             # Those of a process that died. On a shared database they may be another replica's, and lapse by themselves.
             await self._neighbours.store.void_claims()
         await self._changes.catch_up()
-        wanted = {known.stack.intent.wanted_release for known in self.fleet}
-        for release_id in wanted:
-            await self.releases.get(release_id)
+        for known in self.fleet:
+            await self._aims.load(known.stack)
         await self.conditions.load()
         self.fleet.on_removal = self._proving.forget
         try:

@@ -16,7 +16,6 @@ from opencode_lifecycle.lifecycle.reconciling.planning import plan
 from opencode_lifecycle.lifecycle.reconciling.reconciler import Reconciler
 from opencode_lifecycle.lifecycle.reconciling.steps import Limits, Rest
 from opencode_lifecycle.lifecycle.reconciling.work import Desk
-from opencode_lifecycle.lifecycle.releases import Releases
 from opencode_lifecycle.model.clock import Clock
 from opencode_lifecycle.model.errors import UpstreamError
 from opencode_lifecycle.model.identifiers import UserId
@@ -35,7 +34,6 @@ class Dispatcher:
         *,
         stacks: StackStore,
         reconciler: Reconciler,
-        releases: Releases,
         fleet: Fleet,
         desk: Desk,
         limits: Limits,
@@ -46,7 +44,6 @@ class Dispatcher:
     ) -> None:
         self._stacks = stacks
         self._reconciler = reconciler
-        self._releases = releases
         self._fleet = fleet
         self._desk = desk
         self._limits = limits
@@ -98,14 +95,12 @@ class Dispatcher:
     def needs_attention(self, known: Known) -> bool:
         """Whether there is something to do for the stack, or to write down about it, as far as can be seen."""
         stack = known.stack
-        found = self._releases.peek(stack.intent.wanted_release)
-        if found is None:
+        work = self._desk.work_on(stack, known)
+        if work is None:
             return True
-        release, needs = found
         if self._fleet.observation(stack.job_id) is None:
             # Not seen: the row says when it is due. Unknown is no reason to act.
             return False
-        work = self._desk.work_on(stack, known, release, needs)
         step = plan(work, now=self._now(), limits=self._limits)
         if not isinstance(step, Rest):
             return True

@@ -11,6 +11,7 @@ import structlog
 
 from opencode_lifecycle.lifecycle.observing.fleet import Fleet
 from opencode_lifecycle.lifecycle.observing.vouching import look_at_activity
+from opencode_lifecycle.lifecycle.reconciling.aims import Aim, Aims
 from opencode_lifecycle.lifecycle.reconciling.planning.moves import facets_in
 from opencode_lifecycle.lifecycle.reconciling.steps import (
     CheckJob,
@@ -37,14 +38,15 @@ from opencode_lifecycle.lifecycle.reconciling.steps import (
     Work,
 )
 from opencode_lifecycle.lifecycle.reconciling.wanted import Site, job_variables, wanted_facets
+from opencode_lifecycle.lifecycle.reconciling.work import Desk
 from opencode_lifecycle.lifecycle.releases import Releases
 from opencode_lifecycle.model.clock import Clock
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import DeadlineExceeded, IndexConflict, UpstreamError
 from opencode_lifecycle.model.facets import Facets
 from opencode_lifecycle.model.identifiers import VolumeId
+from opencode_lifecycle.model.migration import Footing
 from opencode_lifecycle.model.observation import JobSeen
-from opencode_lifecycle.model.release import Release
 from opencode_lifecycle.model.stack import Stack, Status, Workspace
 from opencode_lifecycle.model.states import Health, Phase
 from opencode_lifecycle.ports.orchestrator import Comparison, LiveFiles, Orchestrator, Owner, Workspaces
@@ -62,7 +64,6 @@ class Pass:
 
     claimed: Claimed
     work: Work
-    release: Release
     saved: Status
     receipt: dict[str, object]
     notes: list[tuple[str, dict[str, object]]] = field(default_factory=list)
@@ -96,6 +97,8 @@ class Effects:
         catalog: ServiceCatalog,
         prober: RuntimeProber,
         releases: Releases,
+        aims: Aims,
+        desk: Desk,
         fleet: Fleet,
         site: Site,
         limits: Limits,
@@ -109,15 +112,18 @@ class Effects:
         self._catalog = catalog
         self._prober = prober
         self._releases = releases
+        self._aims = aims
+        self._desk = desk
         self._fleet = fleet
         self._site = site
         self._limits = limits
         self._now = now
         self._upstream_timeout = upstream_timeout.total_seconds()
 
-    def wanted(self, stack: Stack, release: Release) -> Facets:
-        """Return what the stack should be registered with, as far as its secret is known."""
-        return wanted_facets(stack, release, self._site, secret_version=stack.status.secret_version or 0)
+    def _aim(self, current: Pass) -> Aim:
+        aim = self._aims.of(current.work.stack)
+        assert aim is not None, "whoever works on a stack has its releases in memory"
+        return aim
 
     def _owner(self, stack: Stack) -> Owner:
         return Owner(installation=self._site.installation, user_id=stack.user_id)
@@ -176,10 +182,8 @@ class Effects:
     ) -> None:
         work = current.work
         status = replace(work.stack.status, **facts)  # type: ignore[arg-type]  # names and types are checked by use
-        stack = work.stack.moved_to(status)
-        current.work = replace(
-            work, stack=stack, done=work.done | {part}, wanted=self.wanted(stack, current.release)
-        )
+        reworked = self._desk.rework(work, work.stack.moved_to(status))
+        current.work = replace(reworked, done=work.done | {part})
         if receipt is not None:
             current.receipt[receipt[0]] = receipt[1]
 
@@ -220,9 +224,9 @@ class Effects:
         self._learn(current, Part.WORKSPACE, workspace=workspace)
 
     async def _publish_live_files(self, current: Pass, deadline: Deadline) -> None:
-        release = current.release
+        release = self._aim(current).release
         instructions = await self._live_files.publish(release.instructions, deadline)
-        managed = await self._live_files.publish(release.managed_config, deadline)
+        managed = await self._live_files.publish(release.managed, deadline)
         stack = current.work.stack
         await self._live_files.point(
             stack.job_id,
@@ -242,8 +246,9 @@ class Effects:
         3. The look shows a job with our revision, which the plan adopts. No second version is made.
         """
         stack = current.work.stack
-        variables = job_variables(stack, current.release, self._site, facets)
-        job = await self._orchestrator.render(current.release.template, variables, deadline)
+        aim = self._aim(current)
+        variables = job_variables(aim.stack, aim.release, self._site, facets)
+        job = await self._orchestrator.render(aim.release.template, variables, deadline)
         try:
             index = await self._orchestrator.register(job, expected_index=expected_index, deadline=deadline)
         except IndexConflict:
@@ -260,7 +265,13 @@ class Effects:
             message="registered; waiting for an allocation" if phase is Phase.STARTING else "",
             health=Health.STARTING if phase is Phase.STARTING else stack.status.health,
             facets=facets,
-            release=current.release.id,
+            release=aim.release.id,
+            built=Footing(
+                release=aim.release.id,
+                resources=aim.stack.intent.resources,
+                environment=aim.stack.intent.environment,
+                facets=facets,
+            ),
             job_modify_index=index,
             edits=(),
             edits_restart=False,
@@ -288,7 +299,7 @@ class Effects:
         found = Comparison(edits=status.edits, restart=status.edits_restart)
         # One that is not known to run is adopted only when it is as wanted: our registration, whose reply was lost.
         is_lost_reply = status.phase is Phase.PENDING
-        release, ours = current.release, work.wanted
+        release, ours = self._aim(current).release, work.wanted
         if not is_lost_reply and status.facets is not None:
             release, _ = await self._releases.get(status.release or stack.intent.wanted_release)
             ours = status.facets
@@ -318,8 +329,9 @@ class Effects:
         What the scheduler could not place now is no refusal: what runs still takes the room.
         """
         work = current.work
-        variables = job_variables(work.stack, current.release, self._site, work.wanted)
-        rendered = await self._orchestrator.render(current.release.template, variables, deadline)
+        aim = self._aim(current)
+        variables = job_variables(aim.stack, aim.release, self._site, work.wanted)
+        rendered = await self._orchestrator.render(aim.release.template, variables, deadline)
         await self._orchestrator.compare(rendered, deadline)
         current.work = replace(work, done=(work.done - {Part.ACTIVITY}) | {Part.CHECK})
 

@@ -35,7 +35,6 @@ from opencode_lifecycle.lifecycle.reconciling.steps import (
     StopJob,
     Work,
 )
-from opencode_lifecycle.model.facets import Facets
 from opencode_lifecycle.model.observation import ABSENT, ClientStatus, JobSeen
 from opencode_lifecycle.model.stack import Stack, Status
 
@@ -74,20 +73,20 @@ _PARTS: Final[Mapping[type[Step], Part]] = {
 _READS: Final = (Look, CompareJob, CheckJob, LookAtActivity)
 
 Read = Callable[[Work, Step], Awaitable[Work]]
-Want = Callable[[Stack], Facets]
+Rework = Callable[[Work, Stack], Work]
 
 
 async def forecast(
-    work: Work, read: Read, want: Want, *, now: datetime, limits: Limits
+    work: Work, read: Read, rework: Rework, *, now: datetime, limits: Limits
 ) -> tuple[list[str], Status]:
     """
     Return what would be done, in words, and the status in which the stack would then rest.
 
-    *want* says what a stack should be registered with: each pass learns of a new secret before it is judged by it.
+    *rework* says what a stack should be: each pass learns of a new secret before it is judged by it.
     """
     words: list[str] = []
     for _ in range(_MOST_STEPS):
-        work = replace(work, wanted=want(work.stack))
+        work = rework(work, work.stack)
         step = plan(work, now=now, limits=limits)
         status = work.stack.status
         match step:

@@ -12,11 +12,11 @@ from random import Random
 import structlog
 
 from opencode_lifecycle.lifecycle.observing.fleet import Fleet
+from opencode_lifecycle.lifecycle.reconciling.aims import Aims
 from opencode_lifecycle.lifecycle.reconciling.effects import Effects, NotYet, Pass, WorkspaceLost
 from opencode_lifecycle.lifecycle.reconciling.planning import failed, plan
 from opencode_lifecycle.lifecycle.reconciling.steps import FinishDeletion, Limits, Move, Rest, Step, system_of
 from opencode_lifecycle.lifecycle.reconciling.work import Desk
-from opencode_lifecycle.lifecycle.releases import Releases
 from opencode_lifecycle.lifecycle.requests.decisions import successor_of
 from opencode_lifecycle.model.clock import Clock
 from opencode_lifecycle.model.errors import (
@@ -53,7 +53,7 @@ class Reconciler:
         self,
         *,
         stacks: StackStore,
-        releases: Releases,
+        aims: Aims,
         effects: Effects,
         fleet: Fleet,
         desk: Desk,
@@ -63,7 +63,7 @@ class Reconciler:
         random: Random,
     ) -> None:
         self._stacks = stacks
-        self._releases = releases
+        self._aims = aims
         self._effects = effects
         self._fleet = fleet
         self._desk = desk
@@ -115,10 +115,10 @@ class Reconciler:
 
     async def _begin(self, claimed: Claimed) -> Pass:
         stack = claimed.stack
-        release, needs = await self._releases.get(stack.intent.wanted_release)
-        known = self._fleet.put(stack)
-        work = self._desk.work_on(stack, known, release, needs)
-        return Pass(claimed, work, release, stack.status, {})
+        await self._aims.load(stack)
+        work = self._desk.work_on(stack, self._fleet.put(stack))
+        assert work is not None, "its releases are in memory"
+        return Pass(claimed, work, stack.status, {})
 
     async def _go(self, current: Pass) -> bool:
         generation = current.work.stack.intent.generation
@@ -128,9 +128,7 @@ class Reconciler:
                 case Move(status=status):
                     if status.reason is not None:
                         current.moved = status
-                    stack = current.work.stack.moved_to(status)
-                    wanted = self._effects.wanted(stack, current.release)
-                    current.work = replace(current.work, stack=stack, wanted=wanted)
+                    current.work = self._desk.rework(current.work, current.work.stack.moved_to(status))
                 case Rest():
                     await self._rest(current, step)
                     return True

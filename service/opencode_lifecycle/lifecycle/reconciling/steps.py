@@ -68,7 +68,8 @@ class Work:
     Everything a plan may look at.
 
     *observation* is None when the stack cannot be seen, or was last seen before our own last write to its job. *wanted*
-    is what it should be registered with, with the secret version the row knows (0 when it knows none).
+    is what it should be registered with, with the secret version the row knows (0 when it knows none); *asked* is what
+    its intent says, which differs only where that was tried and taken back.
     """
 
     stack: Stack
@@ -77,6 +78,7 @@ class Work:
     liveness: Liveness | None
     silent_probes: int
     wanted: Facets
+    asked: Facets
     needs: TemplateNeeds
     installation: str
     activity: Activity | None = None

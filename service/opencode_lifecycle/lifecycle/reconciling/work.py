@@ -1,13 +1,11 @@
 """Puts together what a plan may look at: the row, what is seen of the stack, and what should be."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from opencode_lifecycle.lifecycle.observing.fleet import Fleet, Known
+from opencode_lifecycle.lifecycle.reconciling.aims import Aims
 from opencode_lifecycle.lifecycle.reconciling.steps import Work
-from opencode_lifecycle.lifecycle.reconciling.wanted import Site, wanted_facets
-from opencode_lifecycle.model.job_template import TemplateNeeds
 from opencode_lifecycle.model.observation import Observation
-from opencode_lifecycle.model.release import Release
 from opencode_lifecycle.model.stack import Address, Stack
 from opencode_lifecycle.model.states import WhenStale
 
@@ -19,22 +17,27 @@ class Desk:
     """Where the papers of one stack are laid out before a plan is made, by whoever needs one."""
 
     fleet: Fleet
-    site: Site
+    aims: Aims
+    installation: str
     when_stale: WhenStale
 
-    def work_on(self, stack: Stack, known: Known, release: Release, needs: TemplateNeeds) -> Work:
-        """Return what is known of *stack* now, with what it should be on *release*."""
+    def work_on(self, stack: Stack, known: Known) -> Work | None:
+        """Return what is known of *stack* now, with what it should be; None while its releases are not in memory."""
+        aim = self.aims.of(stack)
+        if aim is None:
+            return None
         seen = self.fleet.observation(stack.job_id)
-        resources = release.resource_classes.get(stack.intent.resources)
+        resources = aim.release.resource_classes.get(aim.stack.intent.resources)
         return Work(
             stack=stack,
             observation=seen,
             proof=known.proof,
             liveness=known.liveness,
             silent_probes=known.silent_probes,
-            wanted=wanted_facets(stack, release, self.site, secret_version=stack.status.secret_version or 0),
-            needs=needs,
-            installation=self.site.installation,
+            wanted=aim.wanted,
+            asked=aim.asked,
+            needs=aim.needs,
+            installation=self.installation,
             activity=known.activity,
             activity_at=known.activity_at,
             busy_at=known.busy_at,
@@ -45,6 +48,12 @@ class Desk:
             when_stale=self.when_stale,
             frozen=self.fleet.frozen,
         )
+
+    def rework(self, work: Work, stack: Stack) -> Work:
+        """Return *work* with what became of its stack, and what that should be now."""
+        aim = self.aims.of(stack)
+        assert aim is not None, "whoever works on a stack has its releases in memory"
+        return replace(work, stack=stack, wanted=aim.wanted, asked=aim.asked, needs=aim.needs)
 
 
 def _address_of(stack: Stack, seen: Observation | None) -> Address | None:

@@ -8,21 +8,19 @@ from datetime import timedelta
 from opencode_lifecycle.lifecycle.braking.conditions import Conditions
 from opencode_lifecycle.lifecycle.observing.fleet import Fleet, Known
 from opencode_lifecycle.lifecycle.orphans.sweep import OrphanSweep
+from opencode_lifecycle.lifecycle.reconciling.aims import Aims
 from opencode_lifecycle.lifecycle.reconciling.dispatcher import Dispatcher
 from opencode_lifecycle.lifecycle.reconciling.effects import Effects, Pass
 from opencode_lifecycle.lifecycle.reconciling.forecast import forecast
 from opencode_lifecycle.lifecycle.reconciling.steps import Limits, Step, Work
 from opencode_lifecycle.lifecycle.reconciling.work import Desk
-from opencode_lifecycle.lifecycle.releases import Releases
 from opencode_lifecycle.model.clock import Clock
 from opencode_lifecycle.model.condition import Condition
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import DeadlineExceeded, UpstreamError, UpstreamRejected
-from opencode_lifecycle.model.facets import Facets
 from opencode_lifecycle.model.identifiers import ConditionId, OrphanId, UserId
 from opencode_lifecycle.model.orphan import Orphan
 from opencode_lifecycle.model.principal import Principal
-from opencode_lifecycle.model.stack import Stack
 from opencode_lifecycle.model.staleness import StalenessSummary, staleness_of
 from opencode_lifecycle.model.view import Page, ReconcileReport, StackPlan, StackView
 from opencode_lifecycle.ports.stores import Claimed, OrphanStore, StackStore
@@ -50,7 +48,7 @@ class Oversight:
         conditions: Conditions,
         sweep: OrphanSweep,
         fleet: Fleet,
-        releases: Releases,
+        aims: Aims,
         effects: Effects,
         dispatcher: Dispatcher,
         desk: Desk,
@@ -64,7 +62,7 @@ class Oversight:
         self._conditions = conditions
         self._sweep = sweep
         self._fleet = fleet
-        self._releases = releases
+        self._aims = aims
         self._effects = effects
         self._dispatcher = dispatcher
         self._desk = desk
@@ -159,20 +157,20 @@ class Oversight:
 
     async def _plan(self, known: Known) -> StackPlan:
         stack = known.stack
-        release, needs = await self._releases.get(stack.intent.wanted_release)
-        work = self._desk.work_on(stack, known, release, needs)
+        await self._aims.load(stack)
+        work = self._desk.work_on(stack, known)
+        assert work is not None, "its releases are in memory"
 
         async def read(work: Work, step: Step) -> Work:
             unclaimed = Claimed(stack=work.stack, token="", lapses_at=self._now() + timedelta(0))
-            current = Pass(unclaimed, work, release, work.stack.status, {})
+            current = Pass(unclaimed, work, work.stack.status, {})
             await self._effects.apply(current, step)
             return current.work
 
-        def want(stack: Stack) -> Facets:
-            return self._effects.wanted(stack, release)
-
         try:
-            steps, status = await forecast(work, read, want, now=self._now(), limits=self._limits)
+            steps, status = await forecast(
+                work, read, self._desk.rework, now=self._now(), limits=self._limits
+            )
         except UpstreamRejected as error:
             steps, status = [f"leave it as it is: {error.message}"], stack.status
         except (UpstreamError, DeadlineExceeded) as error:
@@ -184,5 +182,5 @@ class Oversight:
             reason=stack.status.reason or status.reason,
             steps=steps,
             message=status.message,
-            staleness=staleness_of(status, work.wanted, desired=stack.intent.desired),
+            staleness=staleness_of(status, work.asked, desired=stack.intent.desired),
         )

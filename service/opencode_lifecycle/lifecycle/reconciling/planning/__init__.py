@@ -56,7 +56,7 @@ def plan(work: Work, *, now: datetime, limits: Limits) -> Step:
 def _marked(work: Work, status: Status) -> Status:
     """Write down in which facets the stack is stale, so that a fleet can be counted without looking at each."""
     return replace(
-        status, stale=facets_of(staleness_of(status, work.wanted, desired=work.stack.intent.desired))
+        status, stale=facets_of(staleness_of(status, work.asked, desired=work.stack.intent.desired))
     )
 
 
