@@ -187,6 +187,9 @@ class Client:
     async def confirm_condition(self, condition_id: str) -> JsonObject:
         return (await self._call("POST", _path("v1", "conditions", condition_id, "confirm"), keyed=True)).body
 
+    async def rollout(self, rollout_id: str, query: Query = ()) -> JsonObject:
+        return (await self._call("GET", _path("v1", "rollouts", rollout_id), query)).body
+
     async def openapi(self) -> JsonObject:
         return (await self._call("GET", "/openapi.json")).body
 

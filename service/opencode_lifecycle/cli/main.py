@@ -19,6 +19,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "doctor": ("diagnosis", "doctor"),
     "ensure": ("changes", "ensure"),
     "events": ("stacks", "events"),
+    "explain": ("explain", "explain"),
     "list": ("stacks", "list_stacks"),
     "logs": ("stacks", "logs"),
     "openapi": ("diagnosis", "openapi"),

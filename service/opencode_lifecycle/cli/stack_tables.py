@@ -141,14 +141,22 @@ def show_events(screen: Screen, events: Iterable[JsonObject]) -> None:
     )
 
 
-def vendor_commands(stack: JsonObject) -> list[str]:
-    """Return commands that show this stack in Nomad, Consul and Vault. No secret becomes an argument of any."""
+def nomad_commands(stack: JsonObject) -> list[str]:
+    """Return commands that show how the job of this stack stands and what its runtime says."""
     job, namespace = quote(str(stack.get("job_id"))), quote(str(stack.get("namespace")))
     allocation = _object(stack, "runtime").get("allocation_id")
     logs_of = f"{quote(str(allocation))} {TASK}" if allocation else f"-job {job} {TASK}"
-    commands = [
+    return [
         f"nomad job status -namespace={namespace} {job}",
         f"nomad alloc logs -namespace={namespace} {logs_of}",
+    ]
+
+
+def vendor_commands(stack: JsonObject) -> list[str]:
+    """Return commands that show this stack in Nomad, Consul and Vault. No secret becomes an argument of any."""
+    job, namespace = quote(str(stack.get("job_id"))), quote(str(stack.get("namespace")))
+    commands = [
+        *nomad_commands(stack),
         f"nomad var get -namespace={namespace} nomad/jobs/{job}/opencode/{TASK}",
         f"consul catalog nodes -service={job}",
         f'{_CONSUL_HEADER} | curl -sK - "$CONSUL_HTTP_ADDR/v1/health/service/{job}?passing"',

@@ -1,0 +1,275 @@
+"""Why one stack is as it is, what happens next and what that waits for: sentences from what the service says. Pure."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from shlex import quote
+from typing import Any, Final
+
+from opencode_lifecycle.cli.advice import about_condition, meaning_of
+from opencode_lifecycle.cli.client import JsonObject
+from opencode_lifecycle.cli.output import duration, parse_time
+from opencode_lifecycle.cli.situation import situation_of, what_to_do
+from opencode_lifecycle.model.states import FINAL_REASONS, OUTAGES, Desired, MigrationState, Phase, Reason
+
+Row = tuple[str, str]
+
+ROLLOUT_PREFIX: Final = "ro_"
+
+_BY_CLASS: Final[Mapping[str, str]] = {
+    "live": "its instructions are written; they count from the next turn of its agent on, and nothing is interrupted",
+    "reload": "its process reads configuration and prompts anew while its agent is idle, and runs on",
+    "restart": "its runtime is stopped while its agent is idle, and started on {wanted} with the same workspace",
+}
+_IN_PLACE: Final = "it is put right in place, and nothing is interrupted"
+_MOVED: Final = "it is moved to {wanted} while its agent is idle"
+
+_AT_DEADLINE: Final[Mapping[str, str]] = {
+    "skip": "then it is left as it is, and the rollout goes on without it",
+    "hold": "then it is left as it is until an operator says otherwise",
+    "force": "then its running turns are aborted, and it is moved",
+}
+_TRIED_AGAIN: Final = "It is tried again by itself, after pauses that grow to 5 min."
+_BY_PHASE: Final[Mapping[str, str]] = {
+    Phase.PENDING: "Its job is registered with Nomad, on {wanted}.",
+    Phase.STARTING: "Its address is handed out as soon as it is proven.",
+    Phase.STOPPING: "When Nomad says that its allocation has ended, it is started on {wanted}.",
+    Phase.STOPPED: "It is started on {wanted}.",
+    Phase.DELETING: "When its deletion has ended, it is made anew.",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """All that the service said, each part as it came. What the caller may not read is absent."""
+
+    stack: JsonObject
+    operation: JsonObject | None = None
+    events: Sequence[JsonObject] = ()
+    conditions: Sequence[JsonObject] = ()
+    rollout: JsonObject | None = None
+
+    def document(self, rows: Sequence[Row]) -> JsonObject:
+        """Return everything, with the sentences, as one JSON value."""
+        return {
+            "stack": self.stack,
+            "operation": self.operation,
+            "events": list(self.events),
+            "conditions": list(self.conditions),
+            "rollout": self.rollout,
+            "explanation": [{"about": about, "says": says} for about, says in rows],
+        }
+
+
+def explain(known: Known, *, now: datetime) -> Sequence[Row]:
+    """
+    Return what there is to say, in the order in which a person asks: what it should be, what it is, why these differ,
+    how far the way from one to the other is, what comes next, what that waits for, and what a person can do.
+
+    Each row is what it is about and a sentence. Values of a newer service are left out, not guessed at.
+    """
+    stack = known.stack
+    return [
+        ("should be", _should_be(stack)),
+        *(("is", sentence) for sentence in _is(stack)),
+        *(("stale", _difference(reason)) for reason in stack.get("staleness") or []),
+        *_migration(stack, now),
+        *(("next", sentence) for sentence in _next(stack)),
+        *(("waits for", sentence) for sentence in _waits(known, now)),
+        *(("refused", sentence) for sentence in _refused(stack)),
+        *(("to do", sentence) for sentence in _to_do(known)),
+    ]
+
+
+def _should_be(stack: JsonObject) -> str:
+    desired = stack.get("desired")
+    if desired == Desired.DELETED:
+        return "gone"
+    if desired == Desired.STOPPED:
+        return "stopped"
+    pin = ", to which it is pinned" if stack.get("pinned") else ""
+    return f"running on {stack.get('wanted_release')}{pin}; resources {stack.get('resources')}, group {stack.get('group')}"
+
+
+def _is(stack: JsonObject) -> Iterator[str]:
+    runtime = stack.get("runtime")
+    if isinstance(runtime, Mapping):
+        yield (
+            f"{stack.get('phase')}, {stack.get('health')}, on {stack.get('release')}: OpenCode "
+            f"{runtime.get('opencode_version')} on {runtime.get('node')}"
+        )
+    else:
+        yield str(stack.get("phase"))
+    yield from situation_of({**stack, "staleness": []})
+
+
+def _difference(reason: JsonObject) -> str:
+    needs = "restarts it" if reason.get("restart") else "needs no restart"
+    return f"{reason.get('facet')}: {reason.get('have')} → {reason.get('want')} ({reason.get('severity')}, {needs})"
+
+
+def _migration(stack: JsonObject, now: datetime) -> Iterator[Row]:
+    migration = _migration_of(stack)
+    said = str(stack.get("migration_state"))
+    if kind := migration.get("class"):
+        said += f", class {kind}"
+    if since := parse_time(migration.get("since")):
+        said += f", for {_span(since, now)}"
+    if order := _order_of(stack):
+        said += f", by order of {_whose(order)}"
+    yield "migration", said
+
+
+def _next(stack: JsonObject) -> Iterator[str]:
+    wanted = str(stack.get("wanted_release"))
+    phase = stack.get("phase")
+    if stack.get("desired") == Desired.DELETED:
+        yield "What it owns is taken away step by step; it ends when all of it is proven gone."
+    elif stack.get("desired") == Desired.STOPPED:
+        if phase == Phase.STOPPED:
+            yield "Nothing: it stays stopped until somebody asks for it."
+        else:
+            yield "It is stopped; its workspace stays."
+    elif phase == Phase.FAILED:
+        if _reason(stack) in FINAL_REASONS:
+            yield "Nothing by itself: trying again cannot help until the cause is seen to and somebody asks."
+        else:
+            yield _TRIED_AGAIN
+    elif phase == Phase.RUNNING:
+        yield _next_of_migration(stack).format(wanted=wanted)
+    elif phase in _BY_PHASE:
+        yield _BY_PHASE[str(phase)].format(wanted=wanted)
+
+
+def _next_of_migration(stack: JsonObject) -> str:
+    migration = _migration_of(stack)
+    what = _BY_CLASS.get(str(migration.get("class")), _MOVED if migration.get("order") else _IN_PLACE)
+    footing = migration.get("footing_release") or "what ran before"
+    sentences: Mapping[str, str] = {
+        MigrationState.CURRENT: "Nothing: it is as it should be."
+        if not stack.get("staleness")
+        else f"{_first(what)}.",
+        MigrationState.STALE: f"Unless `when_stale` is `report`, {what}.",
+        MigrationState.QUEUED: f"When its turn comes, {what}.",
+        MigrationState.DRAINING: f"{_first(what)}.",
+        MigrationState.REPLACING: "It is being moved. Then what is new must be delivered and healthy before it counts.",
+        MigrationState.VERIFYING: f"If what is new is delivered and healthy, it is current; else it goes back to {footing}.",
+        MigrationState.FAILED: "Nothing by itself: what was tried is not tried again before somebody asks.",
+        MigrationState.HELD: "Nothing, until an operator says otherwise.",
+    }
+    return sentences.get(str(stack.get("migration_state")), "")
+
+
+def _waits(known: Known, now: datetime) -> Iterator[str]:
+    stack = known.stack
+    if stack.get("desired") == Desired.RUNNING and stack.get("phase") == Phase.RUNNING:
+        yield from _waits_of_migration(known, now)
+    if _reason(stack) in OUTAGES:
+        yield f"that neighbour: {meaning_of(stack.get('reason'))}"
+    if stack.get("generation") != stack.get("observed_generation"):
+        yield "a worker to take up the latest change that was accepted."
+    for condition in known.conditions:
+        if condition.get("freezes") and stack.get("reason") == Reason.BRAKE:
+            yield f"a person to judge {condition.get('id')}: {condition.get('message')}"
+
+
+def _waits_of_migration(known: Known, now: datetime) -> Iterator[str]:
+    stack, order = known.stack, _order_of(known.stack)
+    state = stack.get("migration_state")
+    if state == MigrationState.QUEUED:
+        yield f"its turn in {_whose(order)}{_state_of_rollout(known)}." if order else "its turn."
+    if state == MigrationState.DRAINING:
+        yield "its agent, which works, waits for a permission or holds a terminal; idle must be proven, and must last."
+        yield _until_the_deadline(order, now)
+    busy_until = parse_time(_migration_of(stack).get("busy_until"))
+    if busy_until is not None and busy_until > now:
+        yield (
+            f"its backend, which said that it works until {_moment(busy_until)} (in {_span(now, busy_until)}) and may say "
+            "so again."
+        )
+
+
+def _until_the_deadline(order: JsonObject, now: datetime) -> str:
+    deadline = parse_time(order.get("deadline"))
+    if deadline is None:
+        return "For that it is waited as long as it takes."
+    when = f"in {_span(now, deadline)}" if deadline > now else f"{_span(deadline, now)} ago"
+    then = _AT_DEADLINE.get(str(order.get("at_deadline")), "")
+    return f"For that it is waited until {_moment(deadline)} ({when}); {then}."
+
+
+def _refused(stack: JsonObject) -> Iterator[str]:
+    migration = _migration_of(stack)
+    if migration.get("refused"):
+        footing = migration.get("footing_release") or "what ran before"
+        yield f"What was tried last was taken back; it stays on {footing} while the same is asked for."
+
+
+def _to_do(known: Known) -> Iterator[str]:
+    stack = known.stack
+    user = quote(str(stack.get("user_id")))
+    yield from what_to_do(stack)
+    order = _order_of(stack)
+    if stack.get("migration_state") == MigrationState.HELD:
+        yield f"release it with `opencode-lifecycle recover {user}`, or move it now with `opencode-lifecycle recreate {user}`"
+    elif _migration_of(stack).get("refused") and stack.get("migration_state") != MigrationState.FAILED:
+        yield f"have what was refused tried again: `opencode-lifecycle recover {user}`"
+    if order and _is_rollout(order):
+        yield f"see the rollout: `opencode-lifecycle rollout show {quote(str(order.get('id')))}`"
+    if known.rollout is not None and known.rollout.get("state") == "paused":
+        yield f"let it go on: `opencode-lifecycle rollout resume {quote(str(known.rollout.get('id')))}`"
+    for condition in known.conditions:
+        if condition.get("freezes") and stack.get("reason") == Reason.BRAKE:
+            yield about_condition(condition.get("kind"), condition.get("id"))
+
+
+def rollout_of(stack: JsonObject) -> str | None:
+    """Return the id of the rollout by whose order *stack* is migrated, if it is one's."""
+    order = _order_of(stack)
+    return str(order.get("id")) if order and _is_rollout(order) else None
+
+
+def _state_of_rollout(known: Known) -> str:
+    if known.rollout is None:
+        return ""
+    message = known.rollout.get("message")
+    return f", which is {known.rollout.get('state')}{f': {message}' if message else ''}"
+
+
+def _whose(order: JsonObject) -> str:
+    return f"{'rollout' if _is_rollout(order) else 'operation'} {order.get('id')}"
+
+
+def _is_rollout(order: JsonObject) -> bool:
+    return str(order.get("id")).startswith(ROLLOUT_PREFIX)
+
+
+def _migration_of(stack: JsonObject) -> JsonObject:
+    return _object(stack.get("migration"))
+
+
+def _order_of(stack: JsonObject) -> JsonObject:
+    return _object(_migration_of(stack).get("order"))
+
+
+def _object(value: Any) -> JsonObject:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _reason(stack: JsonObject) -> Reason | None:
+    try:
+        return Reason(str(stack.get("reason")))
+    except ValueError:
+        return None
+
+
+def _first(sentence: str) -> str:
+    return f"{sentence[0].upper()}{sentence[1:]}"
+
+
+def _moment(when: datetime) -> str:
+    return when.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _span(earlier: datetime, later: datetime) -> str:
+    return duration(max(0, int((later - earlier).total_seconds())))

@@ -1,0 +1,311 @@
+"""What `explain` says of a stack in each situation: what it should be, what it is, what comes next, what that waits for."""
+
+import json
+from datetime import UTC, datetime
+
+import pytest
+
+from fakes.lifecycle_service import (
+    condition,
+    event,
+    items,
+    migration,
+    operation,
+    order,
+    stack,
+    staleness,
+    waiting_stack,
+)
+from opencode_lifecycle.cli.exit_codes import ExitCode
+from opencode_lifecycle.cli.explanation import Known, explain
+from opencode_lifecycle.model.states import Desired, MigrationState, Phase
+
+NOW = datetime(2026, 1, 2, 3, 5, 0, tzinfo=UTC)
+ADA = "GET /v1/stacks/ada"
+IN_FIVE_MINUTES = "2026-01-02T03:10:00Z"
+PROMPT = staleness(facet="prompt", have="aa", want="bb", severity="info", restart=False)
+
+
+def said(about: str, seen=None, /, **known) -> list[str]:
+    rows = explain(Known(stack=seen if seen is not None else stack(), **known), now=NOW)
+    return [says for what, says in rows if what == about]
+
+
+def moving(state: str, *reasons, **changes):
+    return stack(
+        migration_state=state,
+        staleness=list(reasons or [staleness()]),
+        migration=migration(state, **changes),
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, "running on rel_2; resources small, group default"),
+        ({"pinned": True}, "running on rel_2, to which it is pinned; resources small, group default"),
+        ({"desired": "stopped"}, "stopped"),
+        ({"desired": "deleted"}, "gone"),
+    ],
+)
+def test_it_says_what_the_stack_should_be(changes, expected):
+    assert said("should be", stack(**changes)) == [expected]
+
+
+def test_it_says_what_the_stack_is():
+    assert said("is") == [
+        "running, healthy, on rel_1: OpenCode 1.18.34 on node-a",
+        "It runs.",
+        "Its address is proven, and it answers.",
+    ]
+
+
+def test_each_reason_of_staleness_comes_with_what_it_has_and_should_have():
+    assert said("stale", moving("stale", staleness(), PROMPT)) == [
+        "image: v1 → v2 (warning, restarts it)",
+        "prompt: aa → bb (info, needs no restart)",
+    ]
+
+
+def test_a_current_stack_has_nothing_next_and_waits_for_nothing():
+    assert said("next") == ["Nothing: it is as it should be."]
+    assert said("waits for") == []
+    assert said("migration") == ["current"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("live", "its instructions are written; they count from the next turn of its agent on"),
+        ("reload", "its process reads configuration and prompts anew while its agent is idle, and runs on"),
+        ("restart", "its runtime is stopped while its agent is idle, and started on rel_2"),
+        (None, "it is put right in place, and nothing is interrupted"),
+    ],
+)
+def test_what_comes_next_follows_from_the_class(kind, expected):
+    (sentence,) = said("next", moving("stale", **{"class": kind}))
+
+    assert sentence.startswith(f"Unless `when_stale` is `report`, {expected}")
+
+
+def test_a_queued_stack_waits_for_its_turn_in_the_rollout():
+    queued = moving("queued", order=order())
+
+    assert said("migration", queued) == ["queued, class restart, by order of rollout ro_1"]
+    assert said("next", queued)[0].startswith("When its turn comes, its runtime is stopped")
+    assert said("waits for", queued) == ["its turn in rollout ro_1."]
+
+
+def test_a_paused_rollout_is_named_with_its_reason_and_how_to_let_it_go_on():
+    rollout = {"id": "ro_1", "state": "paused", "message": "2 of 10 failed"}
+    queued = moving("queued", order=order())
+
+    assert said("waits for", queued, rollout=rollout) == [
+        "its turn in rollout ro_1, which is paused: 2 of 10 failed."
+    ]
+    assert "let it go on: `opencode-lifecycle rollout resume ro_1`" in said("to do", queued, rollout=rollout)
+
+
+@pytest.mark.parametrize(
+    ("at_deadline", "then"),
+    [
+        ("skip", "then it is left as it is, and the rollout goes on without it."),
+        ("hold", "then it is left as it is until an operator says otherwise."),
+        ("force", "then its running turns are aborted, and it is moved."),
+    ],
+)
+def test_a_draining_stack_waits_for_its_agent_until_the_deadline_and_it_says_what_then(at_deadline, then):
+    draining = moving("draining", order=order(deadline=IN_FIVE_MINUTES, at_deadline=at_deadline))
+
+    agent, deadline = said("waits for", draining)
+
+    assert agent.startswith("its agent, which works, waits for a permission or holds a terminal")
+    assert deadline == f"For that it is waited until {IN_FIVE_MINUTES} (in 5 m 0 s); {then}"
+
+
+def test_a_deadline_that_has_passed_is_told_as_such():
+    draining = moving("draining", order=order(deadline="2026-01-02T03:04:50Z"))
+
+    assert "(10 s ago)" in said("waits for", draining)[1]
+
+
+def test_an_order_without_a_deadline_waits_as_long_as_it_takes():
+    draining = moving("draining", order=order(id="op_7"))
+
+    assert said("migration", draining) == ["draining, class restart, by order of operation op_7"]
+    assert said("waits for", draining)[1] == "For that it is waited as long as it takes."
+
+
+def test_a_work_lease_is_waited_for_while_it_holds():
+    leased = moving("draining", busy_until="2026-01-02T03:05:40Z")
+
+    assert said("waits for", leased)[-1] == (
+        "its backend, which said that it works until 2026-01-02T03:05:40Z (in 40 s) and may say so again."
+    )
+
+
+def test_a_work_lease_that_has_lapsed_is_not_waited_for():
+    lapsed = moving("stale", busy_until="2026-01-02T03:04:40Z")
+
+    assert said("waits for", lapsed) == []
+
+
+def test_a_stack_that_is_being_verified_says_what_it_goes_back_to():
+    verifying = moving("verifying", since="2026-01-02T03:04:48Z", footing_release="rel_1")
+
+    assert said("migration", verifying) == ["verifying, class restart, for 12 s"]
+    assert said("next", verifying) == [
+        "If what is new is delivered and healthy, it is current; else it goes back to rel_1."
+    ]
+
+
+def test_a_refused_change_says_what_it_stays_on_and_how_to_have_it_tried_again():
+    refused = moving("failed", refused="0123456789abcdef", footing_release="rel_1")
+
+    assert said("next", refused) == [
+        "Nothing by itself: what was tried is not tried again before somebody asks."
+    ]
+    assert said("refused", refused) == [
+        "What was tried last was taken back; it stays on rel_1 while the same is asked for."
+    ]
+    assert said("to do", refused) == ["correct what was refused, then `opencode-lifecycle recover ada`"]
+
+
+def test_a_held_migration_says_how_to_release_it():
+    held = moving("held", order=order())
+
+    assert said("next", held) == ["Nothing, until an operator says otherwise."]
+    assert any("`opencode-lifecycle recover ada`" in each for each in said("to do", held))
+    assert "see the rollout: `opencode-lifecycle rollout show ro_1`" in said("to do", held)
+
+
+def test_what_the_brake_holds_back_waits_for_a_person_to_judge_the_condition():
+    braked = stack(reason="brake", phase="pending", runtime=None)
+
+    (waits,) = said("waits for", braked, conditions=[condition()])
+
+    assert waits.startswith("a person to judge cond_01JABCDEFGHJKMNPQRSTVWXYZ0: 7 of 9 stacks")
+    assert any(
+        "conditions confirm cond_01JABCDEFGHJKMNPQRSTVWXYZ0" in each
+        for each in said("to do", braked, conditions=[condition()])
+    )
+
+
+def test_a_condition_that_holds_nothing_of_this_stack_is_left_out():
+    assert said("waits for", stack(), conditions=[condition()]) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"phase": "pending"}, "Its job is registered with Nomad, on rel_2."),
+        ({"phase": "starting"}, "Its address is handed out as soon as it is proven."),
+        ({"phase": "stopping"}, "When Nomad says that its allocation has ended, it is started on rel_2."),
+        ({"phase": "stopped"}, "It is started on rel_2."),
+        ({"phase": "deleting"}, "When its deletion has ended, it is made anew."),
+        (
+            {"phase": "failed", "reason": "no_capacity"},
+            "It is tried again by itself, after pauses that grow to 5 min.",
+        ),
+        (
+            {"phase": "failed", "reason": "job_rejected"},
+            "Nothing by itself: trying again cannot help until the cause is seen to and somebody asks.",
+        ),
+        (
+            {"phase": "stopped", "desired": "stopped"},
+            "Nothing: it stays stopped until somebody asks for it.",
+        ),
+        ({"phase": "stopping", "desired": "stopped"}, "It is stopped; its workspace stays."),
+        (
+            {"phase": "deleting", "desired": "deleted"},
+            "What it owns is taken away step by step; it ends when all of it is proven gone.",
+        ),
+    ],
+)
+def test_a_stack_that_does_not_run_says_what_comes_next(changes, expected):
+    assert said("next", waiting_stack(observed_generation=3, **changes)) == [expected]
+
+
+def test_a_change_that_no_worker_took_up_yet_is_waited_for():
+    assert said("waits for", stack(generation=4)) == [
+        "a worker to take up the latest change that was accepted."
+    ]
+
+
+def test_a_neighbour_that_is_away_is_waited_for():
+    (waits,) = said("waits for", stack(reason="vault_unavailable"))
+
+    assert "Vault cannot be reached" in waits
+
+
+@pytest.mark.parametrize("phase", Phase)
+@pytest.mark.parametrize("desired", Desired)
+def test_whatever_the_phase_it_says_what_comes_next(phase, desired):
+    assert said("next", stack(phase=phase, desired=desired))
+
+
+@pytest.mark.parametrize("state", MigrationState)
+def test_whatever_the_state_of_a_migration_it_says_what_comes_next(state):
+    (sentence,) = said("next", moving(state))
+
+    assert sentence
+    assert "{" not in sentence
+
+
+def test_what_a_newer_service_says_is_not_guessed_at():
+    newer = stack(
+        phase="floating", migration_state="hovering", reason="gremlins", migration={"class": "warp"}
+    )
+
+    assert said("next", newer) == []
+    assert said("migration", newer) == ["hovering, class warp"]
+
+
+def ask(service, seen):
+    service.answers(ADA, seen)
+    service.answers("GET /v1/operations/op_1", operation())
+    service.answers("GET /v1/stacks/ada/events", items(*(event(id=f"evt_{each}") for each in range(12))))
+    service.answers("GET /v1/conditions", items())
+
+
+def test_one_screen_has_the_sentences_the_operation_the_events_and_nomads_commands(run, service):
+    ask(service, moving("draining", order=order()))
+    service.answers("GET /v1/rollouts/ro_1", {"id": "ro_1", "state": "running", "message": ""})
+
+    result = run("explain", "ada")
+
+    lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
+    assert result.exit_code == ExitCode.OK
+    assert "stale image: v1 → v2 (warning, restarts it)" in lines
+    assert any(line.startswith("ensure op_1 succeeded, ") for line in lines)
+    assert "Last 10 events" in lines
+    assert "nomad job status -namespace=opencode oc-ada-abcdefghijklmnopqrst" in lines
+    assert any(line.startswith("nomad alloc logs -namespace=opencode 11111111-") for line in lines)
+
+
+def test_what_the_token_may_not_see_is_left_out(run, service):
+    ask(service, moving("draining", order=order()))
+    service._script.pop(("GET", "/v1/conditions"))
+    service.refuses("GET /v1/conditions", 403, "forbidden")
+    service.refuses("GET /v1/rollouts/ro_1", 403, "forbidden")
+
+    assert run("explain", "ada").exit_code == ExitCode.OK
+
+
+def test_json_has_everything_that_was_asked_for_and_the_sentences(run, service):
+    seen = moving("stale")
+    ask(service, seen)
+
+    document = json.loads(run("explain", "ada", "--json").stdout)
+
+    assert document["stack"] == seen
+    assert document["operation"]["id"] == "op_1"
+    assert len(document["events"]) == 10
+    assert document["rollout"] is None
+    assert {"about": "stale", "says": "image: v1 → v2 (warning, restarts it)"} in document["explanation"]
+
+
+def test_a_stack_that_is_not_there_is_exit_code_5(run, service):
+    service.refuses(ADA, 404, "stack-not-found")
+
+    assert run("explain", "ada").exit_code == ExitCode.NOT_FOUND
