@@ -6,10 +6,17 @@ Everything that can go wrong, as one tree with stable codes. Nothing here knows 
     │   ├── InvalidUserId                invalid-user-id
     │   ├── InvalidRequest               invalid-request           malformed JSON, query, cursor, header
     │   ├── InvalidBody                  invalid-body              valid JSON with unknown fields or wrong values
+    │   │   └── BundleTooLarge           bundle-too-large          a text that no Nomad variable can hold
     │   ├── StackNotFound                stack-not-found
     │   ├── OperationNotFound            operation-not-found
     │   ├── TokenNotFound                token-not-found
     │   ├── ReleaseNotFound              release-not-found
+    │   ├── RolloutActive                rollout-active            what is wanted changes by its waves alone
+    │   ├── RolloutNotFound              rollout-not-found
+    │   ├── RolloutFinished              rollout-finished          it is not in a state from which that can be done
+    │   ├── PlanNotFound                 plan-not-found
+    │   ├── PlanLapsed                   plan-lapsed               plan anew
+    │   ├── NothingToDo                  nothing-to-do             everything is as the rollout would make it
     │   ├── RuntimeNotReady              runtime-not-ready         comes with seconds to wait
     │   ├── NoPublicAddress              no-public-address
     │   ├── StackHeld                    stack-held
@@ -32,6 +39,7 @@ Everything that can go wrong, as one tree with stable codes. Nothing here knows 
     │       └── SecretMissing            secret-missing            no such secret or version
     ├── DeadlineExceeded                 deadline-exceeded
     ├── ClaimLost                        claim-lost                another worker owns the stack now; drop the result
+    ├── Busy                             busy                      a lease holds the runtime; plan anew
     ├── IllegalTransition                illegal-transition        a defect of ours, never an input
     └── InvalidSettings                  invalid-settings          refuse to start
 """
@@ -84,6 +92,11 @@ class InvalidBody(Refusal):
         self.faults = tuple(faults)
 
 
+class BundleTooLarge(InvalidBody):
+    code = "bundle-too-large"
+    default_message = "A text is larger than what can be delivered to a runtime."
+
+
 class StackNotFound(Refusal):
     code = "stack-not-found"
     default_message = "There is no stack for this user."
@@ -102,6 +115,36 @@ class TokenNotFound(Refusal):
 class ReleaseNotFound(Refusal):
     code = "release-not-found"
     default_message = "There is no release with this id."
+
+
+class RolloutActive(Refusal):
+    code = "rollout-active"
+    default_message = "A rollout is under way; end it first, or wait until it has ended."
+
+
+class RolloutNotFound(Refusal):
+    code = "rollout-not-found"
+    default_message = "There is no rollout with this id."
+
+
+class RolloutFinished(Refusal):
+    code = "rollout-finished"
+    default_message = "The rollout is not in a state from which that can be done."
+
+
+class PlanNotFound(Refusal):
+    code = "plan-not-found"
+    default_message = "There is no plan with this id."
+
+
+class PlanLapsed(Refusal):
+    code = "plan-lapsed"
+    default_message = "The plan is too old to be relied on; plan anew."
+
+
+class NothingToDo(Refusal):
+    code = "nothing-to-do"
+    default_message = "Every stack that is selected is as the rollout would make it."
 
 
 class RuntimeNotReady(Refusal):
@@ -249,6 +292,11 @@ class DeadlineExceeded(LifecycleError):
 class ClaimLost(LifecycleError):
     code = "claim-lost"
     default_message = "Another worker holds this stack now."
+
+
+class Busy(LifecycleError):
+    code = "busy"
+    default_message = "A backend is at work with this runtime."
 
 
 class IllegalTransition(LifecycleError):

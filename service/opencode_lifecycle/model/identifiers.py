@@ -24,6 +24,8 @@ AllocationId = NewType("AllocationId", str)
 VolumeId = NewType("VolumeId", str)
 ConditionId = NewType("ConditionId", str)
 OrphanId = NewType("OrphanId", str)
+RolloutId = NewType("RolloutId", str)
+PlanId = NewType("PlanId", str)
 
 USER_ID_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._@:+|~=-]{0,127}$"
 INSTALLATION_PATTERN: Final = r"^[a-z0-9]{1,12}$"
@@ -69,3 +71,11 @@ def new_token_id() -> TokenId:
 
 def new_condition_id() -> ConditionId:
     return ConditionId(f"cond_{ULID()}")
+
+
+def new_rollout_id() -> RolloutId:
+    return RolloutId(f"ro_{ULID()}")
+
+
+def new_plan_id() -> PlanId:
+    return PlanId(f"plan_{ULID()}")
