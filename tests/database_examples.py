@@ -140,7 +140,7 @@ def a_full_stack() -> Stack:
         held=True,
         fresh_start=3,
         rotation=2,
-        order=MigrationOrder(id="ro_2", deadline=NOW, at_deadline=AtDeadline.FORCE, rotate=True),
+        order=MigrationOrder(id="ro_2", deadline=NOW, at_deadline=AtDeadline.FORCE, rotate=True, fresh=True),
         recovered=3,
         delete_workspace=True,
         last_operation=OperationId("op_1"),

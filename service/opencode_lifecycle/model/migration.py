@@ -50,13 +50,14 @@ class MigrationOrder:
     That a stack is to be migrated, by the rollout or operation *id*. It stands until `Status.order_done` names it.
 
     *deadline* is until when an agent at work is waited for, None for ever. *rotate* asks for a new password as well,
-    whose version is made before anything is stopped.
+    whose version is made before anything is stopped; *fresh* for a new allocation also where nothing else needs one.
     """
 
     id: str
     deadline: datetime | None = None
     at_deadline: AtDeadline = AtDeadline.SKIP
     rotate: bool = False
+    fresh: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -144,6 +144,7 @@ def _order_of(document: Row | None) -> MigrationOrder | None:
         deadline=datetime.fromisoformat(document["deadline"]) if document["deadline"] else None,
         at_deadline=AtDeadline(document["at_deadline"]),
         rotate=document["rotate"],
+        fresh=document["fresh"],
     )
 
 
@@ -155,6 +156,7 @@ def _order_document(order: MigrationOrder | None) -> dict[str, Any] | None:
         "deadline": order.deadline.isoformat() if order.deadline is not None else None,
         "at_deadline": order.at_deadline.value,
         "rotate": order.rotate,
+        "fresh": order.fresh,
     }
 
 
