@@ -44,6 +44,7 @@ ERRORS: Final[Mapping[type[LifecycleError], Answer]] = {
     errors.RolloutActive: Answer(409, "A rollout is active"),
     errors.RolloutNotFound: Answer(404, "Rollout not found"),
     errors.RolloutFinished: Answer(409, "Rollout in another state"),
+    errors.RollbackImpossible: Answer(409, "Rollback impossible"),
     errors.PlanNotFound: Answer(404, "Plan not found"),
     errors.PlanLapsed: Answer(409, "Plan lapsed"),
     errors.NothingToDo: Answer(409, "Nothing to do"),

@@ -14,6 +14,7 @@ Everything that can go wrong, as one tree with stable codes. Nothing here knows 
     │   ├── RolloutActive                rollout-active            what is wanted changes by its waves alone
     │   ├── RolloutNotFound              rollout-not-found
     │   ├── RolloutFinished              rollout-finished          it is not in a state from which that can be done
+    │   ├── RollbackImpossible           rollback-impossible       what it would go back to is not there any more
     │   ├── PlanNotFound                 plan-not-found
     │   ├── PlanLapsed                   plan-lapsed               plan anew
     │   ├── NothingToDo                  nothing-to-do             everything is as the rollout would make it
@@ -130,6 +131,11 @@ class RolloutNotFound(Refusal):
 class RolloutFinished(Refusal):
     code = "rollout-finished"
     default_message = "The rollout is not in a state from which that can be done."
+
+
+class RollbackImpossible(Refusal):
+    code = "rollback-impossible"
+    default_message = "What the rollback would go back to is not there any more."
 
 
 class PlanNotFound(Refusal):

@@ -227,6 +227,22 @@ class Rollout:
         return self.finished_at is None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaveCount:
+    """How many members of one wave are in each state; states in which none is are left out."""
+
+    wave: int
+    counts: Mapping[MemberState, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutView:
+    """A rollout as it is shown: wave by wave, in their order."""
+
+    rollout: Rollout
+    waves: Sequence[WaveCount]
+
+
 class BusyState(StrEnum):
     """Whether an agent was at work in a runtime when that was last seen. What cannot be seen counts as busy."""
 
