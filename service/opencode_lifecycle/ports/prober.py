@@ -1,6 +1,6 @@
 """Asking a runtime for itself. OpenCode's HTTP API in production."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -39,6 +39,57 @@ class Activity:
     changed_at: datetime | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """What an agent was doing when it was stopped: the session, and the directory that it works in."""
+
+    session_id: str
+    directory: str
+
+
+class ReloadResult(StrEnum):
+    RELOADED = "reloaded"
+    """It read its configuration anew, and every directory that was asked answers."""
+    BAD_CONFIG = "bad_config"
+    """It cannot load the configuration it has now. That sticks: only another start of the process heals it."""
+    NOT_ASKED = "not_asked"
+    """It could not be asked, so nothing was reloaded."""
+    UNKNOWN = "unknown"
+    """It was asked, and what came of it could not be seen. Asking again is safe as long as nothing is at work."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reloaded:
+    """
+    What came of a reload. `detail` is prose and holds no secret.
+
+    `broken` are the directories that answer no more because of a file of their own, which is their user's. The others
+    answer, so that this alone is no `BAD_CONFIG`.
+    """
+
+    result: ReloadResult
+    detail: str = ""
+    broken: Sequence[str] = ()
+
+
+class PromptOutcome(StrEnum):
+    ANSWERED = "answered"
+    """An answer came, whole and without an error."""
+    FAILED = "failed"
+    """It was refused, or its answer bears an error. `detail` says with which status, or which error by its name."""
+    TIMED_OUT = "timed_out"
+    NOT_ASKED = "not_asked"
+    """The runtime could not be asked: it is not there, is not what it should be, or refuses the password."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptResult:
+    """What came of a prompt. `detail` is prose and holds nothing of the answer."""
+
+    outcome: PromptOutcome
+    detail: str = ""
+
+
 class RuntimeProber(Protocol):
     """Never raises for what a runtime does: that is the result. `UpstreamError` comes only from *read_password*."""
 
@@ -73,4 +124,55 @@ class RuntimeProber(Protocol):
 
     async def liveness(self, address: Address, deadline: Deadline) -> Liveness:
         """Look once, without credentials."""
+        ...
+
+    async def reload(self, *, address: Address, read_password: ReadPassword, deadline: Deadline) -> Reloaded:
+        """
+        Let the runtime read its configuration anew, in the same process, and look whether it can load it.
+
+        It aborts every turn that is at work: the caller has proven that none is. As in `prove` the password is sent
+        only after a request without credentials got 401.
+        """
+        ...
+
+    async def abort_turns(
+        self, *, address: Address, read_password: ReadPassword, deadline: Deadline
+    ) -> Sequence[Turn] | None:
+        """
+        End every turn that is at work or waits for its user, and return these, or None when that could not be seen.
+
+        Returns when each of them has ended, so that the history says truly that it was aborted. None does not mean that
+        nothing was aborted. The password is treated as in `prove`.
+        """
+        ...
+
+    async def interrupted_turns(
+        self, *, address: Address, read_password: ReadPassword, since: datetime, deadline: Deadline
+    ) -> Sequence[Turn] | None:
+        """
+        Return the turns that were cut off, of the latest 50 sessions that changed at or after *since*, or None when
+        that could not be seen.
+
+        A turn that is at work looks the same: ask a runtime that has just started. The password is treated as in `prove`.
+        """
+        ...
+
+    async def prompt(
+        self, *, address: Address, read_password: ReadPassword, text: str, deadline: Deadline
+    ) -> PromptResult:
+        """
+        Say *text* in a session of its own, in the directory of the server, and look whether an answer comes.
+
+        The session may use no tools and is deleted again, whatever happens; that may take a few seconds beyond *deadline*.
+        The password is treated as in `prove`.
+        """
+        ...
+
+    async def session_count(
+        self, *, address: Address, read_password: ReadPassword, deadline: Deadline
+    ) -> int | None:
+        """
+        Count the sessions of all directories, archived ones as well, or return None when that could not be seen or they
+        are more than 10,000. The password is treated as in `prove`.
+        """
         ...

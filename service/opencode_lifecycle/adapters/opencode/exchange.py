@@ -1,11 +1,11 @@
 """Short conversations with a program that may be anything: bounded, and over connections of their own."""
 
 import base64
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
 from yarl import URL
@@ -16,6 +16,10 @@ from opencode_lifecycle.model.stack import Address
 
 LARGEST_ANSWER: Final = 4 * 1024 * 1024
 _CHUNK: Final = 65536
+
+Query = dict[str, str]
+Credentials = tuple[str, Password]
+"""A username and its password."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,13 +55,35 @@ class Exchange:
         self._deadline = deadline
 
     async def get(
+        self, path: str, *, query: Query | None = None, credentials: Credentials | None = None
+    ) -> Answer | Silence:
+        return await self.send("GET", path, query=query, credentials=credentials)
+
+    async def post(
         self,
         path: str,
         *,
-        query: dict[str, str] | None = None,
-        credentials: tuple[str, Password] | None = None,
+        query: Query | None = None,
+        body: Mapping[str, Any] | None = None,
+        credentials: Credentials,
     ) -> Answer | Silence:
-        """GET *path*; no answer is a result, never an exception."""
+        return await self.send("POST", path, query=query, body=body, credentials=credentials)
+
+    async def delete(
+        self, path: str, *, query: Query | None = None, credentials: Credentials
+    ) -> Answer | Silence:
+        return await self.send("DELETE", path, query=query, credentials=credentials)
+
+    async def send(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Query | None = None,
+        body: Mapping[str, Any] | None = None,
+        credentials: Credentials | None = None,
+    ) -> Answer | Silence:
+        """Ask for *path*; no answer is a result, never an exception."""
         left = self._deadline.left()
         if left <= 0:
             return Silence.TOO_SLOW
@@ -65,8 +91,10 @@ class Exchange:
         if credentials is not None:
             headers["Authorization"] = _basic(*credentials)
         try:
-            async with self._session.get(
+            async with self._session.request(
+                method,
                 URL(self._address.url).with_path(path).with_query(query or {}),
+                json=body,
                 headers=headers,
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=left),

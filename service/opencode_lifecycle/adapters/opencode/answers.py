@@ -1,0 +1,61 @@
+"""
+What an answer of version 1 of OpenCode amounts to.
+
+Every unknown path, and even a HEAD of the health path, answers 200 with a web page: only JSON is an answer. Nothing of an
+answer is quoted but its status: the rest is the other side's to choose, and may hold the password.
+"""
+
+import json
+from http import HTTPStatus
+from typing import Any, Final
+
+from opencode_lifecycle.adapters.opencode.exchange import Answer, Credentials, Silence
+from opencode_lifecycle.model.password import Password
+from opencode_lifecycle.model.proof import ProofResult
+
+USERNAME: Final = "opencode"
+
+Finding = tuple[ProofResult, str]
+"""A result, and prose that says why."""
+
+
+def credentials_of(password: Password) -> Credentials:
+    return USERNAME, password
+
+
+def json_of(answer: Answer | Silence) -> Any:
+    """Return what a 200 with JSON holds, else None."""
+    if isinstance(answer, Silence) or answer.status != HTTPStatus.OK or not answer.is_json:
+        return None
+    try:
+        return json.loads(answer.body)
+    except (ValueError, RecursionError):
+        return None
+
+
+def object_of(answer: Answer | Silence) -> dict[str, Any] | None:
+    """Return what a 200 holds; a web page has come here as an empty body, which is none."""
+    value = json_of(answer)
+    return value if isinstance(value, dict) else None
+
+
+def refusal_of(answer: Answer | Silence) -> Finding | None:
+    """Return why nothing more can be asked with this password, or None when more can."""
+    if isinstance(answer, Silence):
+        return silence(answer)
+    if answer.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+        return ProofResult.REFUSES_PASSWORD, "it refused the password of its job"
+    return None
+
+
+def silence(answer: Silence) -> Finding:
+    if answer is Silence.NOTHING_LISTENS:
+        return ProofResult.NOT_LISTENING, answer.value
+    return ProofResult.NOT_READY, answer.value
+
+
+def unexpected(request: str, answer: Answer | Silence) -> Finding:
+    if isinstance(answer, Silence):
+        return silence(answer)
+    kind = "JSON" if answer.is_json else "something that is not JSON"
+    return ProofResult.NOT_READY, f"{request} was answered with {answer.status} and {kind}"
