@@ -18,6 +18,11 @@ def upgrade() -> None:
     op.add_column("releases", sa.Column("agent_prompts", DOCUMENT, nullable=False, server_default="{}"))
     op.add_column("releases", sa.Column("note", sa.Text(), nullable=False, server_default=""))
     op.add_column("releases", sa.Column("created_by", sa.Text(), nullable=False, server_default=""))
+    op.add_column(
+        "releases", sa.Column("is_of_settings", sa.Boolean(), nullable=False, server_default=sa.false())
+    )
+    # Until now it was the settings alone that made one current.
+    op.execute("UPDATE releases SET is_of_settings = is_current")
     op.create_table(
         "groups",
         sa.Column("name", IDENTIFIER, nullable=False),
@@ -32,5 +37,5 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_table("groups")
-    for name in ("created_by", "note", "agent_prompts"):
+    for name in ("is_of_settings", "created_by", "note", "agent_prompts"):
         op.drop_column("releases", name)

@@ -27,8 +27,11 @@ from opencode_lifecycle.model.errors import (
     OrphanNotFound,
     ReleaseNotFound,
 )
+    RolloutActive,
+    StackNotFound,
 from opencode_lifecycle.model.facets import Facet
 from opencode_lifecycle.model.identifiers import (
+from opencode_lifecycle.model.group import Group
     ConditionId,
     OperationId,
     OrphanId,
@@ -39,11 +42,12 @@ from opencode_lifecycle.model.identifiers import (
 from opencode_lifecycle.model.operation import Event, Operation, OperationKind, OperationState
 from opencode_lifecycle.model.orphan import Orphan
 from opencode_lifecycle.model.principal import ServiceToken
-from opencode_lifecycle.model.release import Release
+from opencode_lifecycle.model.release import Release, ReleaseInUse
 from opencode_lifecycle.model.stack import KeptWorkspace, Stack, Status
 from opencode_lifecycle.model.staleness import StaleCount, StalenessSummary, needs_restart
 from opencode_lifecycle.model.view import Page
 from opencode_lifecycle.ports.stores import (
+from opencode_lifecycle.model.states import Desired
     Claimed,
     ClaimedOrphan,
     Decision,
@@ -95,6 +99,10 @@ class FakeStore:
         self._current: ReleaseId | None = None
         self._tokens: dict[TokenId, ServiceToken] = {}
         self._keys: dict[tuple[str, str, str], _Key] = {}
+        self._of_settings: ReleaseId | None = None
+        self.groups: dict[str, Group] = {}
+        self.active_rollout: str | None = None
+        """The id of the rollout that is under way, as the store of rollouts has it."""
         self._clock = clock
         self._seq = 0
         self._claims = itertools.count(1)
@@ -521,7 +529,7 @@ class FakeStore:
         async with self._call("get_release"):
             return self._releases.get(release_id)
 
-    async def add_release(self, release: Release) -> Release:
+    async def add_release(self, release: Release, event: Event | None = None) -> Release:
         async with self._call("add_release"):
             return self._releases.setdefault(
                 release.id,
@@ -532,17 +540,46 @@ class FakeStore:
         async with self._call("current_release"):
             return self._releases.get(self._current) if self._current is not None else None
 
-    async def use_release(self, release_id: ReleaseId) -> None:
+    async def use_release(
+        self,
+        release_id: ReleaseId,
+        *,
+        event: Event | None = None,
+        by_rollout: bool = False,
+        of_settings: bool = False,
+    ) -> None:
         async with self._call("use_release"):
             if release_id not in self._releases:
                 raise ReleaseNotFound
             self._current = release_id
             self._announce()
+            if release.id not in self._releases and event is not None:
+                self.events.append(event)
 
     async def begin(
         self, *, principal: str, route: str, key: str, request_hash: str, now: datetime, lapses_at: datetime
     ) -> IdempotentAnswer | None:
         async with self._call("begin"):
+    async def find_releases(self, *, before: int | None, limit: int) -> Page[ReleaseInUse]:
+        async with self._call("find_releases"):
+            wanted = Counter(
+                row.stack.intent.wanted_release
+                for row in self.rows.values()
+                if row.stack.intent.desired is not Desired.DELETED
+            )
+            found = sorted(
+                (
+                    ReleaseInUse(
+                        release=each, is_current=each.id == self._current, stacks=wanted.get(each.id, 0)
+                    )
+                    for each in self._releases.values()
+                    if before is None or each.number < before
+                ),
+                key=lambda each: -each.release.number,
+            )
+            more = str(found[limit - 1].release.number) if len(found) > limit else None
+            return Page(items=found[:limit], next_cursor=more)
+
             known = self._keys.get((principal, route, key))
             if known is not None and known.lapses_at > now:
                 if known.request_hash != request_hash:
@@ -551,7 +588,36 @@ class FakeStore:
                     raise IdempotencyInFlight
                 return known.answer
             self._keys[principal, route, key] = _Key(request_hash, lapses_at)
+            if self.active_rollout is not None and not by_rollout:
+                raise RolloutActive(rollout=self.active_rollout)
+            if of_settings:
+                self._of_settings = release_id
+            if self._current == release_id:
+                return
             return None
+            if event is not None:
+                self.events.append(event)
+            self._announce()
+
+    async def settings_release(self) -> ReleaseId | None:
+        async with self._call("settings_release"):
+            return self._of_settings
+
+    async def find_groups(self) -> Sequence[Group]:
+        async with self._call("find_groups"):
+            return [group for _, group in sorted(self.groups.items())]
+
+    async def get_group(self, name: str) -> Group | None:
+        async with self._call("get_group"):
+            return self.groups.get(name)
+
+    async def put_group(self, group: Group, event: Event | None = None) -> None:
+        async with self._call("put_group"):
+            if group.pin is not None and group.pin not in self._releases:
+                raise ReleaseNotFound
+            self.groups[group.name] = group
+            if event is not None:
+                self.events.append(event)
 
     async def finish(
         self, *, principal: str, route: str, key: str, answer: IdempotentAnswer, lapses_at: datetime

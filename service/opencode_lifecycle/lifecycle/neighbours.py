@@ -12,6 +12,7 @@ from opencode_lifecycle.ports.service_catalog import ServiceCatalog
 from opencode_lifecycle.ports.stores import (
     ConditionStore,
     EventStore,
+    GroupStore,
     IdempotencyStore,
     InstallationStore,
     OperationStore,
@@ -30,6 +31,7 @@ class Store(
     ReleaseStore,
     IdempotencyStore,
     ConditionStore,
+    GroupStore,
     OrphanStore,
     InstallationStore,
     ChangeFeed,

@@ -39,10 +39,14 @@ RESTART_FACETS: Final = (
 )
 
 
+def canonical(value: Any) -> str:
+    """Write any JSON value in the one way that all equal values are written in."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
 def digest_of(value: Any) -> str:
     """Digest any JSON value: sixteen hex characters of SHA-256 over its canonical form."""
-    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+    return hashlib.sha256(canonical(value).encode()).hexdigest()[:16]
 
 
 @lru_cache(maxsize=64)

@@ -18,6 +18,7 @@ from opencode_lifecycle.adapters.database.engine import (
 )
 from opencode_lifecycle.adapters.database.events import EventRows
 from opencode_lifecycle.adapters.database.failures import translated
+from opencode_lifecycle.adapters.database.groups import GroupRows
 from opencode_lifecycle.adapters.database.idempotency import IdempotencyRows
 from opencode_lifecycle.adapters.database.operations import OperationRows
 from opencode_lifecycle.adapters.database.orphans import OrphanRows
@@ -41,6 +42,7 @@ class Database(
     ReleaseRows,
     IdempotencyRows,
     ConditionRows,
+    GroupRows,
     OrphanRows,
 ):
     """

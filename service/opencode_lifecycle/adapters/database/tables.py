@@ -51,6 +51,7 @@ releases: Final = Table(
     document("agent_prompts", server_default="{}"),
     prose("note", server_default=""),
     prose("created_by", server_default=""),
+    Column("is_of_settings", Boolean(), nullable=False, server_default=false()),
     Column("is_current", Boolean(), nullable=False),
     Index(
         "uq_releases_is_current", "is_current", unique=True, sqlite_where=_CURRENT, postgresql_where=_CURRENT

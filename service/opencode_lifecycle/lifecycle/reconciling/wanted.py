@@ -32,6 +32,8 @@ class Site:
     secret_environment: tuple[str, ...]
     entrypoint: tuple[str, ...]
     opencode_path: str
+    """`{version}` in it stands for the version of the release. The version has a facet of its own, so it is left as it is
+    in what counts as part of the template."""
 
 
 def resource_class_of(stack: Stack, release: Release) -> ResourceClass:
@@ -76,7 +78,7 @@ def wanted_facets(stack: Stack, release: Release, site: Site, *, secret_version:
         resources=_digest_of_resources(resources if resources is not None else stack.intent.resources),
         secret_version=secret_version,
         prompt=digest_of_text(release.instructions)[:16],
-        config=digest_of_text(release.managed_config)[:16],
+        config=digest_of_text(release.managed)[:16],
         labels=_digest_of_labels(tuple(stack.intent.labels.items()), stack.intent.group),
         endpoints=_NO_ENDPOINTS,
     )
@@ -142,6 +144,7 @@ def job_variables(stack: Stack, release: Release, site: Site, facets: Facets) ->
     workspace = stack.status.workspace
     values: Variables = {
         **_settings_of(site),
+        "opencode_path": site.opencode_path.replace("{version}", facets.opencode_version),
         "job_id": stack.job_id,
         "namespace": stack.namespace,
         "installation": site.installation,
