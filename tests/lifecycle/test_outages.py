@@ -261,3 +261,21 @@ async def test_a_call_that_gets_no_answer_is_laid_to_whom_it_asked(tmp_path):
         await world.ensure(wait=None)
 
         await world.until(lambda: world.stack().status.reason is Reason.VAULT_UNAVAILABLE)
+
+
+async def test_a_runtime_that_hangs_before_its_proof_is_not_waited_for_because_consul_was_away_once(tmp_path):
+    """Its job is edited in place meanwhile, so that its proof is begun anew, which asks the runtime first."""
+    world = a_world(tmp_path, limits=limits(start=timedelta(seconds=1)))
+    async with world.running():
+        world.consul.faults.fail_next(
+            "instances", UpstreamUnavailable("consul", "instances", "refused"), times=None
+        )
+        await world.ensure(wait=None)
+        await world.until(lambda: world.stack().status.reason is Reason.CONSUL_UNAVAILABLE)
+        (allocation,) = world.live_allocations()
+        world.prober.servers[allocation.address.host, allocation.address.port].hangs = True
+        world.consul.faults.heal()
+        world.nomad.change_outside(world.job_id(), labels={"by": "an operator"})
+        stack = await world.phase(Phase.FAILED)
+
+        assert stack.status.reason is Reason.NEVER_HEALTHY

@@ -26,7 +26,7 @@ from opencode_lifecycle.model.observation import ClientStatus, JobSeen
 from opencode_lifecycle.model.password import Password
 from opencode_lifecycle.model.proof import Proof, ProofResult
 from opencode_lifecycle.model.stack import Address, Stack
-from opencode_lifecycle.model.states import UNAVAILABLE, Desired, Phase, Reason
+from opencode_lifecycle.model.states import OUTAGES, UNAVAILABLE, Desired, Phase, Reason
 from opencode_lifecycle.ports.prober import Liveness, RuntimeProber
 from opencode_lifecycle.ports.secrets import PasswordStore
 from opencode_lifecycle.ports.service_catalog import ServiceCatalog
@@ -169,9 +169,23 @@ class Proving:
             deadline = Deadline.after(patience, "look whether the runtime listens")
             if await self._prober.liveness(candidate.address, deadline) not in _UNHEARD:
                 return
+            self._no_neighbour_is_to_blame(candidate)
             if deadline.left() <= 0:
                 patience = min(patience * 1.2, self._upstream_timeout)
             await self._pause(FIRST_PAUSE)
+
+    def _no_neighbour_is_to_blame(self, candidate: Candidate) -> None:
+        """
+        Take back that a neighbour is what is waited for, where it is the runtime itself that says nothing.
+
+        1. Consul is away: the proof says so, and nothing is concluded about the runtime for as long as it does.
+        2. The proof is begun anew, of the same run, since its job was edited in place; and by now the runtime hangs.
+        3. Nobody asks Consul any more before the runtime answers. What was said of it would hold for ever.
+        """
+        known = self._fleet.get(candidate.user_id)
+        proof = known.proof if known is not None else None
+        if proof is not None and proof.reason in OUTAGES and _is_about(proof, candidate):
+            self._tell(candidate, self._not_ready(candidate, "its server does not answer"))
 
     async def _pause(self, seconds: float) -> None:
         await asyncio.sleep(max(seconds, len(self._tasks) / LOOKS_PER_SECOND))
