@@ -21,17 +21,18 @@ from opencode_lifecycle.model.clock import Clock, utc_now
 from opencode_lifecycle.model.condition import Condition
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import (
+    Busy,
     ClaimLost,
     IdempotencyInFlight,
     IdempotencyMismatch,
     OrphanNotFound,
     ReleaseNotFound,
-)
     RolloutActive,
     StackNotFound,
+)
 from opencode_lifecycle.model.facets import Facet
-from opencode_lifecycle.model.identifiers import (
 from opencode_lifecycle.model.group import Group
+from opencode_lifecycle.model.identifiers import (
     ConditionId,
     OperationId,
     OrphanId,
@@ -39,15 +40,16 @@ from opencode_lifecycle.model.group import Group
     TokenId,
     UserId,
 )
+from opencode_lifecycle.model.lease import is_leased, leased
 from opencode_lifecycle.model.operation import Event, Operation, OperationKind, OperationState
 from opencode_lifecycle.model.orphan import Orphan
 from opencode_lifecycle.model.principal import ServiceToken
 from opencode_lifecycle.model.release import Release, ReleaseInUse
 from opencode_lifecycle.model.stack import KeptWorkspace, Stack, Status
 from opencode_lifecycle.model.staleness import StaleCount, StalenessSummary, needs_restart
+from opencode_lifecycle.model.states import Desired
 from opencode_lifecycle.model.view import Page
 from opencode_lifecycle.ports.stores import (
-from opencode_lifecycle.model.states import Desired
     Claimed,
     ClaimedOrphan,
     Decision,
@@ -97,12 +99,12 @@ class FakeStore:
         self.statements = 0
         self._releases: dict[ReleaseId, Release] = {}
         self._current: ReleaseId | None = None
-        self._tokens: dict[TokenId, ServiceToken] = {}
-        self._keys: dict[tuple[str, str, str], _Key] = {}
         self._of_settings: ReleaseId | None = None
         self.groups: dict[str, Group] = {}
         self.active_rollout: str | None = None
         """The id of the rollout that is under way, as the store of rollouts has it."""
+        self._tokens: dict[TokenId, ServiceToken] = {}
+        self._keys: dict[tuple[str, str, str], _Key] = {}
         self._clock = clock
         self._seq = 0
         self._claims = itertools.count(1)
@@ -220,6 +222,8 @@ class FakeStore:
     async def save(self, claimed: Claimed, progress: Progress) -> Stack:
         async with self._call("save"):
             row = self._claimed(claimed)
+            if progress.unless_busy_at is not None and is_leased(row.stack, progress.unless_busy_at):
+                raise Busy
             last = row.stack.intent.last_operation
             is_woken = row.next_attempt_at == AT_ONCE
             status: Status = replace(progress.status, attempts=0) if is_woken else progress.status
@@ -240,6 +244,17 @@ class FakeStore:
                 self._progress(operation, progress, progress.outcome if answers_it else None)
             self.events += progress.events
             self._announce()
+            return row.stack
+
+    async def extend_lease(self, user_id: UserId, until: datetime) -> Stack:
+        async with self._call("extend_lease"):
+            row = self.rows.get(user_id)
+            if row is None:
+                raise StackNotFound(user_id=user_id)
+            stack = leased(row.stack, until)
+            if stack.busy_until != row.stack.busy_until:
+                row.stack = replace(stack, change_seq=self._next())
+                self._announce()
             return row.stack
 
     async def release_claim(self, claimed: Claimed, *, next_attempt_at: datetime | None) -> None:
@@ -531,35 +546,13 @@ class FakeStore:
 
     async def add_release(self, release: Release, event: Event | None = None) -> Release:
         async with self._call("add_release"):
+            if release.id not in self._releases and event is not None:
+                self.events.append(event)
             return self._releases.setdefault(
                 release.id,
                 replace(release, number=max((r.number for r in self._releases.values()), default=0) + 1),
             )
 
-    async def current_release(self) -> Release | None:
-        async with self._call("current_release"):
-            return self._releases.get(self._current) if self._current is not None else None
-
-    async def use_release(
-        self,
-        release_id: ReleaseId,
-        *,
-        event: Event | None = None,
-        by_rollout: bool = False,
-        of_settings: bool = False,
-    ) -> None:
-        async with self._call("use_release"):
-            if release_id not in self._releases:
-                raise ReleaseNotFound
-            self._current = release_id
-            self._announce()
-            if release.id not in self._releases and event is not None:
-                self.events.append(event)
-
-    async def begin(
-        self, *, principal: str, route: str, key: str, request_hash: str, now: datetime, lapses_at: datetime
-    ) -> IdempotentAnswer | None:
-        async with self._call("begin"):
     async def find_releases(self, *, before: int | None, limit: int) -> Page[ReleaseInUse]:
         async with self._call("find_releases"):
             wanted = Counter(
@@ -580,21 +573,28 @@ class FakeStore:
             more = str(found[limit - 1].release.number) if len(found) > limit else None
             return Page(items=found[:limit], next_cursor=more)
 
-            known = self._keys.get((principal, route, key))
-            if known is not None and known.lapses_at > now:
-                if known.request_hash != request_hash:
-                    raise IdempotencyMismatch
-                if known.answer is None:
-                    raise IdempotencyInFlight
-                return known.answer
-            self._keys[principal, route, key] = _Key(request_hash, lapses_at)
+    async def current_release(self) -> Release | None:
+        async with self._call("current_release"):
+            return self._releases.get(self._current) if self._current is not None else None
+
+    async def use_release(
+        self,
+        release_id: ReleaseId,
+        *,
+        event: Event | None = None,
+        by_rollout: bool = False,
+        of_settings: bool = False,
+    ) -> None:
+        async with self._call("use_release"):
+            if release_id not in self._releases:
+                raise ReleaseNotFound
             if self.active_rollout is not None and not by_rollout:
                 raise RolloutActive(rollout=self.active_rollout)
             if of_settings:
                 self._of_settings = release_id
             if self._current == release_id:
                 return
-            return None
+            self._current = release_id
             if event is not None:
                 self.events.append(event)
             self._announce()
@@ -618,6 +618,21 @@ class FakeStore:
             self.groups[group.name] = group
             if event is not None:
                 self.events.append(event)
+            self._announce()
+
+    async def begin(
+        self, *, principal: str, route: str, key: str, request_hash: str, now: datetime, lapses_at: datetime
+    ) -> IdempotentAnswer | None:
+        async with self._call("begin"):
+            known = self._keys.get((principal, route, key))
+            if known is not None and known.lapses_at > now:
+                if known.request_hash != request_hash:
+                    raise IdempotencyMismatch
+                if known.answer is None:
+                    raise IdempotencyInFlight
+                return known.answer
+            self._keys[principal, route, key] = _Key(request_hash, lapses_at)
+            return None
 
     async def finish(
         self, *, principal: str, route: str, key: str, answer: IdempotentAnswer, lapses_at: datetime

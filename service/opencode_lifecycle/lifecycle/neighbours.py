@@ -15,6 +15,7 @@ from opencode_lifecycle.ports.stores import (
     GroupStore,
     IdempotencyStore,
     InstallationStore,
+    LeaseStore,
     OperationStore,
     OrphanStore,
     ReleaseStore,
@@ -25,13 +26,14 @@ from opencode_lifecycle.ports.stores import (
 
 class Store(
     StackStore,
+    LeaseStore,
     OperationStore,
     EventStore,
     TokenStore,
     ReleaseStore,
+    GroupStore,
     IdempotencyStore,
     ConditionStore,
-    GroupStore,
     OrphanStore,
     InstallationStore,
     ChangeFeed,

@@ -84,6 +84,8 @@ class Progress:
     generation was accepted meanwhile the stack is due at once, whatever is said here. *entered* is appended to the
     phases of the stack's last operation while that is unfinished, *outcome* finishes it unless it was asked for after
     the stack was claimed. The claim ends with the save unless *keep_claim*.
+
+    *unless_busy_at* is for what would interrupt a runtime: nothing is saved when a lease holds at that moment.
     """
 
     status: Status
@@ -92,6 +94,7 @@ class Progress:
     entered: PhaseEntered | None = None
     outcome: OperationOutcome | None = None
     keep_claim: bool = False
+    unless_busy_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +151,11 @@ class StackStore(Protocol):
         ...
 
     async def save(self, claimed: Claimed, progress: Progress) -> Stack:
-        """Save under the claim, or raise `ClaimLost` and write nothing. Returns the stack as it is now."""
+        """
+        Save under the claim, or write nothing and raise `ClaimLost`, or `Busy` where a lease is in the way.
+
+        Returns the stack as it is now. After `Busy` the claim is held as before.
+        """
         ...
 
     async def release_claim(self, claimed: Claimed, *, next_attempt_at: datetime | None) -> None:
@@ -197,6 +204,17 @@ class StackStore(Protocol):
         ...
 
     async def latest_change(self) -> int: ...
+
+
+class LeaseStore(Protocol):
+    async def extend_lease(self, user_id: UserId, until: datetime) -> Stack:
+        """
+        Have the row say that a backend is at work until *until*, and return the stack as it is then. Never shortens.
+
+        A renewal is a change in the sequence of changes and nothing else: no generation, no operation, no event. Raises
+        `StackNotFound`, and `StackDraining` once a stop is committed; `model.lease` tells how the two races end.
+        """
+        ...
 
 
 class OperationStore(Protocol):

@@ -22,7 +22,7 @@ from opencode_lifecycle.adapters.database.stack_statements import (
 )
 from opencode_lifecycle.adapters.database.tables import orphans, removed_stacks, user_stacks, workspaces
 from opencode_lifecycle.adapters.database.transaction import Transaction
-from opencode_lifecycle.model.errors import ClaimLost
+from opencode_lifecycle.model.errors import Busy, ClaimLost
 from opencode_lifecycle.model.identifiers import UserId
 from opencode_lifecycle.model.operation import Event, OperationKind, OperationState
 from opencode_lifecycle.model.stack import KeptWorkspace, Stack, Status
@@ -112,6 +112,7 @@ class ClaimRows(Store):
     async def save(self, claimed: Claimed, progress: Progress) -> Stack:
         def save(transaction: Transaction) -> Stack:
             row = _claimed_row(transaction, claimed)
+            _check_lease(row, progress)
             stack = _write_status(transaction, row, claimed, progress)
             _write_operation(transaction, row, claimed, progress)
             append_events(transaction, progress.events)
@@ -191,6 +192,16 @@ def _claimed_row(transaction: Transaction, claimed: Claimed) -> Mapping[str, Any
     if row is None or row["claim_token"] != claimed.token:
         raise ClaimLost
     return row
+
+
+def _check_lease(row: Mapping[str, Any], progress: Progress) -> None:
+    busy_until: datetime | None = row["busy_until"]
+    if (
+        progress.unless_busy_at is not None
+        and busy_until is not None
+        and busy_until > progress.unless_busy_at
+    ):
+        raise Busy
 
 
 def _write_status(

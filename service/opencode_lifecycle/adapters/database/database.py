@@ -20,6 +20,7 @@ from opencode_lifecycle.adapters.database.events import EventRows
 from opencode_lifecycle.adapters.database.failures import translated
 from opencode_lifecycle.adapters.database.groups import GroupRows
 from opencode_lifecycle.adapters.database.idempotency import IdempotencyRows
+from opencode_lifecycle.adapters.database.leases import LeaseRows
 from opencode_lifecycle.adapters.database.operations import OperationRows
 from opencode_lifecycle.adapters.database.orphans import OrphanRows
 from opencode_lifecycle.adapters.database.releases import ReleaseRows
@@ -36,13 +37,14 @@ _PING = select(true())
 class Database(
     StackRows,
     ClaimRows,
+    LeaseRows,
     OperationRows,
     EventRows,
     TokenRows,
     ReleaseRows,
+    GroupRows,
     IdempotencyRows,
     ConditionRows,
-    GroupRows,
     OrphanRows,
 ):
     """

@@ -222,6 +222,7 @@ def successor_of(stack: Stack, *, now: datetime) -> Stack | None:
         stack,
         intent=intent,
         status=Status(phase_since=now, workspace=workspace),
+        busy_until=None,
         created_at=now,
         updated_at=now,
     )
