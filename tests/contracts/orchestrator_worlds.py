@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Protocol
 from uuid import uuid4
@@ -63,6 +63,10 @@ variable "volume" {
   type    = list(string)
   default = []
 }
+variable "live_files" {
+  type    = map(string)
+  default = {}
+}
 
 job "contract" {
   id          = var.job_id
@@ -108,6 +112,18 @@ job "contract" {
         exit_code     = var.exit_code
         stdout_string = "one\\ntwo\\nthree\\n"
       }
+      dynamic "template" {
+        for_each = var.live_files
+        content {
+          destination = "local/${template.value}"
+          change_mode = "noop"
+          data        = "{{ with nomadVar \"nomad/jobs/${var.job_id}/opencode/server\" }}{{ with nomadVar (print \"opencode/bundles/\" .${template.key}) }}{{ .text }}{{ end }}{{ end }}"
+          wait {
+            min = "10ms"
+            max = "100ms"
+          }
+        }
+      }
       resources {
         cpu    = 1
         memory = var.memory
@@ -117,6 +133,9 @@ job "contract" {
 }
 """
 """The names of our real templates around Nomad's mock driver, which starts in no time."""
+
+LIVE_FILES = {"instructions": "live/instructions/AGENTS.md", "managed": "live/managed/opencode.json"}
+"""The `live_files` of a job whose task shall have those that its pointer names."""
 
 IMPOSSIBLE_MEMORY = 1_000_000_000
 
@@ -134,6 +153,9 @@ async def until(condition: Callable[[], Awaitable[bool]], what: str, seconds: fl
         await asyncio.sleep(0.05)
 
 
+Value = str | int | Mapping[str, str]
+
+
 class World(Protocol):
     """One Nomad, and the few things that tests do to it and not through the ports."""
 
@@ -141,7 +163,7 @@ class World(Protocol):
     workspaces: Workspaces
     live_files: LiveFiles
 
-    async def register(self, job_id: JobId, *, at: int = 0, **variables: str | int) -> int: ...
+    async def register(self, job_id: JobId, *, at: int = 0, **variables: Value) -> int: ...
 
     async def register_too_large(self, job_id: JobId, *, at: int = 0) -> int: ...
 
@@ -159,7 +181,7 @@ class _Common:
         self.live_files = live_files
         self.jobs: set[JobId] = set()
 
-    async def register(self, job_id: JobId, *, at: int = 0, **variables: str | int) -> int:
+    async def register(self, job_id: JobId, *, at: int = 0, **variables: Value) -> int:
         values: Variables = {"job_id": job_id, **variables}
         job = await self.orchestrator.render(TEMPLATE, values, soon())
         self.jobs.add(job_id)

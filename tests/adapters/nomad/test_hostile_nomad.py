@@ -71,7 +71,13 @@ CALLS = {
     "workspaces.find": lambda nomad: nomad.workspaces.find(JOB, soon()),
     "live_files.publish": lambda nomad: nomad.live_files.publish("text", soon()),
 }
-STREAMS = {"follow": _follow, "read_log": _log}
+
+
+async def _file(nomad: Nomad, deadline: Deadline | None = None) -> bytes | None:
+    return await nomad.read_file(LOG_OF, "server/local/a b&c", limit=10, deadline=deadline or soon())
+
+
+STREAMS = {"follow": _follow, "read_log": _log, "read_file": _file}
 EVERY = {
     **CALLS,
     **STREAMS,
@@ -340,3 +346,66 @@ async def test_a_404_that_is_not_nomads_says_nothing_of_the_job(nomad, server):
 
     with pytest.raises(UpstreamNonsense):
         await nomad.observe(JobId("oc-ada"), soon())
+
+
+async def test_a_file_is_asked_for_up_to_what_may_be_read(server, nomad):
+    server.always(reply(200, b"0123456789", content_type="text/plain"))
+
+    assert await _file(nomad) == b"0123456789"
+    [request] = server.requests
+    assert request.path.startswith(f"/v1/client/fs/readat/{LOG_OF}?")
+    assert "path=server%2Flocal%2Fa+b%26c&offset=0&limit=11" in request.path
+
+
+@pytest.mark.parametrize("answer", [reply(200, b"0123456789x"), Misbehaviour.ENDLESS])
+async def test_a_file_that_is_too_large_is_not_read_to_its_end(server, nomad, answer):
+    server.always(answer)
+
+    assert isinstance(await error_of(nomad, "read_file"), UpstreamNonsense)
+
+
+@pytest.mark.parametrize("answer", [Misbehaviour.HANG, Misbehaviour.DRIP])
+async def test_a_file_that_does_not_come_costs_the_deadline_and_no_more(server, nomad, answer):
+    server.always(answer)
+
+    with pytest.raises((DeadlineExceeded, UpstreamNonsense)):
+        await _file(nomad, soon(0.1))
+
+
+@pytest.mark.parametrize(
+    ("status", "text"),
+    [
+        (400, b"stat /a/b: no such file or directory"),
+        (404, b'Unknown allocation "00000000-0000-4000-8000-000000000000"'),
+        (404, b"state for allocation 00000000-0000-4000-8000-000000000000 not found on client"),
+    ],
+)
+async def test_a_file_is_missing_where_nomad_says_so(server, nomad, status, text):
+    server.always(reply(status, text, content_type="text/plain"))
+
+    assert await _file(nomad) is None
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "kind"),
+    [
+        (404, b"No path to node. Please see the logs", UpstreamUnavailable),
+        (400, b'Unknown node "n-1"', UpstreamUnavailable),
+        (404, b"<html>no such file or directory</html>", UpstreamRejected),
+        (404, b"", UpstreamRejected),
+        (400, b'file "server/local" is a directory', UpstreamRejected),
+        (400, b"Reading secret file prohibited: /a/b", UpstreamRejected),
+    ],
+)
+async def test_what_else_is_said_of_a_file_does_not_mean_that_it_is_missing(
+    server, nomad, status, text, kind
+):
+    server.always(reply(status, text, content_type="text/plain"))
+
+    assert type(await error_of(nomad, "read_file")) is kind
+
+
+async def test_a_file_that_breaks_off_is_trouble_that_passes(server, nomad):
+    server.always(Misbehaviour.CUT)
+
+    assert isinstance(await error_of(nomad, "read_file"), UpstreamUnavailable)
