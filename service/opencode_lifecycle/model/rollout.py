@@ -78,8 +78,8 @@ class RolloutReason(StrEnum):
     """No canary could be moved, so nothing is known of the release."""
     INCONCLUSIVE = "inconclusive"
     """What was moved can be called neither healthy nor failed: it cannot be seen, or a neighbour is away."""
-    TARGET_CHANGED = "target_changed"
-    """Somebody made another release the fleet's target while it ran."""
+    UNAVAILABLE = "unavailable"
+    """As many stacks are without a working runtime as may be, so nobody else can be moved."""
 
 
 class MemberState(StrEnum):
@@ -190,13 +190,16 @@ class Rollout:
     """
     One rollout. It is active, and the only one that is, until *finished_at*.
 
-    *wave* is the one that is being moved, of *waves* after the canaries, which are wave 0. *settled_at* is when the last
-    stack of it was seen to its end: from then on it soaks. *version* counts changes; whoever saves names the one it read.
+    *wave* is the one that is being moved, of *waves* after the canaries, which are wave 0. After the last one come, as one
+    more, those whose agents were at work when it was their turn. *settled_at* is when the last stack of the wave was seen to
+    its end: from then on it soaks. *version* counts changes; whoever saves names the one it read.
     """
 
     id: RolloutId
     specification: RolloutSpecification
     state: RolloutState = RolloutState.RUNNING
+    entered_at: datetime
+    """When it came to be in that state."""
     target_before: ReleaseId | None = None
     """The fleet's target before it; what a rollback restores."""
     reason: RolloutReason | None = None
