@@ -92,6 +92,7 @@ async def serving(settings: Settings, neighbours: Neighbours) -> AsyncIterator[s
         registry.register(telemetry.FleetCollector(plane))
         app = build_app(
             provisioning=plane.provisioning,
+            leases=plane.leases,
             oversight=plane.oversight,
             access=plane.access,
             readiness=plane.readiness,

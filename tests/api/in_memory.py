@@ -16,6 +16,7 @@ from opencode_lifecycle.model.errors import (
     OrphanNotFound,
     OrphanNotProven,
     PreconditionFailed,
+    Refusal,
     RuntimeNotReady,
     StackNotFound,
     TokenNotFound,
@@ -193,6 +194,21 @@ class MemoryOversight:
                 self.orphans_there.remove(each)
                 return each
         raise OrphanNotFound
+
+
+@dataclass
+class MemoryLeases:
+    """Renews what it is asked to, unless it is to refuse. `calls` are the users and times that reached it."""
+
+    now: Callable[[], datetime]
+    calls: list[tuple[str, timedelta]] = field(default_factory=list)
+    refuses_with: Refusal | None = None
+
+    async def extend(self, user_id: UserId, ttl: timedelta) -> datetime:
+        self.calls.append((user_id, ttl))
+        if self.refuses_with is not None:
+            raise self.refuses_with
+        return self.now() + ttl
 
 
 @dataclass

@@ -11,7 +11,7 @@ from opencode_lifecycle.lifecycle.requests.rate_limits import RateClass, RatePol
 from opencode_lifecycle.model.identifiers import new_operation_id, new_token_id
 
 CALLERS = ("backend", "operator", "auditor", "ada", "bob")
-BODIES = {"issue_token": {"name": "ci", "role": "backend"}}
+BODIES = {"issue_token": {"name": "ci", "role": "backend"}, "lease": {"ttl": "60s"}}
 
 MAY = {
     "ensure": "backend own",
@@ -19,6 +19,7 @@ MAY = {
     "list_stacks": "backend operator auditor",
     "address": "backend operator own",
     "credentials": "backend own",
+    "lease": "backend own",
     "start": "backend operator own",
     "stop": "backend operator own",
     "recreate": "backend operator own",
@@ -117,7 +118,6 @@ async def test_what_needs_no_token_answers_without_one(open_world, route):
         "/v1/groups/default",
         "/v1/endpoints",
         "/v1/stacks/ada/pin",
-        "/v1/stacks/ada/activity",
         "/v1/stacks/ada/snapshots",
     ],
 )

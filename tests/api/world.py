@@ -15,6 +15,7 @@ from api.in_memory import (
     Clocks,
     MemoryAccess,
     MemoryIdempotency,
+    MemoryLeases,
     MemoryOversight,
     MemoryProvisioning,
     MemoryReadiness,
@@ -66,12 +67,14 @@ class World:
 
     async def __aenter__(self) -> Self:
         self.idempotency = MemoryIdempotency(self.clocks.now)
+        self.leases = MemoryLeases(self.clocks.now)
         self.registry = CollectorRegistry()
         for name, secret in SECRETS.items():
             role = Role.USER if name in {"ada", "bob"} else Role(name)
             self.access.given(secret, role, name if role is Role.USER else None, name)
         app = build_app(
             provisioning=self.provisioning,
+            leases=self.leases,
             oversight=self.oversight,
             access=self.access,
             readiness=self.readiness,

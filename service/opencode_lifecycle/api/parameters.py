@@ -97,7 +97,9 @@ def _whole(least: int, most: int) -> Callable[[str], int]:
     return read
 
 
-def _duration(least: int, most: int) -> Callable[[str], int]:
+def duration(least: int, most: int) -> Callable[[str], int]:
+    """Return what reads a duration as whole seconds, or raises ValueError saying what is expected."""
+
     def read(text: str) -> int:
         match = _DURATION.match(text)
         seconds = int(match[1]) * (60 if match[2] == "m" else 1) if match is not None else -1
@@ -173,14 +175,14 @@ _read_release = _pattern(r"rel_[A-Za-z0-9_-]{1,64}", "a release id")
 
 WAIT: Final[Parameter[int | None]] = Parameter(
     "wait",
-    _duration(0, MAX_WAIT_SECONDS),
+    duration(0, MAX_WAIT_SECONDS),
     None,
     {"type": "string", "pattern": "^[0-9]+(s|m)$", "examples": ["20s"]},
     "How long to wait for the stack to be ready before answering 202; at most 60s.",
 )
 WRAP: Final[Parameter[int | None]] = Parameter(
     "wrap",
-    _duration(1, MAX_WRAP_SECONDS),
+    duration(1, MAX_WRAP_SECONDS),
     None,
     {"type": "string", "pattern": "^[0-9]+(s|m)$", "examples": ["60s"]},
     "Answer with a Vault wrapping token that lives this long, in place of the password.",

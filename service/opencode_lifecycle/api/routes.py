@@ -93,6 +93,9 @@ ROUTES: Final[tuple[Route, ...]] = (
           {200: schemas.AddressShape}, None, (query.AUDIENCE,)),
     Route("POST", STACK + "/credentials", "credentials", _roles(BACKEND, USER), READ, "The password of the running allocation",
           CREDENTIALS, NOTHING, (query.WRAP,)),
+    # At work, each user's backend says so twice a minute: at the rate of a lifecycle call, 50/s, one backend could do that for 1,500.
+    Route("POST", STACK + "/activity", "lease", _roles(BACKEND, USER), READ, "Say that the runtime is at work, so that it is not interrupted",
+          {200: schemas.LeaseShape}, schemas.LeaseBody),
     Route("POST", STACK + "/start", "start", _roles(BACKEND, OPERATOR, USER), LIFECYCLE, "Start the runtime",
           ACCEPTED, NOTHING, (), idempotent=True, conditional=True),
     Route("POST", STACK + "/stop", "stop", _roles(BACKEND, OPERATOR, USER), LIFECYCLE, "Stop the runtime and keep its workspace",

@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 from yarl import URL
 
 from opencode_lifecycle.api import problems
+from opencode_lifecycle.api.activity import ActivityHandlers
 from opencode_lifecycle.api.bodies import BodyReader
 from opencode_lifecycle.api.conditions import Idempotency
 from opencode_lifecycle.api.documentation import DocumentationHandlers
@@ -30,7 +31,7 @@ from opencode_lifecycle.api.routes import ROUTES, Route
 from opencode_lifecycle.api.stacks import StackHandlers
 from opencode_lifecycle.api.streams import Streams
 from opencode_lifecycle.api.tokens import TokenHandlers
-from opencode_lifecycle.api.use_cases import Access, Oversight, Provisioning, Readiness
+from opencode_lifecycle.api.use_cases import Access, Leases, Oversight, Provisioning, Readiness
 from opencode_lifecycle.lifecycle.requests.rate_limits import (
     DEFAULT_POLICIES,
     RateClass,
@@ -57,6 +58,7 @@ log = structlog.get_logger("opencode_lifecycle.api")
 def build_app(
     *,
     provisioning: Provisioning,
+    leases: Leases,
     oversight: Oversight,
     access: Access,
     readiness: Readiness,
@@ -85,6 +87,7 @@ def build_app(
             bodies=bodies,
             allowed_environment=allowed_environment,
         ),
+        ActivityHandlers(leases=leases, bodies=bodies),
         OperationHandlers(provisioning=provisioning, idempotency=once, bodies=bodies),
         OversightHandlers(oversight=oversight, provisioning=provisioning, idempotency=once, bodies=bodies),
         TokenHandlers(access=access, idempotency=once, bodies=bodies),

@@ -1,6 +1,7 @@
 """What the handlers need of the service behind them. The lifecycle layer provides it; tests bring their own."""
 
 from collections.abc import AsyncIterator, Sequence
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from opencode_lifecycle.model.condition import Condition
@@ -75,6 +76,16 @@ class Provisioning(Protocol):
         ...
 
     async def events(self, user_id: UserId | None, after: str | None, limit: int) -> Page[Event]: ...
+
+
+class Leases(Protocol):
+    async def extend(self, user_id: UserId, ttl: timedelta) -> datetime:
+        """
+        Say that somebody is at work with the runtime for *ttl*, and return until when that holds.
+
+        Never shortens what was said before. `StackNotFound`, or `StackDraining` once a stop is committed.
+        """
+        ...
 
 
 class Oversight(Protocol):

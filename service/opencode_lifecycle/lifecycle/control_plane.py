@@ -33,6 +33,7 @@ from opencode_lifecycle.lifecycle.reconciling.work import Desk
 from opencode_lifecycle.lifecycle.releases import ReleaseContent, Releases, release_of_settings
 from opencode_lifecycle.lifecycle.requests.access import Access
 from opencode_lifecycle.lifecycle.requests.inspection import Inspection
+from opencode_lifecycle.lifecycle.requests.leases import Leases
 from opencode_lifecycle.lifecycle.requests.oversight import Oversight
 from opencode_lifecycle.lifecycle.requests.provisioning import Provisioning
 from opencode_lifecycle.lifecycle.requests.views import Views
@@ -183,6 +184,7 @@ class ControlPlane:
             default_resources=p.default_resources,
             observation_max_age=p.observation_max_age,
         )
+        self.leases = Leases(stacks=neighbours.store, fleet=self.fleet, now=now)
         self._secrets = SecretSweep(
             fleet=self.fleet,
             conditions=self.conditions,

@@ -1,29 +1,26 @@
 """Work leases."""
 
-import re
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
+from opencode_lifecycle.api.parameters import duration
 from opencode_lifecycle.api.schemas.shapes import Incoming, Outgoing
 
 SHORTEST_LEASE_SECONDS: Final = 1
 LONGEST_LEASE_SECONDS: Final = 600
 """Longer than a backend is away for its own restart, and short enough for one that died at work to be in nobody's way."""
 
-_DURATION: Final = re.compile(r"([0-9]{1,5})(s|m)\Z", re.ASCII)
-
-
-def _seconds_of(text: str) -> int:
-    match = _DURATION.match(text)
-    return int(match[1]) * (60 if match[2] == "m" else 1) if match is not None else -1
+_seconds_of: Final = duration(SHORTEST_LEASE_SECONDS, LONGEST_LEASE_SECONDS)
 
 
 def _lease(text: str) -> str:
-    if not SHORTEST_LEASE_SECONDS <= _seconds_of(text) <= LONGEST_LEASE_SECONDS:
-        raise PydanticCustomError("duration", "must be a duration from 1s to 10m, such as 60s or 2m")
+    try:
+        _seconds_of(text)
+    except ValueError as error:
+        raise PydanticCustomError("duration", "must be {expected}", {"expected": str(error)}) from None
     return text
 
 
