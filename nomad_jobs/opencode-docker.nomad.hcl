@@ -194,6 +194,16 @@ variable "workspace_path" {
   }
 }
 
+variable "restore_snapshot" {
+  type        = string
+  description = "Id of the snapshot to restore where the data is newer than opencode_version; none when empty."
+  default     = ""
+  validation {
+    condition     = regex_replace(var.restore_snapshot, "^[0-9A-Z]{26}$", "") == ""
+    error_message = "The restore_snapshot is the 26 capitals and digits of a snapshot's id."
+  }
+}
+
 variable "bundles_path" {
   type        = string
   description = "Where in Nomad's variables the texts of the live files lie."
@@ -342,7 +352,8 @@ job "opencode" {
         ports      = ["http"]
         entrypoint = var.entrypoint
         args = [
-          "--workspace", var.workspace_path, "--secrets", "${NOMAD_SECRETS_DIR}/opencode.env", "--",
+          "--workspace", var.workspace_path, "--secrets", "${NOMAD_SECRETS_DIR}/opencode.env",
+          "--opencode-version", var.opencode_version, "--restore", var.restore_snapshot, "--",
           var.opencode_path, "serve", "--hostname", "0.0.0.0", "--port", "${NOMAD_PORT_http}",
         ]
 

@@ -1,20 +1,23 @@
 """
 What a runtime's task runs: it starts OpenCode as the only server of a workspace, and leaves nothing behind.
 
-    python3 -I -S entrypoint.py --workspace DIR --secrets FILE -- opencode serve --hostname HOST --port PORT
+    python3 -I -S entrypoint.py --workspace DIR --secrets FILE --opencode-version VERSION --restore SNAPSHOT
+        -- opencode serve --hostname HOST --port PORT
 
 OpenCode without a password is an open server, OpenCode does not end the programs its agent started, and two servers on
 one workspace destroy each other's sessions. So this refuses a password that is missing or was never rendered, holds a
 lock on the workspace for as long as anything runs, becomes the parent of every orphan below it, and ends them all when
-it is told to stop or when the server ends. It uses the standard library alone, and little of it: it runs before every
-start, in images that hold nothing else of ours.
+it is told to stop or when the server ends. Between the lock and the start it has workspace_data.py, which lies beside it,
+make the data ready for the version that starts, and leaves the report of that where Nomad can read it. It uses the
+standard library alone, and little of it: it runs before every start, in images that hold nothing else of ours.
 
-Exit codes: 64 bad arguments, 73 the workspace cannot be used, 75 the workspace is in use, 78 no usable password,
-127 the program is not there; otherwise the server's own, 128 + N when signal N ended it.
+Exit codes: 64 bad arguments, 65 the data is newer than the version, 73 the workspace cannot be used, 74 no room for a
+snapshot, 75 the workspace is in use, 78 no usable password, 127 the program is not there; otherwise the server's own,
+128 + N when signal N ended it.
 """
 
 # No pathlib: its import alone would add half to the time this takes before the server starts.
-# ruff: noqa: PTH103, PTH117, PTH118, PTH123, PTH208
+# ruff: noqa: PTH103, PTH105, PTH117, PTH118, PTH120, PTH123, PTH208
 
 import ctypes
 import fcntl
@@ -30,10 +33,18 @@ EXIT_IN_USE = 75
 EXIT_PASSWORD = 78
 EXIT_NOT_FOUND = 127
 
+USAGE = (
+    "usage: entrypoint.py --workspace DIR --secrets FILE [--opencode-version V] [--restore ID] -- COMMAND..."
+)
+
 PASSWORD = "OPENCODE_SERVER_PASSWORD"  # noqa: S105 - the name of a variable
 DIRECTORIES = ("HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME", "TMPDIR")
 PROJECT = "project"
 LOCK = ".opencode-lifecycle.lock"
+DATA = "opencode"
+"""OpenCode's folder in the data directory."""
+REPORT = "data/opencode-lifecycle.json"
+"""In the allocation's shared directory, which Nomad's file API shows."""
 
 SECONDS_TO_TERMINATE = 4.0
 """How long the server may take to end after SIGTERM, and then its descendants. The job gives the whole stop 15 s."""
@@ -56,14 +67,25 @@ class Refused(Exception):
         self.code = code
 
 
-def parse(arguments: list[str]) -> tuple[str, str, list[str]]:
-    """Return workspace, file of secrets and command, or refuse."""
-    match arguments:
-        case ["--workspace", workspace, "--secrets", secrets, "--", *command] if command:
-            if not os.path.isabs(workspace):
-                raise Refused(EXIT_USAGE, "the workspace must be an absolute path")
-            return workspace, secrets, command
-    raise Refused(EXIT_USAGE, "usage: entrypoint.py --workspace DIR --secrets FILE -- COMMAND...")
+def parse(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
+    """
+    Return the options and the command, or refuse.
+
+    A release keeps the text of its template for ever, and one that is older than this names no version.
+    """
+    options = {"--workspace": "", "--secrets": "", "--opencode-version": "", "--restore": ""}
+    rest = list(arguments)
+    while len(rest) > 1 and rest[0] in options:
+        options[rest[0]] = rest[1]
+        del rest[:2]
+    version = options["--opencode-version"].split(".")
+    if rest[:1] != ["--"] or not rest[1:] or not options["--secrets"]:
+        raise Refused(EXIT_USAGE, USAGE)
+    if not os.path.isabs(options["--workspace"]):
+        raise Refused(EXIT_USAGE, "the workspace must be an absolute path")
+    if version != [""] and not (len(version) == 3 and all(number.isdecimal() for number in version)):  # noqa: PLR2004 - as in 1.18.34
+        raise Refused(EXIT_USAGE, "the version of OpenCode must be three numbers")
+    return options, rest[1:]
 
 
 def read_secrets(file: str) -> dict[str, str]:
@@ -115,6 +137,33 @@ def make_directories(workspace: str) -> str:
         except OSError as error:
             raise Refused(EXIT_WORKSPACE, f"{path} cannot be made: {error.strerror}") from None
     return project
+
+
+def make_data_ready(workspace: str, version: str, restore: str) -> None:
+    """Have the data kept safe from *version* and it from the data, leave the report, or refuse."""
+    sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
+    try:
+        import workspace_data  # type: ignore[import-not-found]  # noqa: PLC0415 - beside us, wherever that is
+    except ImportError:
+        raise Refused(EXIT_USAGE, "workspace_data.py is not beside the entrypoint") from None
+    finally:
+        del sys.path[0]
+    data = os.environ.get("XDG_DATA_HOME") or os.path.join(workspace, "data")
+    report = workspace_data.prepare(workspace, os.path.join(data, DATA), version, restore)
+    if os.environ.get("NOMAD_ALLOC_DIR"):
+        leave_report(os.path.join(os.environ["NOMAD_ALLOC_DIR"], REPORT), report)
+    if report["refused"] is not None:
+        raise Refused(report["refused"]["code"], report["refused"]["reason"])
+
+
+def leave_report(path: str, report: object) -> None:
+    """Write *report* as a whole. It is for people and the control plane: without it the server runs as well."""
+    try:
+        with open(f"{path}.new", "w", encoding="utf-8") as file:
+            json.dump(report, file)
+        os.replace(f"{path}.new", path)
+    except OSError as error:
+        sys.stderr.write(f"opencode-lifecycle: the report cannot be written: {error.strerror}\n")
 
 
 def control(option: int, value: int) -> None:
@@ -236,14 +285,16 @@ def parent_and_state(process: str) -> tuple[int, str]:
 
 
 def run(arguments: list[str]) -> int:
-    workspace, file, command = parse(arguments)
-    secrets = read_secrets(file)
+    options, command = parse(arguments)
+    workspace = options["--workspace"]
+    secrets = read_secrets(options["--secrets"])
     check_password(
         secrets.get(PASSWORD)
     )  # one that the host's own environment happens to hold counts for nothing
     os.environ.update(secrets)
     lock_workspace(workspace)
     directory = make_directories(workspace)
+    make_data_ready(workspace, options["--opencode-version"], options["--restore"])
     control(PR_SET_CHILD_SUBREAPER, 1)  # orphans below us become our children, where the end finds them
     signal.pthread_sigmask(signal.SIG_BLOCK, (*FORWARDED, signal.SIGCHLD))
     try:
