@@ -40,13 +40,13 @@ class RealOpenCode:
 def opencode(
     program: Path, home: Path, *, password: str, configuration: Mapping[str, Any] | None = None
 ) -> Iterator[RealOpenCode]:
-    """Run a server in *home* until the end of the `with`; entered when it listens."""
+    """Run a server in *home*, perhaps that of an earlier one, and kill it at the end; entered when it listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     workspace = home / "workspace"
     for name in ("workspace", "tmp", "managed"):
-        (home / name).mkdir()
+        (home / name).mkdir(exist_ok=True)
     environment = {
         "PATH": os.environ["PATH"],
         "HOME": str(home),

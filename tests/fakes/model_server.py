@@ -23,17 +23,41 @@ class ModelRequest:
     messages: Sequence[Mapping[str, Any]]
     streamed: bool
     authorization: str
+    tools: Sequence[str] = ()
+    """Names of what it may call. OpenCode's request for a title of the session has none."""
 
     @property
     def last_text(self) -> str:
         """What the user said last."""
-        content = next(m["content"] for m in reversed(self.messages) if m["role"] == "user")
-        if isinstance(content, str):
-            return content
-        return "".join(part.get("text", "") for part in content)
+        return _text_of(next(m for m in reversed(self.messages) if m["role"] == "user"))
+
+    @property
+    def system(self) -> str:
+        """What it was told to be."""
+        return "\n".join(_text_of(m) for m in self.messages if m["role"] == "system")
+
+    @property
+    def has_tool_result(self) -> bool:
+        """Whether it answers what a tool said, and no person."""
+        return self.messages[-1]["role"] == "tool"
 
 
-Script = Callable[[ModelRequest], str]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """What a script answers when the model shall call a tool in place of saying something."""
+
+    name: str
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """What a script answers when the model shall refuse the request."""
+
+    status: int
+
+
+Script = Callable[[ModelRequest], str | ToolCall | Refusal]
 
 
 @dataclass(slots=True)
@@ -49,6 +73,22 @@ class ModelServer:
     def say(self, text: str) -> None:
         """Answer everything with *text* from now on."""
         self.script = lambda _: text
+
+    def call_tool(self, question: str, name: str, **arguments: Any) -> None:
+        """Answer *question* by calling a tool, and whatever the tool says by `Done.`"""
+        before = self.script
+        call = ToolCall(name=name, arguments=arguments)
+
+        def script(request: ModelRequest) -> str | ToolCall | Refusal:
+            if request.last_text != question or name not in request.tools:
+                return before(request)
+            return "Done." if request.has_tool_result else call
+
+        self.script = script
+
+    def refuse(self, status: int) -> None:
+        """Refuse everything from now on."""
+        self.script = lambda _: Refusal(status=status)
 
     def hold(self, question: str) -> Hold:
         """
@@ -96,28 +136,42 @@ class ModelServer:
             messages=body["messages"],
             streamed=bool(body.get("stream")),
             authorization=request.headers.get("Authorization", ""),
+            tools=[tool["function"]["name"] for tool in body.get("tools") or ()],
         )
         self.requests.append(asked)
         text = self.script(asked)
+        if isinstance(text, Refusal):
+            error = {"message": "refused by the test", "type": "refused", "code": None}
+            return web.json_response({"error": error}, status=text.status)
         if asked.streamed:
             return await self._stream(request, asked, text)
+        assert isinstance(text, str), "a tool is called in streamed answers only"
         message = {"role": "assistant", "content": text}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         return web.json_response(
             _envelope("chat.completion", asked.model, [choice]) | {"usage": _usage(text)}
         )
 
-    async def _stream(self, request: web.Request, asked: ModelRequest, text: str) -> web.StreamResponse:
+    async def _stream(
+        self, request: web.Request, asked: ModelRequest, text: str | ToolCall
+    ) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
 
-        async def send(delta: Mapping[str, str], finish: str | None = None) -> None:
+        async def send(delta: Mapping[str, Any], finish: str | None = None) -> None:
             choice = {"index": 0, "delta": delta, "finish_reason": finish}
             chunk = _envelope("chat.completion.chunk", asked.model, [choice])
             if finish is not None:
-                chunk["usage"] = _usage(text)
+                chunk["usage"] = _usage(text if isinstance(text, str) else "")
             await response.write(f"data: {json.dumps(chunk)}\n\n".encode())
 
+        if isinstance(text, ToolCall):
+            function = {"name": text.name, "arguments": json.dumps(text.arguments)}
+            call = {"index": 0, "id": f"call_{len(self.requests)}", "type": "function", "function": function}
+            await send({"role": "assistant", "tool_calls": [call]})
+            await send({}, "tool_calls")
+            await response.write(b"data: [DONE]\n\n")
+            return response
         hold = self._holds.get(asked.last_text)
         first, *rest = text.split(" ") if text else [""]
         await send({"role": "assistant", "content": first})
@@ -131,15 +185,15 @@ class ModelServer:
 
 
 @asynccontextmanager
-async def model_server() -> AsyncIterator[ModelServer]:
-    """Serve on a free loopback port. Answers that are still held when it ends are cut off."""
+async def model_server(port: int = 0) -> AsyncIterator[ModelServer]:
+    """Serve on *port* of loopback, on a free one when 0. Answers that are still held when it ends are cut off."""
     server = ModelServer()
     app = web.Application(client_max_size=64 * 1024 * 1024)
     app.router.add_get("/v1/models", server._list_models)
     app.router.add_post("/v1/chat/completions", server._complete)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = web.TCPSite(runner, "127.0.0.1", port)
     await site.start()
     host, port = runner.addresses[0][:2]
     server.url = f"http://{host}:{port}/v1"
@@ -157,6 +211,11 @@ def _envelope(kind: str, model: str, choices: Sequence[object]) -> dict[str, Any
         "model": model,
         "choices": choices,
     }
+
+
+def _text_of(message: Mapping[str, Any]) -> str:
+    content = message["content"]
+    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
 
 
 def _usage(text: str) -> dict[str, int]:

@@ -35,6 +35,7 @@ class FakeSession:
 
     id: str
     directory: str = "/workspace"
+    title: str = ""
     changed_at: datetime
     at_work: bool = False
     was_cut: bool = False
