@@ -17,7 +17,7 @@ snapshot, 75 the workspace is in use, 78 no usable password, 127 the program is 
 """
 
 # No pathlib: its import alone would add half to the time this takes before the server starts.
-# ruff: noqa: PTH103, PTH105, PTH117, PTH118, PTH120, PTH123, PTH208
+# ruff: noqa: PTH103, PTH105, PTH108, PTH117, PTH118, PTH120, PTH123, PTH208
 
 import ctypes
 import fcntl
@@ -158,10 +158,14 @@ def make_data_ready(workspace: str, version: str, restore: str) -> None:
 
 def leave_report(path: str, report: object) -> None:
     """Write *report* as a whole. It is for people and the control plane: without it the server runs as well."""
+    fresh = f"{path}.new"
     try:
-        with open(f"{path}.new", "w", encoding="utf-8") as file:
+        if os.path.lexists(fresh):
+            os.unlink(fresh)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC  # nothing that the agent has put there
+        with open(os.open(fresh, flags, 0o644), "w", encoding="utf-8") as file:
             json.dump(report, file)
-        os.replace(f"{path}.new", path)
+        os.replace(fresh, path)
     except OSError as error:
         sys.stderr.write(f"opencode-lifecycle: the report cannot be written: {error.strerror}\n")
 

@@ -439,15 +439,15 @@ def read_through(file: BinaryIO, source: str, take: Callable[[bytes], object]) -
 
 
 def opened(path: str, flags: int) -> BinaryIO:
-    """Open a file for us alone. A link is not followed: it was not us who made it."""
-    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    """Open a file for us alone. A link is not followed and a pipe not waited for: it was not us who made it."""
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
     return open(descriptor, "wb" if flags & os.O_WRONLY else "rb")
 
 
 def read_document(path: str) -> dict[str, Any]:
     """Return the JSON object in the file, an empty one when there is none that could be ours."""
     try:
-        with opened(path, os.O_RDONLY | os.O_NONBLOCK) as file:
+        with opened(path, os.O_RDONLY) as file:
             found = json.loads(file.read(READ_BYTES + 1)[:READ_BYTES])
     except (OSError, ValueError, RecursionError):
         return {}

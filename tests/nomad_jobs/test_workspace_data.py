@@ -386,6 +386,23 @@ def test_a_snapshot_that_the_agent_planted_leads_nowhere(migrated, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "place",
+    [
+        "workspace/.opencode-lifecycle/data.json",
+        "workspace/.opencode-lifecycle/data.json.new",
+        "alloc/data/opencode-lifecycle.json.new",
+        "alloc/data/opencode-lifecycle.json",
+    ],
+)
+def test_a_pipe_that_the_agent_planted_holds_nothing_up(migrated, tmp_path, place):
+    pipe = tmp_path / place
+    pipe.unlink(missing_ok=True)
+    os.mkfifo(pipe)
+
+    migrated.run(NEWER)
+
+
+@pytest.mark.parametrize(
     "record",
     [
         b"",
