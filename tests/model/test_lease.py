@@ -10,7 +10,7 @@ from opencode_lifecycle.model.errors import StackDraining
 from opencode_lifecycle.model.identifiers import ReleaseId, UserId, job_id_of
 from opencode_lifecycle.model.lease import check_may_be_leased, is_leased, leased
 from opencode_lifecycle.model.stack import Intent, Stack, Status
-from opencode_lifecycle.model.states import Desired, MigrationState, Phase
+from opencode_lifecycle.model.states import Desired, MigrationState, Phase, Reason
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 SOON = NOW + timedelta(seconds=60)
@@ -112,11 +112,14 @@ def test_a_runtime_whose_replacement_was_refused_runs_on_and_may_be_leased():
     )
 
 
+@pytest.mark.parametrize("reason", [None, Reason.STALE])
 @pytest.mark.parametrize("state", MigrationState)
-def test_a_runtime_may_be_leased_until_its_migration_begins_to_disturb_it(state):
-    is_disturbed = state is MigrationState.REPLACING
+def test_a_runtime_may_be_leased_until_its_migration_begins_to_disturb_it(state, reason):
+    stack = a_stack(Phase.RUNNING, migration_state=state)
+    stack = replace(stack, status=replace(stack.status, reason=reason))
 
-    assert is_given(a_stack(Phase.RUNNING, migration_state=state)) is not is_disturbed
+    is_reloading = state is MigrationState.REPLACING and reason is Reason.STALE
+    assert is_given(stack) is not is_reloading
 
 
 @pytest.mark.parametrize("state", MigrationState)
