@@ -19,6 +19,7 @@ from opencode_lifecycle.adapters.consul.service_catalog import ConsulServiceCata
 from opencode_lifecycle.adapters.database import schema
 from opencode_lifecycle.adapters.database.database import Database
 from opencode_lifecycle.adapters.nomad.nomad import Nomad
+from opencode_lifecycle.adapters.opencode.config_check import OpenCodeConfigCheck
 from opencode_lifecycle.adapters.opencode.prober import OpenCodeProber
 from opencode_lifecycle.adapters.vault.password_store import VaultPasswordStore
 from opencode_lifecycle.api.server import Runner, build_app
@@ -35,6 +36,7 @@ from opencode_lifecycle.model.clock import utc_now
 from opencode_lifecycle.model.identifiers import UserId
 from opencode_lifecycle.model.principal import Role
 from opencode_lifecycle.model.release import ResourceClass
+from opencode_lifecycle.ports.config_check import ConfigCheck, NoConfigCheck
 from opencode_lifecycle.settings import Rate, Settings, describe
 from opencode_lifecycle.shipped import shipped
 
@@ -196,7 +198,17 @@ async def _neighbours(settings: Settings, stack: AsyncExitStack) -> Neighbours:
         passwords=vault,
         catalog=consul,
         prober=OpenCodeProber(),
+        config_check=_config_check(settings),
     )
+
+
+def _config_check(settings: Settings) -> ConfigCheck:
+    own = settings.config_check_path
+    if own is not None:
+        return OpenCodeConfigCheck(str(own), starts_runtimes=False)
+    if settings.driver == "raw_exec" and settings.opencode_path is not None:
+        return OpenCodeConfigCheck(str(settings.opencode_path), starts_runtimes=True)
+    return NoConfigCheck()
 
 
 def _parameters(settings: Settings) -> Parameters:
@@ -221,6 +233,8 @@ def _parameters(settings: Settings) -> Parameters:
         namespace=settings.nomad_namespace,
         region=settings.nomad_region,
         default_resources=settings.default_resources,
+        allowed_environment=frozenset({*settings.allowed_environment, *settings.runtime_environment}),
+        opencode_floor=settings.opencode_floor,
         public_url_template=settings.public_url_template,
         observation_max_age=settings.observation_max_age,
         resync_interval=settings.resync_interval,

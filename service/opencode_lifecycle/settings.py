@@ -26,8 +26,7 @@ from opencode_lifecycle.model.identifiers import INSTALLATION_PATTERN
 from opencode_lifecycle.model.states import WhenStale
 
 ENVIRONMENT_PREFIX: Final = "OPENCODE_LIFECYCLE_"
-SAFE_OPENCODE_VERSION: Final = (1, 18, 15)
-"""Older servers lose prompts of old sessions since August 2026, when their message-id clock wrapped."""
+VERSION_PATTERN: Final = r"^\d+\.\d+\.\d+$"
 
 VariableName = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]{0,63}$")]
 
@@ -118,9 +117,15 @@ class Settings(BaseSettings):
     """HCL file to use instead of the one for the driver that ships with the service."""
     image: str = ""
     """For docker: the image, best by digest. For raw_exec it is shown only."""
-    opencode_version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")] = "1.18.34"
+    opencode_version: Annotated[str, Field(pattern=VERSION_PATTERN)] = "1.18.34"
+    opencode_floor: Annotated[str, Field(pattern=VERSION_PATTERN)] = "1.18.15"
+    """No release is of an older version. Since August 2026, when their message-id clock wrapped, servers before 1.18.15
+    silently lose prompts in sessions that began earlier, and stay healthy all the while."""
     opencode_path: Path | None = None
-    """For raw_exec: the OpenCode executable of that version."""
+    """For raw_exec: the OpenCode executable. `{version}` in it stands for the version of the release."""
+    config_check_path: Path | None = None
+    """The OpenCode executable with which releases are checked, `{version}` as above. For raw_exec, when not set, the one
+    that runtimes are started from; else without one no managed configuration is checked."""
     instructions_file: Path | None = None
     managed_config_file: Path | None = None
     runtime_environment: Mapping[VariableName, str] = {}
@@ -237,14 +242,13 @@ def _contradictions(settings: Settings) -> list[str]:
         problems += _secret_file_problems(name, getattr(settings, name))
     for name in ("instructions_file", "managed_config_file", "job_template", "opencode_path"):
         path: Path | None = getattr(settings, name)
-        if path is not None and not path.is_file():
+        if path is not None and not (path := at_version(path, settings.opencode_version)).is_file():
             problems.append(f"{name}: {path} is not a file")
     if settings.default_resources not in settings.resource_classes:
         problems.append(f"default_resources: no resource class is called {settings.default_resources!r}")
-    if tuple(int(part) for part in settings.opencode_version.split(".")) < SAFE_OPENCODE_VERSION:
-        floor = ".".join(str(part) for part in SAFE_OPENCODE_VERSION)
+    if _numbers(settings.opencode_version) < _numbers(settings.opencode_floor):
         problems.append(
-            f"opencode_version: {settings.opencode_version} loses prompts; the safe floor is {floor}"
+            f"opencode_version: {settings.opencode_version} loses prompts; the safe floor is {settings.opencode_floor}"
         )
     if settings.resync_interval * 2 > settings.observation_max_age:
         problems.append("resync_interval: must be at most half of observation_max_age")
@@ -261,6 +265,15 @@ def _contradictions(settings: Settings) -> list[str]:
     if settings.production:
         problems += _unfit_for_production(settings)
     return problems
+
+
+def at_version(path: Path, version: str) -> Path:
+    """Return *path* with *version* in the place of `{version}`."""
+    return Path(str(path).replace("{version}", version))
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))
 
 
 def _unfit_for_production(settings: Settings) -> list[str]:

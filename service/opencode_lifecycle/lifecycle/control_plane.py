@@ -34,10 +34,12 @@ from opencode_lifecycle.lifecycle.releases import ReleaseContent, Releases, rele
 from opencode_lifecycle.lifecycle.requests.access import Access
 from opencode_lifecycle.lifecycle.requests.inspection import Inspection
 from opencode_lifecycle.lifecycle.requests.leases import Leases
+from opencode_lifecycle.lifecycle.requests.groups import Groups
 from opencode_lifecycle.lifecycle.requests.oversight import Oversight
 from opencode_lifecycle.lifecycle.requests.provisioning import Provisioning
 from opencode_lifecycle.lifecycle.requests.views import Views
 from opencode_lifecycle.lifecycle.retention import Retention
+from opencode_lifecycle.lifecycle.requests.releasing import releasing_among
 from opencode_lifecycle.model.condition import Condition
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import DeadlineExceeded, UpstreamError
@@ -61,6 +63,8 @@ class ControlPlane:
         self.releases = Releases(neighbours.store)
         self.fleet = Fleet(now=now, max_age=p.observation_max_age, monotonic=_loop_time)
         self.conditions = Conditions(
+        self.groups = Groups(store=neighbours.store, releases=self.releases, now=now)
+        self.releasing = releasing_among(neighbours, p, self.releases)
             store=neighbours.store,
             fleet=self.fleet,
             on_confirmation=self._on_confirmation,
@@ -182,6 +186,7 @@ class ControlPlane:
             namespace=p.namespace,
             region=p.region,
             default_resources=p.default_resources,
+            groups=self.groups,
             observation_max_age=p.observation_max_age,
         )
         self.leases = Leases(stacks=neighbours.store, fleet=self.fleet, now=now)
@@ -321,6 +326,7 @@ class ControlPlane:
             await self._aims.load(known.stack)
         await self.conditions.load()
         self.fleet.on_removal = self._proving.forget
+        await self.groups.refresh()
         try:
             await self._nomad.list_once()
         except (UpstreamError, DeadlineExceeded) as error:
@@ -373,3 +379,9 @@ class ControlPlane:
     async def _refresh_tokens(self) -> None:
         await asyncio.sleep(0.5)
         await self.access.refresh()
+            loops["targets"] = self._refresh_targets
+
+    async def _refresh_targets(self) -> None:
+        await asyncio.sleep(0.5)
+        await self.releases.refresh()
+        await self.groups.refresh()

@@ -1,10 +1,11 @@
 """Everything outside that the control plane works with."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from opencode_lifecycle.lifecycle.observing.watching import ChangeFeed
 from opencode_lifecycle.model.deadline import Deadline
+from opencode_lifecycle.ports.config_check import ConfigCheck, NoConfigCheck
 from opencode_lifecycle.ports.orchestrator import ClusterMark, LiveFiles, Orchestrator, Workspaces
 from opencode_lifecycle.ports.prober import RuntimeProber
 from opencode_lifecycle.ports.secrets import PasswordStore
@@ -56,3 +57,4 @@ class Neighbours:
     passwords: PasswordStore
     catalog: ServiceCatalog
     prober: RuntimeProber
+    config_check: ConfigCheck = field(default_factory=NoConfigCheck)

@@ -20,6 +20,10 @@ class Parameters:
     namespace: str
     region: str
     default_resources: str
+    allowed_environment: frozenset[str] = frozenset()
+    """Names of variables that a release may set."""
+    opencode_floor: str = "1.18.15"
+    """No release is of an older version."""
     public_url_template: str | None = None
     observation_max_age: timedelta = timedelta(seconds=30)
     resync_interval: timedelta = timedelta(seconds=10)

@@ -1,6 +1,6 @@
 """A group of stacks, and what is otherwise for it than for the fleet."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from opencode_lifecycle.model.identifiers import ReleaseId
@@ -20,3 +20,21 @@ class Group:
     changed_at: datetime | None = None
     """None for a group of which nothing was ever said: any name is a group's."""
     changed_by: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupWish:
+    """What is to be otherwise for a group: of *pin* and *idle_stop_after*, those that it *names*."""
+
+    names: frozenset[str]
+    pin: ReleaseId | None = None
+    idle_stop_after: timedelta | None = None
+
+    def applied_to(self, group: Group) -> Group:
+        return replace(
+            group,
+            pin=self.pin if "pin" in self.names else group.pin,
+            idle_stop_after=self.idle_stop_after
+            if "idle_stop_after" in self.names
+            else group.idle_stop_after,
+        )

@@ -18,6 +18,8 @@ class OperationKind(StrEnum):
     ROTATE_PASSWORD = "rotate_password"  # noqa: S105 - the name of a kind
     RECOVER = "recover"
     DELETE = "delete"
+    PIN = "pin"
+    UNPIN = "unpin"
     ADOPT = "adopt"
     """A row was made for what was found without one."""
 

@@ -78,6 +78,35 @@ class ReleaseInUse:
     stacks: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseWish:
+    """What a new release is to be over its *base*, the fleet's target when that is None. None of the rest: as the base."""
+
+    base: ReleaseId | None = None
+    image: str | None = None
+    opencode_version: str | None = None
+    template: str | None = None
+    instructions: str | None = None
+    managed_config: str | None = None
+    agent_prompts: Mapping[str, str] | None = None
+    environment: Mapping[str, str] | None = None
+    resource_classes: Mapping[str, ResourceClass] | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MadeRelease:
+    """
+    The release of the content that was asked for, which may have been there before.
+
+    `checks` tells, for what was looked at by others, what they said or why they were not asked.
+    """
+
+    entry: ReleaseInUse
+    is_new: bool
+    checks: Mapping[str, str]
+
+
 def managed_text(managed_config: str, agent_prompts: Mapping[str, str]) -> str:
     """
     Return *managed_config* with `agent.<name>.prompt` of each prompt, as canonical JSON; without prompts exactly as it is.

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from opencode_lifecycle.lifecycle.requests.decisions import DEFAULT_GROUP
+from opencode_lifecycle.lifecycle.requests.request import DEFAULT_GROUP
 from opencode_lifecycle.model.errors import UpstreamRejected
 from opencode_lifecycle.model.facets import Facets, digest_of, digest_of_text
 from opencode_lifecycle.model.job_template import declared_variables

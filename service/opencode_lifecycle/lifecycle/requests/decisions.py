@@ -3,50 +3,24 @@ What a request changes. Pure functions over the situation of one user, called in
 result, and possibly more than once.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
+from opencode_lifecycle.lifecycle.requests.request import DEFAULT_GROUP, Decide, Request, TakeOver
 from opencode_lifecycle.model.errors import PreconditionFailed, StackHeld, StackNotFound
 from opencode_lifecycle.model.identifiers import (
     JobId,
-    ReleaseId,
-    UserId,
     job_id_of,
     new_event_id,
     new_operation_id,
 )
 from opencode_lifecycle.model.operation import Event, Operation, OperationKind, OperationState, PhaseEntered
-from opencode_lifecycle.model.principal import Principal
 from opencode_lifecycle.model.stack import Intent, Stack, Status, Successor
 from opencode_lifecycle.model.states import Desired, Phase
 from opencode_lifecycle.model.view import EnsureRequest
 from opencode_lifecycle.ports.stores import Decision, Situation
-
-DEFAULT_GROUP = "default"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """What every decision needs besides the situation."""
-
-    user_id: UserId
-    by: Principal
-    now: datetime
-    if_match: int | None
-    installation: str
-    namespace: str
-    region: str
-    current_release: ReleaseId
-    default_resources: str
-    check_resources: Callable[[ReleaseId, str | None], None]
-    """Raises `InvalidBody` when a release has no resource class of that name."""
-
-
-Decide = Callable[[Situation], Decision]
-TakeOver = Callable[[Stack], tuple[Intent, list[str]]]
-"""What a stack that had no row is to be wanted as, and the names of what of that is not known."""
 
 
 def ensure(request: Request, wish: EnsureRequest) -> Decide:
@@ -66,19 +40,20 @@ def ensure(request: Request, wish: EnsureRequest) -> Decide:
         if stack.intent.desired is Desired.STOPPED or changed != stack.intent:
             intent = replace(changed, desired=Desired.RUNNING)
             if stack.status.phase is not Phase.RUNNING and not intent.pinned:
-                intent = replace(intent, wanted_release=request.current_release)
+                intent = replace(intent, wanted_release=request.target(intent.group))
             request.check_resources(intent.wanted_release, wish.resources)
-            return _change(request, stack, intent, OperationKind.ENSURE)
+            return change(request, stack, intent, OperationKind.ENSURE)
         has_failed = stack.status.phase is Phase.FAILED and stack.is_settled
         # A runtime whose change was refused is as good as before, and may be asked for at any time: that is no wish to
         # have the change tried again.
         if _runs(stack) or (is_at_work(situation.last_operation) and not has_failed):
             return Decision()
         if stack.intent.pinned:
-            return _change(request, stack, stack.intent, OperationKind.ENSURE)
-        request.check_resources(request.current_release, wish.resources)
-        intent = replace(stack.intent, wanted_release=request.current_release)
-        return _change(request, stack, intent, OperationKind.ENSURE)
+            return change(request, stack, stack.intent, OperationKind.ENSURE)
+        target = request.target(stack.intent.group)
+        request.check_resources(target, wish.resources)
+        intent = replace(stack.intent, wanted_release=target)
+        return change(request, stack, intent, OperationKind.ENSURE)
 
     return decide
 
@@ -87,16 +62,16 @@ def start(request: Request, *, recover: bool = False) -> Decide:
     """Run a stack that exists, held or failed as it may be."""
 
     def decide(situation: Situation) -> Decision:
-        stack = _existing(request, situation)
+        stack = existing(request, situation)
         kind = OperationKind.RECOVER if recover else OperationKind.START
         intent = replace(stack.intent, desired=Desired.RUNNING, held=False)
         if stack.intent.desired is Desired.DELETED:
             return _succeed(request, EnsureRequest(), stack, situation)
         if stack.status.phase is not Phase.RUNNING and not intent.pinned:
-            intent = replace(intent, wanted_release=request.current_release)
+            intent = replace(intent, wanted_release=request.target(intent.group))
         if intent == stack.intent and _runs(stack) and not stack.is_refused:
-            return _noted(request, stack, kind)
-        return _change(request, stack, intent, kind)
+            return noted(request, stack, kind)
+        return change(request, stack, intent, kind)
 
     return decide
 
@@ -105,12 +80,12 @@ def stop(request: Request, *, hold: bool) -> Decide:
     """Stop the stack; with *hold*, no ensure starts it again."""
 
     def decide(situation: Situation) -> Decision:
-        stack = _existing(request, situation)
+        stack = existing(request, situation)
         if stack.intent.desired is Desired.DELETED:
             if stack.intent.successor is None:
-                return _noted(request, stack, OperationKind.STOP)
+                return noted(request, stack, OperationKind.STOP)
             # What was to begin anew will not; the deletion goes on and keeps its operation.
-            changed = _change(request, stack, replace(stack.intent, successor=None), OperationKind.STOP)
+            changed = change(request, stack, replace(stack.intent, successor=None), OperationKind.STOP)
             assert changed.operation is not None
             done = replace(changed.operation, state=OperationState.SUCCEEDED, finished_at=request.now)
             assert changed.stack is not None
@@ -119,10 +94,10 @@ def stop(request: Request, *, hold: bool) -> Decide:
             return replace(changed, stack=stack, operation=done, supersede=False)
         intent = replace(stack.intent, desired=Desired.STOPPED, held=hold or stack.intent.held)
         if intent == stack.intent and stack.status.phase is Phase.STOPPED and stack.is_settled:
-            return _noted(request, stack, OperationKind.STOP)
+            return noted(request, stack, OperationKind.STOP)
         if intent == stack.intent and is_at_work(situation.last_operation):
             return Decision()
-        return _change(request, stack, intent, OperationKind.STOP)
+        return change(request, stack, intent, OperationKind.STOP)
 
     return decide
 
@@ -131,11 +106,11 @@ def recreate(request: Request, *, rotate: bool = False) -> Decide:
     """Replace the allocation by a new one, on the wanted release and, with *rotate*, with a new password."""
 
     def decide(situation: Situation) -> Decision:
-        stack = _existing(request, situation)
+        stack = existing(request, situation)
         kind = OperationKind.ROTATE_PASSWORD if rotate else OperationKind.RECREATE
         if stack.intent.desired is Desired.DELETED:
             if rotate:
-                return _noted(request, stack, kind)
+                return noted(request, stack, kind)
             return _succeed(request, EnsureRequest(), stack, situation)
         if stack.intent.held and not rotate:
             raise StackHeld(user_id=stack.user_id)
@@ -145,9 +120,11 @@ def recreate(request: Request, *, rotate: bool = False) -> Decide:
             desired=stack.intent.desired if rotate else Desired.RUNNING,
             fresh_start=generation,
             rotation=generation if rotate else stack.intent.rotation,
-            wanted_release=stack.intent.wanted_release if stack.intent.pinned else request.current_release,
+            wanted_release=stack.intent.wanted_release
+            if stack.intent.pinned
+            else request.target(stack.intent.group),
         )
-        return _change(request, stack, intent, kind)
+        return change(request, stack, intent, kind)
 
     return decide
 
@@ -175,7 +152,7 @@ def delete(request: Request, *, delete_workspace: bool) -> Decide:
         )
         if intent == stack.intent and is_at_work(situation.last_operation):
             return Decision()
-        return _change(request, stack, intent, OperationKind.DELETE)
+        return change(request, stack, intent, OperationKind.DELETE)
 
     return decide
 
@@ -239,7 +216,8 @@ def _runs(stack: Stack) -> bool:
     return stack.status.phase is Phase.RUNNING and stack.is_settled
 
 
-def _existing(request: Request, situation: Situation) -> Stack:
+def existing(request: Request, situation: Situation) -> Stack:
+    """Return the stack, or raise `StackNotFound`, or `PreconditionFailed` when it is not the one that was meant."""
     stack = situation.stack
     if stack is None:
         raise StackNotFound(user_id=request.user_id)
@@ -271,7 +249,7 @@ def _new_stack(request: Request, wish: EnsureRequest, status: Status) -> Stack:
         resources=request.default_resources,
         labels={},
         environment={},
-        wanted_release=request.current_release,
+        wanted_release=request.target(wish.group or DEFAULT_GROUP),
     )
     return Stack(
         user_id=request.user_id,
@@ -286,8 +264,8 @@ def _new_stack(request: Request, wish: EnsureRequest, status: Status) -> Stack:
 
 
 def _create(request: Request, wish: EnsureRequest, situation: Situation) -> Decision:
-    request.check_resources(request.current_release, wish.resources)
     stack = _new_stack(request, wish, kept_status(situation, request.now))
+    request.check_resources(stack.intent.wanted_release, wish.resources)
     return _insert(request, stack, OperationKind.ENSURE, forget_kept=situation.kept_workspace is not None)
 
 
@@ -305,7 +283,7 @@ def _insert(
     )
 
 
-def _change(request: Request, stack: Stack, intent: Intent, kind: OperationKind) -> Decision:
+def change(request: Request, stack: Stack, intent: Intent, kind: OperationKind) -> Decision:
     """
     Write *intent* as the next generation.
 
@@ -322,7 +300,7 @@ def _change(request: Request, stack: Stack, intent: Intent, kind: OperationKind)
     )
 
 
-def _noted(request: Request, stack: Stack, kind: OperationKind) -> Decision:
+def noted(request: Request, stack: Stack, kind: OperationKind) -> Decision:
     """Answer a request that changes nothing with an operation that has succeeded."""
     operation = replace(
         _operation(request, stack, kind), state=OperationState.SUCCEEDED, finished_at=request.now
@@ -332,8 +310,9 @@ def _noted(request: Request, stack: Stack, kind: OperationKind) -> Decision:
 
 def _succeed(request: Request, wish: EnsureRequest, stack: Stack, situation: Situation) -> Decision:
     """Accept an ensure of a stack that is being deleted: it begins anew when the deletion has ended."""
-    request.check_resources(request.current_release, wish.resources)
     was = stack.intent.successor
+    target = request.target(wish.group or (was.group if was else DEFAULT_GROUP))
+    request.check_resources(target, wish.resources)
     base = Intent(
         generation=0,
         desired=Desired.RUNNING,
@@ -341,12 +320,12 @@ def _succeed(request: Request, wish: EnsureRequest, stack: Stack, situation: Sit
         resources=was.resources if was else request.default_resources,
         labels=was.labels if was else {},
         environment=was.environment if was else {},
-        wanted_release=request.current_release,
+        wanted_release=target,
     )
     wished = _wished(base, wish)
     if was is not None and wished == base and is_at_work(situation.last_operation):
         return Decision()
-    decision = _change(request, stack, stack.intent, OperationKind.ENSURE)
+    decision = change(request, stack, stack.intent, OperationKind.ENSURE)
     assert decision.stack is not None
     assert decision.operation is not None
     successor = Successor(
@@ -357,7 +336,7 @@ def _succeed(request: Request, wish: EnsureRequest, stack: Stack, situation: Sit
         operation=decision.operation.id,
         deletion=was.deletion if was else stack.intent.last_operation,
     )
-    intent = replace(decision.stack.intent, successor=successor, wanted_release=request.current_release)
+    intent = replace(decision.stack.intent, successor=successor, wanted_release=target)
     # The deletion goes on, and its operation ends with a receipt.
     return replace(decision, stack=replace(decision.stack, intent=intent), supersede=False)
 
@@ -390,7 +369,16 @@ def _event(request: Request, stack: Stack, kind: OperationKind, changes: Mapping
 def _differences(before: Intent, after: Intent) -> Mapping[str, Any]:
     """Return what changed, by name. Environment values are not repeated in history; their names are."""
     changes: dict[str, Any] = {}
-    for name in ("desired", "group", "resources", "labels", "held", "wanted_release", "delete_workspace"):
+    for name in (
+        "desired",
+        "group",
+        "resources",
+        "labels",
+        "held",
+        "wanted_release",
+        "pinned",
+        "delete_workspace",
+    ):
         old, new = getattr(before, name), getattr(after, name)
         if old != new:
             changes[name] = {"from": old, "to": new}

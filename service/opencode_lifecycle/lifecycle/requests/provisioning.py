@@ -14,8 +14,6 @@ from opencode_lifecycle.lifecycle.reconciling.dispatcher import Dispatcher
 from opencode_lifecycle.lifecycle.reconciling.wanted import Site
 from opencode_lifecycle.lifecycle.releases import Releases
 from opencode_lifecycle.lifecycle.requests.decisions import (
-    Decide,
-    Request,
     adopt,
     delete,
     ensure,
@@ -23,12 +21,15 @@ from opencode_lifecycle.lifecycle.requests.decisions import (
     start,
     stop,
 )
+from opencode_lifecycle.lifecycle.requests.groups import Groups
 from opencode_lifecycle.lifecycle.requests.inspection import Inspection
+from opencode_lifecycle.lifecycle.requests.pinning import pin, unpin
+from opencode_lifecycle.lifecycle.requests.request import Decide, Request
 from opencode_lifecycle.lifecycle.requests.views import Views
 from opencode_lifecycle.model.clock import Clock
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import DeadlineExceeded, UpstreamError
-from opencode_lifecycle.model.identifiers import OperationId, TokenId, UserId
+from opencode_lifecycle.model.identifiers import OperationId, ReleaseId, TokenId, UserId
 from opencode_lifecycle.model.operation import Operation
 from opencode_lifecycle.model.principal import Principal, Role
 from opencode_lifecycle.model.stack import Intent, Stack
@@ -48,6 +49,7 @@ class Provisioning:
         *,
         stacks: StackStore,
         releases: Releases,
+        groups: Groups,
         fleet: Fleet,
         views: Views,
         inspection: Inspection,
@@ -61,6 +63,7 @@ class Provisioning:
     ) -> None:
         self._stacks = stacks
         self._releases = releases
+        self._groups = groups
         self._fleet = fleet
         self._views = views
         self._inspection = inspection
@@ -188,6 +191,16 @@ class Provisioning:
     async def rotate_password(self, user_id: UserId, *, by: Principal, if_match: int | None) -> Operation:
         return await self._write(user_id, recreate(self._request(user_id, by, if_match), rotate=True))
 
+    async def pin(
+        self, user_id: UserId, release_id: ReleaseId, *, by: Principal, if_match: int | None
+    ) -> Operation:
+        """Hold the stack on that release, or raise `ReleaseNotFound`."""
+        await self._releases.find(release_id)
+        return await self._write(user_id, pin(self._request(user_id, by, if_match), release_id))
+
+    async def unpin(self, user_id: UserId, *, by: Principal, if_match: int | None) -> Operation:
+        return await self._write(user_id, unpin(self._request(user_id, by, if_match)))
+
     async def delete(
         self, user_id: UserId, *, by: Principal, delete_workspace: bool, if_match: int | None
     ) -> Operation:
@@ -224,11 +237,12 @@ class Provisioning:
     async def adopt(self, user_id: UserId, found: Found, by: str) -> None:
         """Make the row of a stack that has none, as it was found, in the name of *by*."""
         principal = Principal(token_id=TokenId("-"), name=by, role=Role.OPERATOR)
-        request, release = self._request(user_id, principal, None), self._releases.current
-        assert release is not None, "a request has one"
+        request = self._request(user_id, principal, None)
 
         def take_over(stack: Stack) -> tuple[Intent, list[str]]:
-            return as_it_is(stack, found, release, self._site)
+            known = self._releases.peek(stack.intent.wanted_release)
+            assert known is not None, "targets are in memory"
+            return as_it_is(stack, found, known[0], self._site)
 
         await self._decide(user_id, adopt(request, running=found.runs, take_over=take_over))
 
@@ -246,6 +260,7 @@ class Provisioning:
             namespace=self._namespace,
             region=self._region,
             current_release=release.id,
+            group_pins=self._groups.pins,
             default_resources=self._default_resources,
             check_resources=self._releases.check_resources,
         )
