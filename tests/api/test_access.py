@@ -4,11 +4,12 @@ import asyncio
 
 import pytest
 
-from api.in_memory import a_condition, an_orphan
+from api.in_memory import NOW, a_condition, an_orphan
 from api.world import SECRETS, World, eventually
 from opencode_lifecycle.api.routes import ROUTES, Route
 from opencode_lifecycle.lifecycle.requests.rate_limits import RateClass, RatePolicy
 from opencode_lifecycle.model.identifiers import new_operation_id, new_token_id
+from opencode_lifecycle.model.rollout import Rollout, RolloutState
 
 CALLERS = ("backend", "operator", "auditor", "ada", "bob")
 BODIES = {"issue_token": {"name": "ci", "role": "backend"}, "lease": {"ttl": "60s"}}
@@ -37,6 +38,14 @@ MAY = {
     "delete_orphan": "operator",
     "list_conditions": "operator auditor",
     "confirm_condition": "operator",
+    "plan_rollout": "operator",
+    "start_rollout": "operator",
+    "list_rollouts": "operator auditor",
+    "rollout": "operator auditor",
+    "pause_rollout": "operator",
+    "resume_rollout": "operator",
+    "abort_rollout": "operator",
+    "rollback_rollout": "operator",
     "list_tokens": "operator",
     "issue_token": "operator",
     "revoke_token": "operator",
@@ -64,7 +73,14 @@ def _target(route: Route, world: World, user_id: str = "ada") -> str:
         token_id=token,
         condition_id=a_condition().id,
         orphan_id=an_orphan().id,
+        rollout_id=_rollout(route, world).id,
     )
+
+
+def _rollout(route: Route, world: World) -> Rollout:
+    """Return a rollout to which what *route* does can be done; one that has ended stands in nobody's way."""
+    state = RolloutState.PAUSED if route.handler == "resume_rollout" else RolloutState.RUNNING
+    return world.rollouts.given(state=state, finished_at=NOW)
 
 
 def _expected(route: Route, caller: str) -> set[int]:
@@ -113,8 +129,6 @@ async def test_what_needs_no_token_answers_without_one(open_world, route):
     "path",
     [
         "/v1/releases",
-        "/v1/rollouts",
-        "/v1/rollouts/plan",
         "/v1/groups/default",
         "/v1/endpoints",
         "/v1/stacks/ada/pin",

@@ -20,6 +20,7 @@ from api.in_memory import (
     MemoryProvisioning,
     MemoryReadiness,
 )
+from api.rollouts_in_memory import MemoryRollouts
 from opencode_lifecycle.api.server import Runner, build_app
 from opencode_lifecycle.lifecycle.requests.rate_limits import DEFAULT_POLICIES, RateClass, RatePolicy
 from opencode_lifecycle.model.principal import Role
@@ -59,6 +60,7 @@ class World:
     rates: Mapping[RateClass, RatePolicy] = field(default_factory=lambda: DEFAULT_POLICIES)
     provisioning: MemoryProvisioning = field(default_factory=MemoryProvisioning)
     oversight: MemoryOversight = field(default_factory=MemoryOversight)
+    rollouts: MemoryRollouts = field(default_factory=MemoryRollouts)
     access: MemoryAccess = field(default_factory=MemoryAccess)
     readiness: MemoryReadiness = field(default_factory=MemoryReadiness)
     clocks: Clocks = field(default_factory=Clocks)
@@ -76,6 +78,7 @@ class World:
             provisioning=self.provisioning,
             leases=self.leases,
             oversight=self.oversight,
+            rollouts=self.rollouts,
             access=self.access,
             readiness=self.readiness,
             idempotency=self.idempotency,

@@ -6,7 +6,7 @@ from typing import Final
 from aiohttp import web
 
 from opencode_lifecycle.model.errors import InvalidRequest
-from opencode_lifecycle.model.identifiers import ConditionId, OperationId, OrphanId, TokenId
+from opencode_lifecycle.model.identifiers import ConditionId, OperationId, OrphanId, RolloutId, TokenId
 
 ULID_PATTERN: Final = r"[0-7][0-9A-HJKMNP-TV-Z]{25}"
 ORPHAN_ID_PATTERN: Final = r"orp_[0-9a-f]{24}"
@@ -36,6 +36,19 @@ def orphan_id_of(request: web.Request) -> OrphanId:
     if not is_orphan_id(segment):
         raise InvalidRequest("An id here is orp_ and 24 hexadecimal digits.")
     return OrphanId(segment)
+
+
+def rollout_id_of(request: web.Request) -> RolloutId:
+    """Read the id of `/v1/rollouts/{id}`, with or without a verb behind it."""
+    segment = request.rel_url.raw_path.split("/")[3]
+    if not is_rollout_id(segment):
+        raise InvalidRequest("An id here is ro_ and a ULID.")
+    return RolloutId(segment)
+
+
+def is_rollout_id(text: str) -> bool:
+    match = _SEGMENT.match(text)
+    return match is not None and match[1] == "ro"
 
 
 def is_condition_id(text: str) -> bool:

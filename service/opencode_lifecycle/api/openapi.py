@@ -19,6 +19,7 @@ _PATH_PARAMETER: Final = re.compile(r"\{([a-z_]+)\}")
 _PATTERNS: Final = {
     "user_id": USER_ID_PATTERN,
     "operation_id": f"^op_{ULID_PATTERN}$",
+    "rollout_id": f"^ro_{ULID_PATTERN}$",
     "token_id": f"^tok_{ULID_PATTERN}$",
     "condition_id": f"^cond_{ULID_PATTERN}$",
     "orphan_id": f"^{ORPHAN_ID_PATTERN}$",

@@ -15,6 +15,7 @@ from urllib.parse import unquote_to_bytes
 from opencode_lifecycle.model.errors import InvalidRequest
 from opencode_lifecycle.model.facets import Facet
 from opencode_lifecycle.model.identifiers import GROUP_PATTERN, ReleaseId
+from opencode_lifecycle.model.rollout import MemberState
 from opencode_lifecycle.model.states import Health, MigrationState, Phase, Reason
 
 Value = TypeVar("Value")
@@ -240,6 +241,7 @@ HEALTH: Final = _enumeration("health", Health, "Only stacks of this health.")
 MIGRATION_STATE: Final = _enumeration(
     "migration_state", MigrationState, "Only stacks in this migration state."
 )
+MEMBER_STATE: Final = _enumeration("state", MemberState, "Only members in this state.")
 REASON: Final = _enumeration("reason", Reason, "Only stacks with this reason.")
 RELEASE: Final[Parameter[ReleaseId | None]] = Parameter(
     "release",

@@ -25,6 +25,7 @@ STACK: Final = "/v1/stacks/{user_id}"
 OPERATION: Final = "/v1/operations/{operation_id}"
 CONDITION: Final = "/v1/conditions/{condition_id}"
 ORPHAN: Final = "/v1/orphans/{orphan_id}"
+ROLLOUT: Final = "/v1/rollouts/{rollout_id}"
 TOKEN: Final = "/v1/tokens/{token_id}"  # noqa: S105 - a path
 
 Answers = Mapping[int, type[BaseModel] | str | None]
@@ -70,6 +71,8 @@ STACKS = schemas.ListShape[schemas.StackShape]
 EVENTS = schemas.ListShape[schemas.EventShape]
 CONDITIONS = schemas.ListShape[schemas.ConditionShape]
 ORPHANS = schemas.ListShape[schemas.OrphanShape]
+ROLLOUTS = schemas.ListShape[schemas.RolloutShape]
+MEMBERS = schemas.ListShape[schemas.MemberShape]
 TOKENS = schemas.ListShape[schemas.TokenShape]
 ACCEPTED: Final[Answers] = {202: schemas.OperationShape}
 CREDENTIALS: Final[Answers] = {200: schemas.CredentialsShape}
@@ -130,6 +133,22 @@ ROUTES: Final[tuple[Route, ...]] = (
           {200: CONDITIONS}, None, (query.STANDING, *PAGING)),
     Route("POST", CONDITION + "/confirm", "confirm_condition", _roles(OPERATOR), ADMIN, "Take what is seen for the truth",
           {200: schemas.ConditionShape}, NOTHING, (), idempotent=True),
+    Route("POST", "/v1/rollouts/plan", "plan_rollout", _roles(OPERATOR), ADMIN, "What a rollout would do, under an id that can be applied",
+          {200: schemas.RolloutPlanShape}, schemas.RolloutBody, (), idempotent=True),
+    Route("POST", "/v1/rollouts", "start_rollout", _roles(OPERATOR), ADMIN, "Begin a rollout: one that was planned, or that the body describes",
+          {201: schemas.RolloutShape}, schemas.StartRolloutBody, (), idempotent=True),
+    Route("GET", "/v1/rollouts", "list_rollouts", _roles(OPERATOR, AUDITOR), READ, "List rollouts, the newest first",
+          {200: ROLLOUTS}, None, PAGING),
+    Route("GET", ROLLOUT, "rollout", _roles(OPERATOR, AUDITOR), READ, "How far the rollout is, with a page of its members",
+          {200: schemas.RolloutDetailShape}, None, (query.MEMBER_STATE, *PAGING)),
+    Route("POST", ROLLOUT + "/pause", "pause_rollout", _roles(OPERATOR), ADMIN, "Move nobody else until it is resumed",
+          {200: schemas.RolloutShape}, NOTHING, (), idempotent=True),
+    Route("POST", ROLLOUT + "/resume", "resume_rollout", _roles(OPERATOR), ADMIN, "Go on, letting pass what made it pause",
+          {200: schemas.RolloutShape}, NOTHING, (), idempotent=True),
+    Route("POST", ROLLOUT + "/abort", "abort_rollout", _roles(OPERATOR), ADMIN, "Move nobody else, for good",
+          {200: schemas.RolloutShape}, NOTHING, (), idempotent=True),
+    Route("POST", ROLLOUT + "/rollback", "rollback_rollout", _roles(OPERATOR), ADMIN, "Bring back whoever was moved, and the fleet's target",
+          {200: schemas.RolloutShape}, NOTHING, (), idempotent=True),
     Route("GET", "/v1/tokens", "list_tokens", _roles(OPERATOR), ADMIN, "List service tokens",
           {200: TOKENS}, None, PAGING),
     Route("POST", "/v1/tokens", "issue_token", _roles(OPERATOR), ADMIN, "Issue a token; its secret is shown once",

@@ -27,6 +27,8 @@ from opencode_lifecycle.api.metrics import RequestMetrics
 from opencode_lifecycle.api.openapi import describe
 from opencode_lifecycle.api.operations import OperationHandlers
 from opencode_lifecycle.api.oversight import OversightHandlers
+from opencode_lifecycle.api.rollout_use_cases import Rollouts
+from opencode_lifecycle.api.rollouts import RolloutHandlers
 from opencode_lifecycle.api.routes import ROUTES, Route
 from opencode_lifecycle.api.stacks import StackHandlers
 from opencode_lifecycle.api.streams import Streams
@@ -64,13 +66,18 @@ def build_app(
     readiness: Readiness,
     idempotency: IdempotencyStore,
     registry: CollectorRegistry,
+    rollouts: Rollouts | None = None,
     allowed_environment: Collection[str] = (),
     max_body_bytes: int = 65536,
     rates: Mapping[RateClass, RatePolicy] = DEFAULT_POLICIES,
     now: Clock = utc_now,
     monotonic_clock: Callable[[], float] = monotonic,
 ) -> web.Application:
-    """Put the whole API together: each route of the table with its handler, behind the one middleware."""
+    """
+    Put the whole API together: each route of the table with its handler, behind the one middleware.
+
+    Without *rollouts* there are no calls on them.
+    """
     gate = Gate(
         access=access,
         metrics=RequestMetrics(registry),
@@ -80,7 +87,7 @@ def build_app(
     bodies = BodyReader(max_bytes=max_body_bytes, seconds=BODY_SECONDS)
     once = Idempotency(idempotency, now)
     streams = Streams(access)
-    groups = (
+    groups: tuple[object, ...] = (
         StackHandlers(
             provisioning=provisioning,
             idempotency=once,
@@ -95,6 +102,8 @@ def build_app(
         HealthHandlers(readiness=readiness, registry=registry),
         DocumentationHandlers(describe(ROUTES, version=version("opencode-lifecycle"))),
     )
+    if rollouts is not None:
+        groups = (*groups, RolloutHandlers(rollouts=rollouts, idempotency=once, bodies=bodies))
     app = web.Application(client_max_size=max_body_bytes)
     app.on_shutdown.append(streams.stop)
     _register(app, gate, groups)
@@ -104,7 +113,10 @@ def build_app(
 def _register(app: web.Application, gate: Gate, groups: Collection[object]) -> None:
     """Give every row of the table its handler behind the gate, and what no row matches its refusal."""
     for route in ROUTES:
-        handler = gate.guard(route, _handler(groups, route.handler))
+        found = _handler(groups, route.handler)
+        if found is None:
+            continue
+        handler = gate.guard(route, found)
         for method in methods_of(route):
             app.router.add_route(method, route.path, handler, expect_handler=expect_nothing_yet)
     app.router.add_route("*", "/{anything:.*}", gate.guard(None, refuse), expect_handler=expect_nothing_yet)
@@ -129,10 +141,10 @@ async def refuse(request: web.Request) -> web.Response:
     raise web.HTTPMethodNotAllowed(request.method, allowed)
 
 
-def _handler(groups: Collection[object], name: str) -> Handler:
-    (found,) = [getattr(group, name) for group in groups if hasattr(group, name)]
-    handler: Handler = found
-    return handler
+def _handler(groups: Collection[object], name: str) -> Handler | None:
+    found = [getattr(group, name) for group in groups if hasattr(group, name)]
+    assert len(found) <= 1, f"{name} has one handler"
+    return found[0] if found else None
 
 
 class Connection(web.RequestHandler):
