@@ -2,7 +2,8 @@
 What an answer of version 1 of OpenCode amounts to.
 
 Every unknown path, and even a HEAD of the health path, answers 200 with a web page: only JSON is an answer. Nothing of an
-answer is quoted but its status: the rest is the other side's to choose, and may hold the password.
+answer is quoted but its status and, where they are what was asked for, names of sessions and directories: the rest is the
+other side's to choose, and may hold the password.
 """
 
 import json
@@ -15,12 +16,22 @@ from opencode_lifecycle.model.proof import ProofResult
 
 USERNAME: Final = "opencode"
 
+_LONGEST_SHOWN: Final = 256
+_HIDDEN: Final = "(not shown)"
+
 Finding = tuple[ProofResult, str]
 """A result, and prose that says why."""
 
 
 def credentials_of(password: Password) -> Credentials:
     return USERNAME, password
+
+
+def shown(text: str, credentials: Credentials) -> str:
+    """Return a name that the other side chose as it may be told: cut to a length, and not if the password is in it."""
+    if credentials[1].reveal() in text:
+        return _HIDDEN
+    return text if len(text) <= _LONGEST_SHOWN else text[: _LONGEST_SHOWN - 1] + "…"
 
 
 def json_of(answer: Answer | Silence) -> Any:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Final
 
-from opencode_lifecycle.adapters.opencode.answers import json_of, object_of, refusal_of, unexpected
+from opencode_lifecycle.adapters.opencode.answers import json_of, object_of, refusal_of, shown, unexpected
 from opencode_lifecycle.adapters.opencode.exchange import Answer, Credentials, Exchange, Silence
 from opencode_lifecycle.adapters.opencode.sessions import directories_of, latest_sessions
 from opencode_lifecycle.ports.prober import Reloaded, ReloadResult
@@ -54,7 +54,7 @@ async def _others(directories: Sequence[str], exchange: Exchange, credentials: C
         if isinstance(answer, Silence):
             return Reloaded(result=ReloadResult.UNKNOWN, detail=answer.value, broken=broken)
         if object_of(answer) is None:
-            broken.append(directory)
+            broken.append(shown(directory, credentials))
     return Reloaded(result=ReloadResult.RELOADED, broken=broken)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from opencode_lifecycle.adapters.opencode.answers import json_of
+from opencode_lifecycle.adapters.opencode.answers import json_of, shown
 from opencode_lifecycle.adapters.opencode.exchange import Credentials, Exchange, Query
 from opencode_lifecycle.adapters.opencode.sessions import (
     directories_of,
@@ -48,7 +48,7 @@ async def abort_turns(
     for directory, turn in found.values():
         whole = await _abort(turn.session_id, directory, exchange, credentials) and whole
     ended = await _have_ended([directory for directory, _ in found.values()], exchange, credentials, deadline)
-    return [turn for _, turn in found.values()] if whole and ended else None
+    return _told([turn for _, turn in found.values()], credentials) if whole and ended else None
 
 
 async def interrupted_turns(
@@ -67,7 +67,7 @@ async def interrupted_turns(
             return None
         if not has_ended:
             interrupted.append(Turn(session_id=session.id, directory=session.directory))
-    return interrupted
+    return _told(interrupted, credentials)
 
 
 async def _at_work_in(
@@ -130,6 +130,13 @@ def _end_of(message: Any) -> tuple[float, bool | None] | None:
     if info.get("role") != "assistant":
         return created, None
     return created, time.get("completed") is not None
+
+
+def _told(turns: Sequence[Turn], credentials: Credentials) -> Sequence[Turn]:
+    return [
+        Turn(session_id=shown(turn.session_id, credentials), directory=shown(turn.directory, credentials))
+        for turn in turns
+    ]
 
 
 def _query(directory: str | None) -> Query:
