@@ -122,7 +122,7 @@ class WorkspaceData:
         """
         record = self._record
         if record["restoring"]:
-            self._put_back(record["restoring"])
+            self._end_restore()
         if record["last"] == version and version in record["migrations"]:
             return
         present = migrations_of(os.path.join(self._data, DATABASE))
@@ -240,7 +240,9 @@ class WorkspaceData:
         record["restoring"] = snapshot  # so that it is not pruned
         record["before"] = self._take(version)["id"] if self._has_database() else ""
         self._write_record()  # from here on it is ended, whatever happens
-        self._put_back(snapshot)
+        self._end_restore()
+        if record["last"] != version:
+            raise Refused(EXIT_DATA, f"snapshot {snapshot} was damaged while it was being restored")
 
     def _restorable(self, version: str, snapshot: str) -> dict[str, Any]:
         last = self._record["last"]
@@ -268,8 +270,19 @@ class WorkspaceData:
                 pass
             raise Refused(EXIT_DATA, f"snapshot {receipt['id']} is damaged, it cannot be restored")
 
-    def _put_back(self, snapshot: str) -> None:
-        """Put the files of *snapshot* in the place of the data. Begun, it is ended before anything starts."""
+    def _end_restore(self) -> None:
+        """End what was begun, before anything starts. Where its snapshot is whole no more, what was set aside comes back."""
+        record = self._record
+        done = {"id": record["restoring"], "at": now(), "set_aside": record["before"] or None}
+        try:
+            self._put_back(record["restoring"], done)
+        except Refused:
+            if not record["before"]:
+                raise
+            self._put_back(record["before"], record["restored"])
+
+    def _put_back(self, snapshot: str, restored: dict[str, Any] | None) -> None:
+        """Put the files of *snapshot* in the place of the data, and record that, with what was *restored* last."""
         record = self._record
         receipt = self._receipt(snapshot)
         if receipt is None:
@@ -285,7 +298,7 @@ class WorkspaceData:
             os.rename(fresh, os.path.join(self._data, name))
         sync_directory(self._data)
         record["last"] = receipt["opencode_version"]
-        record["restored"] = {"id": snapshot, "at": now(), "set_aside": record["before"] or None}
+        record["restored"] = restored
         record["restoring"] = ""
         self._write_record()
 

@@ -355,6 +355,7 @@ def test_a_damaged_snapshot_is_not_restored(migrated, file):
 
     assert migrated.run(OLD, restore=receipt["id"]).was_refused
     assert digests(migrated.data) == before
+    assert migrated.run(NEW).report["refused"] is None
 
 
 def test_the_snapshot_that_is_restored_outlives_those_that_are_newer(workspace):
@@ -519,17 +520,35 @@ def test_a_kill_at_any_moment_of_a_restore_loses_neither_the_old_data_nor_the_ne
 
 
 def test_a_restore_that_was_begun_is_ended_before_any_other_version_starts(migrated, tmp_path):
-    [receipt] = migrated.report()["snapshots"]
-    trace = tmp_path / "trace"
-    moments_of(migrated, tmp_path, version=OLD, restore=receipt["id"])
-    lines = [json.loads(line) for line in trace.read_text().splitlines()]
-    first = next(n for n, line in enumerate(lines) if line[0] == "unlink")
-    dying(migrated, tmp_path, version=OLD, restore=receipt["id"], moment=first + 1)
+    receipt = begun_restore(migrated, tmp_path)
 
     report = migrated.run(NEW, session="forward").report
 
     assert report["restored"]["id"] == receipt["id"]
     assert migrated.sessions() == {"of-the-old", "forward"}
+
+
+def test_what_was_set_aside_comes_back_when_a_restore_cannot_be_ended(migrated, tmp_path):
+    receipt = begun_restore(migrated, tmp_path)
+    (migrated.snapshots / receipt["id"] / "opencode.db").unlink()
+
+    start = migrated.run(OLD, restore=receipt["id"])
+
+    assert start.was_refused
+    assert start.report["restored"] is None
+    assert migrated.run(NEW, session="on").report["refused"] is None
+    assert migrated.sessions() == {"of-the-old", "of-the-new", "on"}
+
+
+def begun_restore(migrated: Workspace, tmp_path: Path) -> dict[str, Any]:
+    """Die when a first file of the newer data is gone; return the receipt of what was being restored."""
+    [receipt] = migrated.report()["snapshots"]
+    how = {"version": OLD, "restore": receipt["id"]}
+    moments_of(migrated, tmp_path, **how)
+    lines = [json.loads(line) for line in (tmp_path / "trace").read_text().splitlines()]
+    first = next(moment for moment, line in enumerate(lines) if line[0] == "unlink")
+    dying(migrated, tmp_path, **how, moment=first + 1)
+    return dict(receipt)
 
 
 @pytest.mark.parametrize("what", ["snapshot", "restore"])
