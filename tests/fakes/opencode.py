@@ -1,13 +1,14 @@
 """OpenCode servers in memory, and a prober that looks at them."""
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from fakes.faults import Faults, Hold
 from opencode_lifecycle.model.clock import Clock, utc_now
 from opencode_lifecycle.model.deadline import Deadline
-from opencode_lifecycle.model.errors import DeadlineExceeded
+from opencode_lifecycle.model.errors import DeadlineExceeded, UpstreamDenied, UpstreamUnavailable
 from opencode_lifecycle.model.identifiers import AllocationId
 from opencode_lifecycle.model.proof import Proof, ProofResult
 from opencode_lifecycle.model.stack import Address
@@ -21,6 +22,7 @@ from opencode_lifecycle.ports.prober import (
     ReloadResult,
     Turn,
 )
+from opencode_lifecycle.ports.runtime_events import EventKind, RuntimeEvent
 
 MOST_LOOKED_AT = 50
 MOST_COUNTED = 10_000
@@ -80,6 +82,28 @@ class FakeOpenCode:
     prompts: list[str] = field(default_factory=list)
     answers: PromptResult = field(default_factory=lambda: PromptResult(outcome=PromptOutcome.ANSWERED))
 
+    listeners: list["asyncio.Queue[RuntimeEvent | None]"] = field(default_factory=list)
+    """Of those who follow its events. Setting `busy` tells them nothing, as in a gap of the stream."""
+
+    def begin_work(self) -> None:
+        """Have a session at work, and tell of it."""
+        self.busy = True
+        self.tell(EventKind.WORKS)
+
+    def end_work(self) -> None:
+        """Have its session come to rest, and tell of it."""
+        self.busy = False
+        self.tell(EventKind.CHANGED)
+
+    def tell(self, kind: EventKind, directory: str | None = "/workspace") -> None:
+        for listener in self.listeners:
+            listener.put_nowait(RuntimeEvent(kind=kind, directory=directory))
+
+    def hang_up(self) -> None:
+        """End every stream of events."""
+        for listener in self.listeners:
+            listener.put_nowait(None)
+
     def is_at_work(self) -> bool:
         return self.busy or any(session.at_work for session in self.sessions)
 
@@ -137,7 +161,9 @@ class FakeProber:
 
     def withdraw(self, address: Address) -> None:
         """Let nothing listen there. Nothing listening already is no error."""
-        self.servers.pop((address.host, address.port), None)
+        server = self.servers.pop((address.host, address.port), None)
+        if server is not None:
+            server.hang_up()
 
     # The port
 
@@ -239,6 +265,24 @@ class FakeProber:
         if not isinstance(server, FakeOpenCode) or len(server.sessions) > MOST_COUNTED:
             return None
         return len(server.sessions)
+
+    async def follow(
+        self, *, address: Address, read_password: ReadPassword, deadline: Deadline
+    ) -> AsyncIterator[RuntimeEvent]:
+        """Follow the events of a server, as the port `RuntimeEvents` says."""
+        server = await self._log_in("follow", address, read_password, deadline)
+        if not isinstance(server, FakeOpenCode):
+            kind = UpstreamDenied if server.startswith("it refused") else UpstreamUnavailable
+            raise kind("opencode", "follow", server)
+        events: asyncio.Queue[RuntimeEvent | None] = asyncio.Queue()
+        server.listeners.append(events)
+        try:
+            yield RuntimeEvent(kind=EventKind.OPENED)
+            while (event := await events.get()) is not None:
+                yield event
+        finally:
+            server.listeners.remove(events)
+        raise UpstreamUnavailable("opencode", "follow", "the event stream ended")
 
     async def _log_in(
         self, method: str, address: Address, read_password: ReadPassword, deadline: Deadline

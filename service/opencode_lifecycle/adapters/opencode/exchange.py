@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
@@ -109,6 +109,31 @@ class Exchange:
             return Silence.BROKEN_OFF
         except (aiohttp.ClientError, ValueError):
             return Silence.NOT_HTTP
+
+    @asynccontextmanager
+    async def stream(
+        self, path: str, *, credentials: Credentials, silence_seconds: float
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """
+        GET *path*, whose answer goes on until the other side ends it, or says nothing for *silence_seconds*.
+
+        It must begin within the deadline, else `DeadlineExceeded`; other than that it raises what aiohttp does.
+        """
+        async with AsyncExitStack() as stack:
+            async with self._deadline.enforce():
+                response = await stack.enter_async_context(
+                    self._session.get(
+                        URL(self._address.url).with_path(path),
+                        headers={
+                            "Accept": "text/event-stream",
+                            "Accept-Encoding": "identity",
+                            "Authorization": _basic(*credentials),
+                        },
+                        allow_redirects=False,
+                        timeout=aiohttp.ClientTimeout(total=None, sock_read=silence_seconds),
+                    )
+                )
+            yield response
 
 
 @asynccontextmanager
