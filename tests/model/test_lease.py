@@ -9,6 +9,7 @@ import pytest
 from opencode_lifecycle.model.errors import StackDraining
 from opencode_lifecycle.model.identifiers import ReleaseId, UserId, job_id_of
 from opencode_lifecycle.model.lease import check_may_be_leased, is_leased, leased
+from opencode_lifecycle.model.migration import MigrationOrder
 from opencode_lifecycle.model.stack import Intent, Stack, Status
 from opencode_lifecycle.model.states import Desired, MigrationState, Phase, Reason
 
@@ -96,6 +97,16 @@ def test_of_a_stack_that_should_not_run_no_lease_is_given_wherever_it_is(phase, 
 @pytest.mark.parametrize("settled", [True, False])
 def test_no_lease_is_given_of_a_runtime_in_whose_place_a_fresh_one_was_asked_for(phase, settled):
     assert not is_given(a_stack(phase, settled=settled, fresh_start=GENERATION))
+
+
+def test_a_runtime_in_whose_place_an_order_asks_for_a_fresh_one_is_waited_for_and_may_be_leased():
+    asked = a_stack(Phase.RUNNING, settled=False, fresh_start=GENERATION)
+    order = MigrationOrder(id="ro_1", fresh=True)
+    by_order = replace(asked, intent=replace(asked.intent, order=order))
+    after_it = replace(by_order, status=replace(by_order.status, order_done="ro_1"))
+
+    assert is_given(by_order)
+    assert not is_given(after_it)
 
 
 @pytest.mark.parametrize("phase", [Phase.PENDING, Phase.STOPPED])

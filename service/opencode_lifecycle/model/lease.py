@@ -77,6 +77,12 @@ def _is_reloading(stack: Stack) -> bool:
 
 
 def _is_to_be_replaced(stack: Stack) -> bool:
-    """Whether somebody asked for a fresh runtime, and that was not refused."""
+    """
+    Whether somebody asked for a fresh runtime at once, and that was not refused.
+
+    By an order, what runs is waited for: it may be leased until its stop is saved.
+    """
     is_left_alone = stack.is_refused and stack.is_settled
-    return stack.intent.fresh_start > stack.status.fresh_start_done and not is_left_alone
+    is_waited_for = stack.status.phase is Phase.RUNNING and stack.standing_order is not None
+    is_due = stack.intent.fresh_start > stack.status.fresh_start_done
+    return is_due and not is_left_alone and not is_waited_for
