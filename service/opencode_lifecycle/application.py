@@ -99,6 +99,8 @@ async def serving(settings: Settings, neighbours: Neighbours) -> AsyncIterator[s
             access=plane.access,
             readiness=plane.readiness,
             idempotency=neighbours.store,
+            releasing=plane.releasing,
+            groups=plane.groups,
             registry=registry,
             allowed_environment=settings.allowed_environment,
             max_body_bytes=settings.max_body_bytes,

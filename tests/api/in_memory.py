@@ -17,6 +17,7 @@ from opencode_lifecycle.model.errors import (
     OrphanNotProven,
     PreconditionFailed,
     Refusal,
+    ReleaseNotFound,
     RuntimeNotReady,
     StackNotFound,
     TokenNotFound,
@@ -349,6 +350,16 @@ class MemoryProvisioning:
 
     async def recover(self, user_id: UserId, *, by: Principal, if_match: int | None) -> Operation:
         return await self._accept(user_id, OperationKind.RECOVER, by, if_match)
+
+    async def pin(
+        self, user_id: UserId, release_id: ReleaseId, *, by: Principal, if_match: int | None
+    ) -> Operation:
+        if release_id != RELEASE:
+            raise ReleaseNotFound
+        return await self._accept(user_id, OperationKind.PIN, by, if_match)
+
+    async def unpin(self, user_id: UserId, *, by: Principal, if_match: int | None) -> Operation:
+        return await self._accept(user_id, OperationKind.UNPIN, by, if_match)
 
     async def delete(
         self, user_id: UserId, *, by: Principal, delete_workspace: bool, if_match: int | None

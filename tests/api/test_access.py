@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from api.in_memory import NOW, a_condition, an_orphan
+from api.in_memory import NOW, RELEASE, a_condition, an_orphan
 from api.world import SECRETS, World, eventually
 from opencode_lifecycle.api.routes import ROUTES, Route
 from opencode_lifecycle.lifecycle.requests.rate_limits import RateClass, RatePolicy
@@ -12,7 +12,11 @@ from opencode_lifecycle.model.identifiers import new_operation_id, new_token_id
 from opencode_lifecycle.model.rollout import Rollout, RolloutState
 
 CALLERS = ("backend", "operator", "auditor", "ada", "bob")
-BODIES = {"issue_token": {"name": "ci", "role": "backend"}, "lease": {"ttl": "60s"}}
+BODIES = {
+    "pin": {"release": RELEASE},
+    "issue_token": {"name": "ci", "role": "backend"},
+    "lease": {"ttl": "60s"},
+}
 
 MAY = {
     "ensure": "backend own",
@@ -31,6 +35,14 @@ MAY = {
     "stack_events": "backend operator auditor own",
     "events": "backend operator auditor own",
     "operation": "backend operator auditor own",
+    "pin": "operator",
+    "unpin": "operator",
+    "create_release": "operator",
+    "list_releases": "operator auditor",
+    "release": "operator auditor",
+    "use_release": "operator",
+    "group": "operator auditor",
+    "put_group": "operator",
     "staleness": "operator auditor",
     "reconcile": "operator",
     "list_orphans": "operator",
@@ -73,6 +85,8 @@ def _target(route: Route, world: World, user_id: str = "ada") -> str:
         token_id=token,
         condition_id=a_condition().id,
         orphan_id=an_orphan().id,
+        release_id=RELEASE,
+        group="team-a",
         rollout_id=_rollout(route, world).id,
     )
 
@@ -128,10 +142,7 @@ async def test_what_needs_no_token_answers_without_one(open_world, route):
 @pytest.mark.parametrize(
     "path",
     [
-        "/v1/releases",
-        "/v1/groups/default",
         "/v1/endpoints",
-        "/v1/stacks/ada/pin",
         "/v1/stacks/ada/snapshots",
     ],
 )

@@ -20,6 +20,7 @@ from api.in_memory import (
     MemoryProvisioning,
     MemoryReadiness,
 )
+from api.in_memory_releases import MemoryGroups, MemoryReleasing
 from api.rollouts_in_memory import MemoryRollouts
 from opencode_lifecycle.api.server import Runner, build_app
 from opencode_lifecycle.lifecycle.requests.rate_limits import DEFAULT_POLICIES, RateClass, RatePolicy
@@ -63,6 +64,8 @@ class World:
     rollouts: MemoryRollouts = field(default_factory=MemoryRollouts)
     access: MemoryAccess = field(default_factory=MemoryAccess)
     readiness: MemoryReadiness = field(default_factory=MemoryReadiness)
+    releasing: MemoryReleasing = field(default_factory=MemoryReleasing)
+    groups: MemoryGroups = field(default_factory=MemoryGroups)
     clocks: Clocks = field(default_factory=Clocks)
     max_body_bytes: int = 65536
     shutdown_seconds: float = 1.0
@@ -81,6 +84,8 @@ class World:
             rollouts=self.rollouts,
             access=self.access,
             readiness=self.readiness,
+            releasing=self.releasing,
+            groups=self.groups,
             idempotency=self.idempotency,
             registry=self.registry,
             allowed_environment=("TZ", "EDITOR"),

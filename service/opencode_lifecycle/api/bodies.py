@@ -66,11 +66,15 @@ class BodyReader:
                 request.writer.output_size = 0
         try:
             async with asyncio.timeout(self._seconds):
-                return await request.read()
+                raw = await request.read()
         except TimeoutError:
             raise web.HTTPRequestTimeout from None
         except web.RequestPayloadError:
             raise InvalidRequest("The body ended early or is not framed as HTTP says.") from None
+        # One that did not say its length: the server reads up to the largest body of all.
+        if len(raw) > self._max_bytes:
+            raise web.HTTPRequestEntityTooLarge(self._max_bytes)
+        return raw
 
 
 def _check_headers(request: web.Request) -> None:

@@ -6,11 +6,21 @@ from typing import Final
 from aiohttp import web
 
 from opencode_lifecycle.model.errors import InvalidRequest
-from opencode_lifecycle.model.identifiers import ConditionId, OperationId, OrphanId, RolloutId, TokenId
+from opencode_lifecycle.model.identifiers import (
+    GROUP_PATTERN,
+    ConditionId,
+    OperationId,
+    OrphanId,
+    ReleaseId,
+    RolloutId,
+    TokenId,
+)
 
 ULID_PATTERN: Final = r"[0-7][0-9A-HJKMNP-TV-Z]{25}"
 ORPHAN_ID_PATTERN: Final = r"orp_[0-9a-f]{24}"
 _ORPHAN: Final = re.compile(rf"{ORPHAN_ID_PATTERN}\Z", re.ASCII)
+_RELEASE: Final = re.compile(r"rel_[A-Za-z0-9]{16,26}\Z", re.ASCII)
+_GROUP: Final = re.compile(GROUP_PATTERN.removesuffix("$") + r"\Z", re.ASCII)
 _SEGMENT: Final = re.compile(rf"([a-z]+)_{ULID_PATTERN}\Z", re.ASCII)
 
 
@@ -20,6 +30,25 @@ def operation_id_of(request: web.Request) -> OperationId:
 
 def token_id_of(request: web.Request) -> TokenId:
     return TokenId(_last_segment(request, "tok"))
+
+
+def release_id_of(request: web.Request) -> ReleaseId:
+    """Read the id of `/v1/releases/{id}`, with or without a verb behind it."""
+    return release_id_in(request.rel_url.raw_path.split("/")[3])
+
+
+def release_id_in(text: str) -> ReleaseId:
+    if _RELEASE.match(text) is None:
+        raise InvalidRequest("An id here is rel_ and what a release was given.")
+    return ReleaseId(text)
+
+
+def group_of(request: web.Request) -> str:
+    """Read the name of `/v1/groups/{name}`."""
+    segment = request.rel_url.raw_path.rpartition("/")[2]
+    if _GROUP.match(segment) is None:
+        raise InvalidRequest("The name of a group is 1 to 63 of a-z, 0-9 and inner hyphens.")
+    return segment
 
 
 def condition_id_of(request: web.Request) -> ConditionId:

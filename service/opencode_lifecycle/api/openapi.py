@@ -11,7 +11,7 @@ from opencode_lifecycle.api import schemas
 from opencode_lifecycle.api.identifiers import ORPHAN_ID_PATTERN, ULID_PATTERN
 from opencode_lifecycle.api.problems import ERRORS, HTTP_CODES, PROBLEM_TYPE
 from opencode_lifecycle.api.routes import Route
-from opencode_lifecycle.model.identifiers import USER_ID_PATTERN
+from opencode_lifecycle.model.identifiers import GROUP_PATTERN, USER_ID_PATTERN
 from opencode_lifecycle.model.principal import Role
 
 _REFERENCE: Final = "#/components/schemas/{model}"
@@ -20,6 +20,8 @@ _PATTERNS: Final = {
     "user_id": USER_ID_PATTERN,
     "operation_id": f"^op_{ULID_PATTERN}$",
     "rollout_id": f"^ro_{ULID_PATTERN}$",
+    "release_id": r"^rel_[A-Za-z0-9]{16,26}$",
+    "group": GROUP_PATTERN,
     "token_id": f"^tok_{ULID_PATTERN}$",
     "condition_id": f"^cond_{ULID_PATTERN}$",
     "orphan_id": f"^{ORPHAN_ID_PATTERN}$",

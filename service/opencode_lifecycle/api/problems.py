@@ -41,6 +41,7 @@ ERRORS: Final[Mapping[type[LifecycleError], Answer]] = {
     errors.OrphanNotProven: Answer(409, "Orphan not proven ours"),
     errors.TokenNotFound: Answer(404, "Token not found"),
     errors.ReleaseNotFound: Answer(404, "Release not found"),
+    errors.BundleTooLarge: Answer(422, "Text too large"),
     errors.RolloutActive: Answer(409, "A rollout is active"),
     errors.RolloutNotFound: Answer(404, "Rollout not found"),
     errors.RolloutFinished: Answer(409, "Rollout in another state"),

@@ -26,6 +26,8 @@ OPERATION: Final = "/v1/operations/{operation_id}"
 CONDITION: Final = "/v1/conditions/{condition_id}"
 ORPHAN: Final = "/v1/orphans/{orphan_id}"
 ROLLOUT: Final = "/v1/rollouts/{rollout_id}"
+RELEASE: Final = "/v1/releases/{release_id}"
+GROUP: Final = "/v1/groups/{group}"
 TOKEN: Final = "/v1/tokens/{token_id}"  # noqa: S105 - a path
 
 Answers = Mapping[int, type[BaseModel] | str | None]
@@ -73,6 +75,7 @@ CONDITIONS = schemas.ListShape[schemas.ConditionShape]
 ORPHANS = schemas.ListShape[schemas.OrphanShape]
 ROLLOUTS = schemas.ListShape[schemas.RolloutShape]
 MEMBERS = schemas.ListShape[schemas.MemberShape]
+RELEASES = schemas.ListShape[schemas.ReleaseShape]
 TOKENS = schemas.ListShape[schemas.TokenShape]
 ACCEPTED: Final[Answers] = {202: schemas.OperationShape}
 CREDENTIALS: Final[Answers] = {200: schemas.CredentialsShape}
@@ -111,6 +114,10 @@ ROUTES: Final[tuple[Route, ...]] = (
           ACCEPTED, NOTHING, (), idempotent=True, conditional=True),
     Route("DELETE", STACK, "delete", _roles(BACKEND, OPERATOR), LIFECYCLE, "Tear the stack down",
           ACCEPTED, None, (query.WORKSPACE,), idempotent=True, conditional=True),
+    Route("PUT", STACK + "/pin", "pin", _roles(OPERATOR), LIFECYCLE, "Hold the stack on a release",
+          ACCEPTED, schemas.PinBody, (), idempotent=True, conditional=True),
+    Route("DELETE", STACK + "/pin", "unpin", _roles(OPERATOR), LIFECYCLE, "Let the stack want the fleet's target again",
+          ACCEPTED, None, (), idempotent=True, conditional=True),
     Route("GET", STACK + "/logs", "log", _roles(OPERATOR, USER), READ, "The runtime's log, from Nomad",
           {200: "text/plain"}, None, LOG, streams=True),
     Route("GET", STACK + "/events", "stack_events", ALL, READ, "What happened to the stack",
@@ -119,6 +126,18 @@ ROUTES: Final[tuple[Route, ...]] = (
           {200: EVENTS}, None, PAGING, streams=True),
     Route("GET", OPERATION, "operation", ALL, READ, "Progress and outcome of an accepted request",
           {200: schemas.OperationShape}),
+    Route("POST", "/v1/releases", "create_release", _roles(OPERATOR), ADMIN, "Make a release, after everything of it was checked",
+          {201: schemas.MadeReleaseShape, 200: schemas.MadeReleaseShape}, schemas.ReleaseBody, (), idempotent=True),
+    Route("GET", "/v1/releases", "list_releases", _roles(OPERATOR, AUDITOR), READ, "List releases, the newest first",
+          {200: RELEASES}, None, PAGING),
+    Route("GET", RELEASE, "release", _roles(OPERATOR, AUDITOR), READ, "Everything that the release is made of",
+          {200: schemas.WholeReleaseShape}),
+    Route("POST", RELEASE + "/use", "use_release", _roles(OPERATOR), ADMIN, "Make it the fleet's target, and move nobody",
+          {200: schemas.WholeReleaseShape}, NOTHING, (), idempotent=True),
+    Route("GET", GROUP, "group", _roles(OPERATOR, AUDITOR), READ, "What is otherwise for the group than for the fleet",
+          {200: schemas.GroupShape}),
+    Route("PUT", GROUP, "put_group", _roles(OPERATOR), ADMIN, "Have the group want another release, or be stopped when idle",
+          {200: schemas.GroupShape}, schemas.GroupBody, (), idempotent=True),
     Route("GET", "/v1/staleness", "staleness", _roles(OPERATOR, AUDITOR), READ, "The fleet by the reasons why it is stale",
           {200: schemas.StalenessSummaryShape}),
     Route("POST", "/v1/reconcile", "reconcile", _roles(OPERATOR), ADMIN, "Compare everything now, and put it right or tell what would be done",

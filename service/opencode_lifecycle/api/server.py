@@ -21,15 +21,19 @@ from opencode_lifecycle.api.bodies import BodyReader
 from opencode_lifecycle.api.conditions import Idempotency
 from opencode_lifecycle.api.documentation import DocumentationHandlers
 from opencode_lifecycle.api.gate import Gate, Handler, expect_nothing_yet
+from opencode_lifecycle.api.groups import GroupHandlers
 from opencode_lifecycle.api.health import HealthHandlers
 from opencode_lifecycle.api.history import HistoryHandlers
 from opencode_lifecycle.api.metrics import RequestMetrics
 from opencode_lifecycle.api.openapi import describe
 from opencode_lifecycle.api.operations import OperationHandlers
 from opencode_lifecycle.api.oversight import OversightHandlers
+from opencode_lifecycle.api.release_use_cases import Groups, Releasing
+from opencode_lifecycle.api.releases import PinHandlers, ReleaseHandlers
 from opencode_lifecycle.api.rollout_use_cases import Rollouts
 from opencode_lifecycle.api.rollouts import RolloutHandlers
 from opencode_lifecycle.api.routes import ROUTES, Route
+from opencode_lifecycle.api.schemas.releases import RELEASE_BODY_BYTES
 from opencode_lifecycle.api.stacks import StackHandlers
 from opencode_lifecycle.api.streams import Streams
 from opencode_lifecycle.api.tokens import TokenHandlers
@@ -64,6 +68,8 @@ def build_app(
     oversight: Oversight,
     access: Access,
     readiness: Readiness,
+    releasing: Releasing,
+    groups: Groups,
     idempotency: IdempotencyStore,
     registry: CollectorRegistry,
     rollouts: Rollouts | None = None,
@@ -86,8 +92,9 @@ def build_app(
     )
     bodies = BodyReader(max_bytes=max_body_bytes, seconds=BODY_SECONDS)
     once = Idempotency(idempotency, now)
+    texts = BodyReader(max_bytes=max(max_body_bytes, RELEASE_BODY_BYTES), seconds=BODY_SECONDS)
     streams = Streams(access)
-    groups: tuple[object, ...] = (
+    handlers: tuple[object, ...] = (
         StackHandlers(
             provisioning=provisioning,
             idempotency=once,
@@ -97,16 +104,19 @@ def build_app(
         ActivityHandlers(leases=leases, bodies=bodies),
         OperationHandlers(provisioning=provisioning, idempotency=once, bodies=bodies),
         OversightHandlers(oversight=oversight, provisioning=provisioning, idempotency=once, bodies=bodies),
+        ReleaseHandlers(releasing=releasing, idempotency=once, bodies=bodies, texts=texts),
+        PinHandlers(provisioning=provisioning, idempotency=once, bodies=bodies),
+        GroupHandlers(groups=groups, idempotency=once, bodies=bodies),
         TokenHandlers(access=access, idempotency=once, bodies=bodies),
         HistoryHandlers(provisioning=provisioning, streams=streams),
         HealthHandlers(readiness=readiness, registry=registry),
         DocumentationHandlers(describe(ROUTES, version=version("opencode-lifecycle"))),
     )
     if rollouts is not None:
-        groups = (*groups, RolloutHandlers(rollouts=rollouts, idempotency=once, bodies=bodies))
-    app = web.Application(client_max_size=max_body_bytes)
+        handlers = (*handlers, RolloutHandlers(rollouts=rollouts, idempotency=once, bodies=bodies))
+    app = web.Application(client_max_size=max(max_body_bytes, RELEASE_BODY_BYTES))
     app.on_shutdown.append(streams.stop)
-    _register(app, gate, groups)
+    _register(app, gate, handlers)
     return app
 
 

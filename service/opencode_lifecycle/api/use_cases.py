@@ -5,7 +5,14 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from opencode_lifecycle.model.condition import Condition
-from opencode_lifecycle.model.identifiers import ConditionId, OperationId, OrphanId, TokenId, UserId
+from opencode_lifecycle.model.identifiers import (
+    ConditionId,
+    OperationId,
+    OrphanId,
+    ReleaseId,
+    TokenId,
+    UserId,
+)
 from opencode_lifecycle.model.operation import Event, Operation
 from opencode_lifecycle.model.orphan import Orphan
 from opencode_lifecycle.model.principal import Principal, Role, ServiceToken
@@ -64,6 +71,12 @@ class Provisioning(Protocol):
     async def rotate_password(self, user_id: UserId, *, by: Principal, if_match: int | None) -> Operation: ...
 
     async def recover(self, user_id: UserId, *, by: Principal, if_match: int | None) -> Operation: ...
+
+    async def pin(
+        self, user_id: UserId, release_id: ReleaseId, *, by: Principal, if_match: int | None
+    ) -> Operation: ...
+
+    async def unpin(self, user_id: UserId, *, by: Principal, if_match: int | None) -> Operation: ...
 
     async def delete(
         self, user_id: UserId, *, by: Principal, delete_workspace: bool, if_match: int | None

@@ -3,6 +3,7 @@ What goes over the wire, exactly as the API contract says. Bodies that come in a
 out is made from the domain by its `from_domain`. One module for each subject; this one has all of their shapes.
 """
 
+from opencode_lifecycle.api.schemas.groups import GroupBody, GroupShape
 from opencode_lifecycle.api.schemas.health import (
     DependencyShape,
     LivenessShape,
@@ -27,6 +28,13 @@ from opencode_lifecycle.api.schemas.oversight import (
 from opencode_lifecycle.api.schemas.problems import (
     FaultShape,
     ProblemShape,
+)
+from opencode_lifecycle.api.schemas.releases import (
+    MadeReleaseShape,
+    PinBody,
+    ReleaseBody,
+    ReleaseShape,
+    WholeReleaseShape,
 )
 from opencode_lifecycle.api.schemas.rollout_specification import (
     GateBody,
@@ -85,12 +93,15 @@ __all__ = [
     "FaultShape",
     "GateBody",
     "GateShape",
+    "GroupBody",
+    "GroupShape",
     "Incoming",
     "IssuedTokenShape",
     "LeaseBody",
     "LeaseShape",
     "ListShape",
     "LivenessShape",
+    "MadeReleaseShape",
     "MemberShape",
     "MigrationShape",
     "Mirror",
@@ -101,11 +112,14 @@ __all__ = [
     "OrphanShape",
     "Outgoing",
     "PhaseShape",
+    "PinBody",
     "PlanTotalsShape",
     "PlannedStackShape",
     "ProblemShape",
     "ReadinessShape",
     "ReconcileShape",
+    "ReleaseBody",
+    "ReleaseShape",
     "RolloutBody",
     "RolloutDetailShape",
     "RolloutPlanShape",
@@ -126,6 +140,7 @@ __all__ = [
     "TokenShape",
     "WatchShape",
     "WaveShape",
+    "WholeReleaseShape",
     "WrappedCredentialsShape",
     "credentials_from_domain",
 ]
