@@ -25,6 +25,7 @@ def upgrade() -> None:
         sa.Column("bytes", sa.BigInteger(), nullable=False),
         sa.Column("data", DOCUMENT, nullable=False),
         sa.Column("restored_at", INSTANT, nullable=True),
+        sa.Column("observed_at", INSTANT, nullable=False),
         sa.PrimaryKeyConstraint("user_id", "id", name=op.f("pk_snapshots")),
     )
 

@@ -45,6 +45,7 @@ from opencode_lifecycle.model.operation import Event, Operation, OperationKind, 
 from opencode_lifecycle.model.orphan import Orphan
 from opencode_lifecycle.model.principal import ServiceToken
 from opencode_lifecycle.model.release import Release, ReleaseInUse
+from opencode_lifecycle.model.snapshot import Snapshot, SnapshotsSeen
 from opencode_lifecycle.model.stack import KeptWorkspace, Stack, Status
 from opencode_lifecycle.model.staleness import StaleCount, StalenessSummary, needs_restart
 from opencode_lifecycle.model.states import Desired
@@ -101,6 +102,7 @@ class FakeStore:
         self._current: ReleaseId | None = None
         self._of_settings: ReleaseId | None = None
         self.groups: dict[str, Group] = {}
+        self.snapshots: dict[UserId, SnapshotsSeen] = {}
         self.active_rollout: str | None = None
         """The id of the rollout that is under way, as the store of rollouts has it."""
         self._tokens: dict[TokenId, ServiceToken] = {}
@@ -310,6 +312,8 @@ class FakeStore:
                     self._progress(operation, None, superseded)
             if kept is not None:
                 self.workspaces[kept.user_id] = kept
+            else:
+                self.snapshots.pop(user_id, None)
             self.events += events
             self._announce()
 
@@ -619,6 +623,22 @@ class FakeStore:
             if event is not None:
                 self.events.append(event)
             self._announce()
+
+    async def put_snapshots(
+        self, user_id: UserId, found: Sequence[Snapshot], *, observed_at: datetime
+    ) -> None:
+        async with self._call("put_snapshots"):
+            before = self.snapshots.get(user_id)
+            is_newer = before is None or before.observed_at is None or before.observed_at <= observed_at
+            if user_id in self.rows and is_newer:
+                ordered = tuple(sorted(found, key=lambda snapshot: snapshot.id))
+                self.snapshots[user_id] = SnapshotsSeen(
+                    snapshots=ordered, observed_at=observed_at if ordered else None
+                )
+
+    async def snapshots_of(self, user_id: UserId) -> SnapshotsSeen:
+        async with self._call("snapshots_of"):
+            return self.snapshots.get(user_id, SnapshotsSeen())
 
     async def begin(
         self, *, principal: str, route: str, key: str, request_hash: str, now: datetime, lapses_at: datetime

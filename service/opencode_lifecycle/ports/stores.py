@@ -25,6 +25,7 @@ from opencode_lifecycle.model.operation import Event, Operation, OperationState,
 from opencode_lifecycle.model.orphan import Orphan
 from opencode_lifecycle.model.principal import ServiceToken
 from opencode_lifecycle.model.release import Release, ReleaseInUse
+from opencode_lifecycle.model.snapshot import Snapshot, SnapshotsSeen
 from opencode_lifecycle.model.stack import KeptWorkspace, Stack, Status
 from opencode_lifecycle.model.staleness import StalenessSummary
 from opencode_lifecycle.model.states import Health, MigrationState, Phase, Reason
@@ -180,7 +181,8 @@ class StackStore(Protocol):
         successor: Stack | None,
     ) -> None:
         """
-        End a deletion: record *kept*, and replace the row by *successor* or remove it.
+        End a deletion: record *kept*, or forget the snapshots in a workspace that is not kept, and replace the row by
+        *successor* or remove it.
 
         The outcome finishes the unfinished operations of kind delete. The successor's own goes on; any other that is
         unfinished becomes superseded.
@@ -214,6 +216,22 @@ class LeaseStore(Protocol):
         A renewal is a change in the sequence of changes and nothing else: no generation, no operation, no event. Raises
         `StackNotFound`, and `StackDraining` once a stop is committed; `model.lease` tells how the two races end.
         """
+        ...
+
+
+class SnapshotStore(Protocol):
+    async def put_snapshots(
+        self, user_id: UserId, found: Sequence[Snapshot], *, observed_at: datetime
+    ) -> None:
+        """
+        Remember *found*, with different ids, in place of what is known; not where that was seen later.
+
+        They are forgotten with the workspace. Of a stack that is gone nothing is remembered.
+        """
+        ...
+
+    async def snapshots_of(self, user_id: UserId) -> SnapshotsSeen:
+        """Return what is remembered, oldest first."""
         ...
 
 

@@ -12,6 +12,7 @@ from opencode_lifecycle.adapters.database.base import Store
 from opencode_lifecycle.adapters.database.columns import Instant
 from opencode_lifecycle.adapters.database.events import append_events
 from opencode_lifecycle.adapters.database.operations import unfinished_operations, write_progress
+from opencode_lifecycle.adapters.database.snapshots import forget_snapshots
 from opencode_lifecycle.adapters.database.stack_rows import kept_workspace_values, stack_of, status_values
 from opencode_lifecycle.adapters.database.stack_statements import (
     AT_ONCE,
@@ -160,7 +161,9 @@ class ClaimRows(Store):
                 raise ClaimLost("A newer change was accepted while the stack was being deleted.")
             _replace_row(transaction, claimed.stack, successor)
             _finish_operations(transaction, claimed.stack, outcome, successor)
-            if kept is not None:
+            if kept is None:
+                forget_snapshots(transaction, claimed.stack.user_id)
+            else:
                 transaction.write(_FORGET_KEPT, {"whose": kept.user_id})
                 transaction.write(_KEEP, kept_workspace_values(kept))
             append_events(transaction, events)

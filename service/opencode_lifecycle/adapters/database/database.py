@@ -25,6 +25,7 @@ from opencode_lifecycle.adapters.database.operations import OperationRows
 from opencode_lifecycle.adapters.database.orphans import OrphanRows
 from opencode_lifecycle.adapters.database.releases import ReleaseRows
 from opencode_lifecycle.adapters.database.serving_lock import ServingLock
+from opencode_lifecycle.adapters.database.snapshots import SnapshotRows
 from opencode_lifecycle.adapters.database.stacks import StackRows
 from opencode_lifecycle.adapters.database.tokens import TokenRows
 from opencode_lifecycle.adapters.database.writer import Writer
@@ -43,6 +44,7 @@ class Database(
     TokenRows,
     ReleaseRows,
     GroupRows,
+    SnapshotRows,
     IdempotencyRows,
     ConditionRows,
     OrphanRows,

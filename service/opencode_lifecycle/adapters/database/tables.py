@@ -309,7 +309,9 @@ snapshots: Final = Table(
     number("bytes"),
     document("data"),
     instant("restored_at", nullable=True),
+    instant("observed_at"),
 )
+"""What was last read of each workspace: `observed_at` is the same in all rows of a user."""
 
 rollouts: Final = Table(
     "rollouts",
