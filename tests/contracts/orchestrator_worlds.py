@@ -13,7 +13,14 @@ from opencode_lifecycle.adapters.nomad.nomad import Nomad
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.identifiers import JobId, UserId
 from opencode_lifecycle.model.observation import Observation, TaskTrouble
-from opencode_lifecycle.ports.orchestrator import LiveFiles, Orchestrator, Owner, Variables, Workspaces
+from opencode_lifecycle.ports.orchestrator import (
+    LiveFiles,
+    Orchestrator,
+    Owner,
+    Placement,
+    Variables,
+    Workspaces,
+)
 
 TEMPLATE = """
 variable "job_id" {
@@ -63,6 +70,10 @@ variable "volume" {
   type    = list(string)
   default = []
 }
+variable "node" {
+  type    = string
+  default = ""
+}
 variable "live_files" {
   type    = map(string)
   default = {}
@@ -83,6 +94,13 @@ job "contract" {
     max_parallel = 0
   }
   group "opencode" {
+    dynamic "constraint" {
+      for_each = var.node == "" ? [] : [var.node]
+      content {
+        attribute = "${node.unique.id}"
+        value     = constraint.value
+      }
+    }
     network {
       port "http" {}
     }
@@ -169,6 +187,12 @@ class World(Protocol):
 
     async def register_failing(self, job_id: JobId, trouble: TaskTrouble) -> int: ...
 
+    async def plan_too_large(self, job_id: JobId) -> Placement: ...
+
+    async def plan_without_a_node(self, job_id: JobId) -> Placement:
+        """Plan it where no node may take it."""
+        ...
+
     async def log_of(self, job_id: JobId) -> None:
         """Make the running task write `one`, `two`, `three`, if it did not yet."""
         ...
@@ -198,6 +222,10 @@ class _Common:
         await until(holds, what)
         return found[0]
 
+    async def plan(self, job_id: JobId, **variables: Value) -> Placement:
+        job = await self.orchestrator.render(TEMPLATE, {"job_id": job_id, **variables}, soon())
+        return await self.orchestrator.plan_placement(job, soon())
+
 
 class FakeWorld(_Common):
     def __init__(self) -> None:
@@ -214,6 +242,14 @@ class FakeWorld(_Common):
         index = await self.register(job_id)
         self.nomad.fail_allocation(job_id, trouble, "it failed", reschedule=False)
         return index
+
+    async def plan_too_large(self, job_id: JobId) -> Placement:
+        self.nomad.refuse_placement("no node can take it: 1 node without enough memory", job_id)
+        return await self.plan(job_id, memory=IMPOSSIBLE_MEMORY)
+
+    async def plan_without_a_node(self, job_id: JobId) -> Placement:
+        self.nomad.refuse_placement("no node can take it: 1 node excluded by ${node.unique.id} = x", job_id)
+        return await self.plan(job_id, node="x")
 
     async def log_of(self, job_id: JobId) -> None:
         allocation = self.nomad.allocations[job_id][0]
@@ -237,6 +273,12 @@ class RealWorld(_Common):
         if trouble is TaskTrouble.DRIVER:
             return await self.register(job_id, start_error="the image is not there")
         return await self.register(job_id, run_for="10ms", exit_code=3)
+
+    async def plan_too_large(self, job_id: JobId) -> Placement:
+        return await self.plan(job_id, memory=IMPOSSIBLE_MEMORY)
+
+    async def plan_without_a_node(self, job_id: JobId) -> Placement:
+        return await self.plan(job_id, node="00000000-0000-4000-8000-000000000000")
 
     async def log_of(self, job_id: JobId) -> None:
         """The mock driver has written them at its start."""

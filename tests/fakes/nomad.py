@@ -50,6 +50,7 @@ from opencode_lifecycle.ports.orchestrator import (
     Connected,
     JobChanged,
     Listing,
+    Placement,
     PlacementChanged,
     RenderedJob,
     Usage,
@@ -312,6 +313,11 @@ class FakeNomad:
             live = {"Variables[labels]", "Variables[description]"}
             return Comparison(edits=edits, restart=any(edit.field not in live for edit in edits))
 
+    async def plan_placement(self, job: RenderedJob, deadline: Deadline) -> Placement:
+        async with self.faults.call("plan_placement", deadline):
+            refusal = self._refusals.get(job.job_id, self._refusals.get(None))
+            return Placement(failure=refusal or self._missing_volume(job.job_id, job.specification))
+
     async def submitted(self, job: JobSeen, deadline: Deadline) -> Variables | None:
         async with self.faults.call("submitted", deadline):
             known = self.jobs.get(job.job_id)
@@ -443,7 +449,9 @@ class FakeNomad:
         elif live:
             self._update(live[0], job_id, job_version=job.seen.version)
             return
-        refusal = self._refusals.get(job_id, self._refusals.get(None)) or self._missing_volume(job)
+        refusal = self._refusals.get(job_id, self._refusals.get(None)) or self._missing_volume(
+            job_id, job.specification
+        )
         if refusal:
             self._say_placement(job_id, refusal)
             return
@@ -479,11 +487,11 @@ class FakeNomad:
         )
         return before != after or self.jobs[job_id].seen.meta != after["Meta"]
 
-    def _missing_volume(self, job: KeptJob) -> str | None:
-        needs = TemplateNeeds.of(str(job.specification.get("Template", "")))
-        if not needs.workspace or job.seen.job_id in self.workspaces.volumes:
+    def _missing_volume(self, job_id: JobId, specification: Mapping[str, Any]) -> str | None:
+        needs = TemplateNeeds.of(str(specification.get("Template", "")))
+        if not needs.workspace or job_id in self.workspaces.volumes:
             return None
-        return f"Constraint missing compatible host volumes: no node has the volume {job.seen.job_id}"
+        return f"Constraint missing compatible host volumes: no node has the volume {job_id}"
 
     def _say_placement(self, job_id: JobId, sentence: str) -> None:
         self._placement[job_id] = sentence

@@ -79,6 +79,17 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Whether the scheduler could place a job now. `failure` is its account of why it could not, None when it could."""
+
+    failure: str | None
+
+    @property
+    def is_possible(self) -> bool:
+        return self.failure is None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
     """What the tasks of an allocation use. `memory` is in bytes, None where the client cannot tell (no cgroups)."""
 
@@ -111,6 +122,15 @@ class Orchestrator(Protocol):
 
         `have` is what is registered, `want` what *job* says. What Nomad fills in by itself, or what is no part of the
         specification, is no difference. A job that is not registered at all is `UpstreamRejected`.
+        """
+        ...
+
+    async def plan_placement(self, job: RenderedJob, deadline: Deadline) -> Placement:
+        """
+        Have the scheduler plan *job*, registered or not, and say whether it could place it now. Nothing is changed.
+
+        What the job that is registered uses counts as free. A job that Nomad would refuse is `UpstreamRejected`, with
+        its words.
         """
         ...
 

@@ -64,6 +64,9 @@ CALLS = {
         RenderedJob(job_id=JOB, specification={"Job": {"ID": JOB}}), expected_index=0, deadline=soon()
     ),
     "deregister": lambda nomad: nomad.deregister(JOB, purge=False, deadline=soon()),
+    "plan_placement": lambda nomad: nomad.plan_placement(
+        RenderedJob(job_id=JOB, specification={"Job": {"ID": JOB}}), soon()
+    ),
     "observe": lambda nomad: nomad.observe(JOB, soon()),
     "list_all": lambda nomad: nomad.list_all(soon()),
     "ping": lambda nomad: nomad.ping(soon()),

@@ -20,7 +20,7 @@ from opencode_lifecycle.adapters.nomad.library import NomadLibrary
 from opencode_lifecycle.adapters.nomad.listing import FleetListing
 from opencode_lifecycle.adapters.nomad.live_files import NomadLiveFiles
 from opencode_lifecycle.adapters.nomad.logs import read_log
-from opencode_lifecycle.adapters.nomad.placement import placement_failure
+from opencode_lifecycle.adapters.nomad.placement import PLAN, placement_failure, placement_of
 from opencode_lifecycle.adapters.nomad.reading import (
     allocation_seen,
     job_seen,
@@ -36,7 +36,15 @@ from opencode_lifecycle.model.errors import UpstreamNonsense, UpstreamRejected
 from opencode_lifecycle.model.identifiers import AllocationId, JobId
 from opencode_lifecycle.model.job_template import declared_variables
 from opencode_lifecycle.model.observation import ABSENT, AllocationSeen, Blind, JobSeen, Observation
-from opencode_lifecycle.ports.orchestrator import Change, Comparison, Listing, RenderedJob, Usage, Variables
+from opencode_lifecycle.ports.orchestrator import (
+    Change,
+    Comparison,
+    Listing,
+    Placement,
+    RenderedJob,
+    Usage,
+    Variables,
+)
 
 __all__ = ["Nomad"]
 
@@ -125,11 +133,12 @@ class Nomad:
         return job_seen(operation, current.body).modify_index
 
     async def compare(self, job: RenderedJob, deadline: Deadline) -> Comparison:
-        operation = comparison.OPERATION
-        path = f"{path_of('job', job.job_id)}/plan"
-        body = {"Job": job.specification["Job"], "Diff": True}
-        answer = await self._connection.put(operation, path, body, deadline=deadline)
-        return comparison.comparison_of(answer.body)
+        return comparison.comparison_of(
+            await self._plan(comparison.OPERATION, job, diff=True, deadline=deadline)
+        )
+
+    async def plan_placement(self, job: RenderedJob, deadline: Deadline) -> Placement:
+        return placement_of(await self._plan(PLAN, job, diff=False, deadline=deadline))
 
     async def submitted(self, job: JobSeen, deadline: Deadline) -> Variables | None:
         """Look back from the version that is seen: a stop or a change of the count is a version without a submission."""
@@ -205,6 +214,11 @@ class Nomad:
 
     async def ping(self, deadline: Deadline) -> None:
         await self._library.ping(deadline)
+
+    async def _plan(self, operation: str, job: RenderedJob, *, diff: bool, deadline: Deadline) -> Any:
+        path = f"{path_of('job', job.job_id)}/plan"
+        body = {"Job": job.specification["Job"], "Diff": diff}
+        return (await self._connection.put(operation, path, body, deadline=deadline)).body
 
     async def _placement_failure(self, job_id: JobId, deadline: Deadline) -> str | None:
         operation = "observe"

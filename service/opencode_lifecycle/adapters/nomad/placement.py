@@ -3,8 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from opencode_lifecycle.adapters.nomad.connection import sentence_of
+from opencode_lifecycle.adapters.nomad.connection import SYSTEM, sentence_of
+from opencode_lifecycle.adapters.nomad.reading import mapping
+from opencode_lifecycle.model.errors import UpstreamNonsense
+from opencode_lifecycle.ports.orchestrator import Placement
 
+PLAN: Final = "plan placement"
 _VOLUME: Final = "missing compatible host volumes"
 _NO_CLASSES: Final[Mapping[str, int]] = {}
 
@@ -19,10 +23,22 @@ def placement_failure(evaluations: Sequence[Mapping[str, Any]]) -> str | None:
     newest = max(waiting or evaluations, key=lambda each: int(each.get("CreateIndex", 0)), default=None)
     if newest is None or newest.get("Status") not in {"blocked", "failed"}:
         return None
-    groups = newest.get("FailedTGAllocs")
-    if isinstance(groups, Mapping) and groups:
-        return sentence_of("; ".join(_of_group(metric) for metric in groups.values()))
-    return sentence_of(str(newest.get("StatusDescription") or "the evaluation failed"))
+    return _account_of(newest) or sentence_of(str(newest.get("StatusDescription") or "the evaluation failed"))
+
+
+def placement_of(plan: Any) -> Placement:
+    """Read the answer of the plan call: what could not be placed stands in it, and nothing of what could."""
+    answer = mapping(PLAN, plan)
+    if "Annotations" not in answer:
+        raise UpstreamNonsense(SYSTEM, PLAN, "the answer is no plan")
+    return Placement(failure=_account_of(answer))
+
+
+def _account_of(source: Mapping[str, Any]) -> str | None:
+    groups = source.get("FailedTGAllocs")
+    if not isinstance(groups, Mapping) or not groups:
+        return None
+    return sentence_of("; ".join(_of_group(metric) for metric in groups.values()))
 
 
 def _of_group(metric: Any) -> str:
