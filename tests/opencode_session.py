@@ -13,11 +13,11 @@ def client_of(base_url: str, password: str) -> aiohttp.ClientSession:
     )
 
 
-async def open_session(base_url: str, password: str, directory: str) -> str:
+async def open_session(base_url: str, password: str, directory: str, **settings: object) -> str:
     """Open a session in *directory* and return its id."""
     async with (
         client_of(base_url, password) as server,
-        server.post("/session", params={"directory": directory}, json={}) as response,
+        server.post("/session", params={"directory": directory}, json=settings) as response,
     ):
         return str((await response.json())["id"])
 

@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -89,6 +91,74 @@ async def test_an_archived_session_at_work_is_seen(server, model):
     hold.release()
     await asking
     assert found.changed_at is not None
+
+
+async def test_a_running_tool_is_seen_until_it_is_done(server, model, tmp_path):
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    handle = os.open(gate, os.O_RDWR)
+    model.call_tool("Wait there.", "bash", command=f"read line < {gate}", description="Waits")
+
+    asking = asyncio.create_task(ask(server.address.url, server.password, server.directory, "Wait there."))
+    await until_part(server, is_running_tool)
+    at_work = await activity(server)
+    os.write(handle, b"done\n")
+    answer = await asking
+
+    assert at_work.busy
+    assert answer == "Done."
+    assert not (await until_idle(server)).busy
+    os.close(handle)
+
+
+async def test_a_session_that_waits_for_a_permission_is_seen_until_it_is_answered(server, model):
+    where = server.address.url, server.password, server.directory
+    rule = {"permission": "bash", "pattern": "*", "action": "ask"}
+    session = await open_session(*where, permission=[rule])
+    model.call_tool("Say hello.", "bash", command="echo hello", description="Says hello")
+
+    asking = asyncio.create_task(ask(*where, "Say hello.", session=session))
+    permission = await until_asked(server)
+    waiting = await activity(server)
+    await call(server, "POST", f"/permission/{permission}/reply", body={"reply": "once"})
+    answer = await asking
+
+    assert waiting.busy
+    assert answer == "Done."
+    assert not (await until_idle(server)).busy
+
+
+async def call(server: RealOpenCode, method: str, path: str, *, body: object = None) -> Any:
+    async with (
+        client_of(server.address.url, server.password) as client,
+        client.request(method, path, params={"directory": server.directory}, json=body) as response,
+    ):
+        return await response.json()
+
+
+async def until_asked(server: RealOpenCode) -> str:
+    """Wait until a session asks for a permission, and return the id of that."""
+    async with asyncio.timeout(60):
+        while not (asked := await call(server, "GET", "/permission")):
+            pass
+    return str(asked[0]["id"])
+
+
+def is_running_tool(part: Mapping[str, Any]) -> bool:
+    return part["type"] == "tool" and part["state"]["status"] == "running"
+
+
+async def until_part(server: RealOpenCode, condition: Callable[[Mapping[str, Any]], bool]) -> None:
+    """Wait until a message of the only session has a part of which *condition* holds."""
+
+    async def parts() -> Sequence[Mapping[str, Any]]:
+        sessions = await call(server, "GET", "/session")
+        messages = [await call(server, "GET", f"/session/{each['id']}/message") for each in sessions]
+        return [part for of_session in messages for message in of_session for part in message["parts"]]
+
+    async with asyncio.timeout(60):
+        while not any(condition(part) for part in await parts()):
+            pass
 
 
 async def test_an_open_terminal_is_seen_until_it_is_closed(server, tmp_path):

@@ -238,6 +238,7 @@ async def test_a_server_that_gives_the_same_page_for_ever_is_not_counted_for_eve
     runtime.script = ScriptedOpenCode([session(f"ses_{n}") for n in range(500)])
 
     assert await count(runtime) is None
+    assert len(asked_of(runtime)) == 2
 
 
 @pytest.mark.parametrize("misbehaviour", [Misbehaviour.HANG, Misbehaviour.DRIP])
