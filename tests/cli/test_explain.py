@@ -123,6 +123,12 @@ def test_a_draining_stack_waits_for_its_agent_until_the_deadline_and_it_says_wha
     assert deadline == f"For that it is waited until {IN_FIVE_MINUTES} (in 5 m 0 s); {then}"
 
 
+def test_what_an_order_moves_is_not_said_to_be_put_right_by_itself():
+    assert said("to do", moving("draining", order=order())) == [
+        "see the rollout: `opencode-lifecycle rollout show ro_1`"
+    ]
+
+
 def test_a_deadline_that_has_passed_is_told_as_such():
     draining = moving("draining", order=order(deadline="2026-01-02T03:04:50Z"))
 

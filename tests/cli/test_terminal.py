@@ -7,11 +7,31 @@ import signal
 import subprocess
 import sys
 
-from fakes.lifecycle_service import address, operation, phases, stack, waiting_stack
+from fakes.lifecycle_service import (
+    PLAN,
+    ROLLOUT,
+    SINCE,
+    address,
+    event,
+    items,
+    member,
+    migration,
+    operation,
+    order,
+    phases,
+    plan,
+    planned_stack,
+    rollout,
+    rollout_detail,
+    stack,
+    waiting_stack,
+)
 from opencode_lifecycle.cli.exit_codes import ExitCode
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*3[0-9]m")
 GET = "GET /v1/stacks/ada"
+ROLLOUT_CALL = f"GET /v1/rollouts/{ROLLOUT}"
+OVER = {"finished_at": SINCE, "counts": {"migrated": 10}}
 
 
 def test_states_are_coloured_on_a_terminal(service, terminal):
@@ -122,3 +142,95 @@ def test_who_interrupts_the_watching_is_told_that_the_request_goes_on(service, t
     assert results == b""
     assert "The request stays accepted. See: opencode-lifecycle operation op_1" in said
     assert "Traceback" not in said
+
+
+def bare(text: str) -> str:
+    """Return *text* as it is read, without what moves the cursor and colours it."""
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+
+
+def test_the_progress_of_a_rollout_is_shown_live(service, terminal):
+    for _ in range(3):
+        service.answers(ROLLOUT_CALL, rollout_detail("running", member(reason="at_work")))
+    service.answers(ROLLOUT_CALL, rollout_detail("succeeded", **OVER))
+
+    shown = terminal("rollout", "watch", ROLLOUT)
+
+    text = bare(shown.text)
+    assert shown.exit_code == ExitCode.OK
+    assert "3 of 10 2 in flight, 3 migrated, 5 waiting" in " ".join(text.split())
+    assert re.search(r"WAVE +STACKS +IN FLIGHT +MIGRATED +WAITING", text)
+    assert "waits for the agent of ada, until 2026-01-02T04:04:05Z" in text
+    assert text.index("waits for 2 stacks in flight") < text.index("done                 10 of 10")
+
+
+def test_the_progress_of_a_paused_rollout_says_what_a_person_can_do(service, terminal):
+    service.answers(ROLLOUT_CALL, rollout_detail("paused", reason="failures", counts={"failed": 2}))
+    service.answers(ROLLOUT_CALL, rollout_detail("aborted", **OVER))
+
+    text = bare(terminal("rollout", "watch", ROLLOUT).text)
+
+    assert "more stacks failed than the failure budget allows" in text
+    assert f"rollout resume, abort or rollback {ROLLOUT}" in " ".join(text.split())
+
+
+def test_progress_that_came_from_outside_cannot_steer_the_terminal(service, terminal):
+    hostile = member("a\x1b]0;owned\x07", reason="at_work")
+    service.answers(ROLLOUT_CALL, rollout_detail("running", hostile, message="\x1b]0;owned\x07"))
+    service.answers(ROLLOUT_CALL, rollout_detail("succeeded", **OVER))
+
+    assert "\x1b]" not in terminal("rollout", "watch", ROLLOUT).text
+
+
+def test_a_rollout_watched_as_json_shows_nothing_else_on_a_terminal_too(service, terminal):
+    service.answers(ROLLOUT_CALL, rollout_detail())
+    service.answers(ROLLOUT_CALL, rollout_detail("succeeded", **OVER))
+
+    shown = terminal("rollout", "watch", ROLLOUT, "--json")
+
+    assert json.loads(shown.text) == rollout_detail("succeeded", **OVER)
+
+
+def test_a_plan_is_coloured_and_its_command_is_not_folded(service, terminal):
+    service.answers("POST /v1/rollouts/plan", plan(planned_stack(busy="busy")))
+
+    shown = terminal("rollout", "plan", environment={"COLUMNS": "40"})
+
+    assert COLOUR.search(shown.text)
+    assert shown.exit_code == ExitCode.FAILED
+    assert f"opencode-lifecycle rollout start --plan {PLAN}" in bare(shown.text)
+
+
+def test_an_explanation_fits_a_screen_of_eighty_columns(service, terminal):
+    service.answers(GET, stack(migration_state="draining", migration=migration("draining", order=order())))
+    service.answers("GET /v1/operations/op_1", operation())
+    service.answers("GET /v1/stacks/ada/events", items(event()))
+    service.answers("GET /v1/conditions", items())
+    service.answers("GET /v1/rollouts/ro_1", rollout(id="ro_1"))
+
+    shown = terminal("explain", "ada", environment={"COLUMNS": "80"})
+
+    sentences = bare(shown.text).partition("In Nomad's own words")[0]
+    assert "waits for" in sentences
+    assert max(len(line.rstrip()) for line in sentences.splitlines()) <= 80
+
+
+def test_who_interrupts_the_watching_of_a_rollout_is_told_that_it_goes_on(service, token_file):
+    service.answers(ROLLOUT_CALL, rollout_detail())
+    with subprocess.Popen(
+        [sys.executable, "-m", "opencode_lifecycle", "rollout", "watch", ROLLOUT],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={
+            **os.environ,
+            "OPENCODE_LIFECYCLE_URL": service.url,
+            "OPENCODE_LIFECYCLE_TOKEN_FILE": str(token_file),
+        },
+    ) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith(f"{ROLLOUT}: running".encode())
+        process.send_signal(signal.SIGINT)
+        _, notes = process.communicate(timeout=20)
+
+    assert process.returncode == ExitCode.FAILED
+    assert f"The rollout goes on. See: opencode-lifecycle rollout show {ROLLOUT}" in notes.decode()

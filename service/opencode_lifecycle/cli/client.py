@@ -190,6 +190,38 @@ class Client:
     async def rollout(self, rollout_id: str, query: Query = ()) -> JsonObject:
         return (await self._call("GET", _path("v1", "rollouts", rollout_id), query)).body
 
+    def rollouts(self) -> AsyncIterator[JsonObject]:
+        """Yield pages of rollouts, the newest first."""
+        return self._pages(_path("v1", "rollouts"), (), None)
+
+    async def members(self, rollout_id: str, query: Query) -> list[JsonObject]:
+        """Return the members of a rollout that *query* names, from all pages."""
+        items: list[JsonObject] = []
+        cursor: str | None = None
+        while True:
+            asked = [*query, ("limit", str(LARGEST_PAGE)), *([("cursor", cursor)] if cursor else [])]
+            page = (await self.rollout(rollout_id, asked)).get("members")
+            if not isinstance(page, dict) or not isinstance(page.get("items"), list):
+                raise CallFailed(UNEXPECTED_ANSWER, "the answer has no members")
+            items += page["items"]
+            following = page.get("next_cursor")
+            if not following or following == cursor:
+                return items
+            cursor = str(following)
+
+    async def plan_rollout(self, body: JsonObject) -> JsonObject:
+        """Plan; the service asks Nomad for each stack, so this may take long."""
+        path = _path("v1", "rollouts", "plan")
+        return (await self._call("POST", path, body=body, keyed=True, seconds=WHOLE_SECONDS)).body
+
+    async def start_rollout(self, body: JsonObject) -> JsonObject:
+        path = _path("v1", "rollouts")
+        return (await self._call("POST", path, body=body, keyed=True, seconds=WHOLE_SECONDS)).body
+
+    async def change_rollout(self, rollout_id: str, verb: str) -> JsonObject:
+        """Ask to `pause`, `resume`, `abort` or `rollback`."""
+        return (await self._call("POST", _path("v1", "rollouts", rollout_id, verb), keyed=True)).body
+
     async def openapi(self) -> JsonObject:
         return (await self._call("GET", "/openapi.json")).body
 

@@ -16,12 +16,12 @@ class ExitCode(IntEnum):
 
 
 MEANINGS: Final[Mapping[ExitCode, str]] = {
-    ExitCode.OK: "done; of a command that does not wait: accepted",
-    ExitCode.FAILED: "the operation failed, or the answer is no",
-    ExitCode.USAGE: "wrong usage or settings; nothing was asked for",
+    ExitCode.OK: "done; of a command that does not wait: accepted; of `rollout plan`: nothing to do",
+    ExitCode.FAILED: "the operation failed, or the answer is no; of `rollout plan`: there are changes",
+    ExitCode.USAGE: "wrong usage or settings; nothing was asked for; of `rollout plan`: any problem",
     ExitCode.UNREACHABLE: "the service cannot be reached, or something else answers there",
     ExitCode.NOT_ALLOWED: "no valid token (401), or its role does not allow it (403)",
-    ExitCode.NOT_FOUND: "no such stack, operation, token, condition or orphan",
+    ExitCode.NOT_FOUND: "no such stack, operation, token, condition, orphan, release, rollout or plan",
     ExitCode.NOT_IN_TIME: "not ready yet, or not in the time given with --wait; the work goes on",
 }
 

@@ -46,7 +46,7 @@ async def follow_operation(
 ) -> JsonObject:
     """Return the operation when it is finished, or as it was last seen when *deadline* is over."""
     operation_id = str(operation["id"])
-    return await _poll(
+    return await poll(
         lambda: client.operation(operation_id), operation, is_finished, deadline=deadline, show=show
     )
 
@@ -61,10 +61,10 @@ async def follow_stack(
         entered = {"phase": seen.get("phase"), "at": seen.get("updated_at")}
         show({"phases": [entered], "message": seen.get("message")})
 
-    return await _poll(lambda: client.stack(user_id), stack, is_ready, deadline=deadline, show=show_phase)
+    return await poll(lambda: client.stack(user_id), stack, is_ready, deadline=deadline, show=show_phase)
 
 
-async def _poll(
+async def poll(
     read: Callable[[], Awaitable[JsonObject]],
     seen: JsonObject,
     enough: Callable[[JsonObject], bool],

@@ -28,6 +28,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "reconcile": ("oversight", "reconcile"),
     "recover": ("changes", "recover"),
     "recreate": ("changes", "recreate"),
+    "rollout": ("rollouts", "rollout"),
     "rotate-password": ("changes", "rotate_password"),
     "serve": ("serving", "serve"),
     "show": ("stacks", "show"),

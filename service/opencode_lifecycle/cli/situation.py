@@ -47,7 +47,7 @@ def what_to_do(stack: JsonObject) -> Sequence[str]:
     advice = [about_reason(stack.get("reason"))]
     if stack.get("migration_state") == MigrationState.FAILED:
         advice.append("correct what was refused, then `opencode-lifecycle recover USER`")
-    elif _stale(stack):
+    elif _stale(stack) and not (stack.get("migration") or {}).get("order"):
         advice.append(
             "nothing: it is put right by itself, unless `when_stale` is `report`; at once: "
             "`opencode-lifecycle recreate USER`"

@@ -1,0 +1,117 @@
+"""Watching a rollout until it is over, with its progress shown live."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Final
+
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from opencode_lifecycle.cli.client import Client, JsonObject
+from opencode_lifecycle.cli.following import ShowProgress, poll
+from opencode_lifecycle.cli.output import Screen, plain, state
+from opencode_lifecycle.cli.rollout_tables import wave_table
+from opencode_lifecycle.cli.rollout_words import (
+    because,
+    counts_text,
+    done_of,
+    is_over,
+    standing,
+    total_of,
+    waits_of,
+)
+from opencode_lifecycle.model.deadline import Deadline
+from opencode_lifecycle.model.rollout import MemberState
+
+IN_FLIGHT: Final = (("state", MemberState.ORDERED.value), ("limit", "5"))
+"""Of the members, only a few that are moved now are asked for: those that are named on the screen."""
+_BAR: Final = 40
+_MOST_WAVES: Final = 12
+"""More do not fit a screen; those around the one that is moved are shown."""
+
+
+async def follow_rollout(
+    client: Client, rollout: JsonObject, *, deadline: Deadline, show: ShowProgress
+) -> JsonObject:
+    """Return the rollout when it is over, or as it was last seen when *deadline* is."""
+    rollout_id = str(rollout["id"])
+    return await poll(
+        lambda: client.rollout(rollout_id, IN_FLIGHT), rollout, is_over, deadline=deadline, show=show
+    )
+
+
+@contextmanager
+def progress_of_rollout(screen: Screen) -> Iterator[ShowProgress]:
+    """Show progress on stderr: live on a terminal, else a line for each change, and with --json nothing."""
+    if screen.as_json:
+        yield lambda _: None
+    elif screen.notes.is_terminal:
+        with Live(console=screen.notes, transient=True, refresh_per_second=10) as live:
+            spinner = Spinner("dots")
+            yield lambda rollout: live.update(_picture(rollout, spinner))
+    else:
+        yield _Lines(screen)
+
+
+class _Lines:
+    """Tells each change once."""
+
+    def __init__(self, screen: Screen) -> None:
+        self._screen = screen
+        self._last = ""
+
+    def __call__(self, rollout: JsonObject) -> None:
+        line = f"{rollout.get('id')}: {standing(rollout)}: {counts_text(rollout.get('counts'))}"
+        if reason := because(rollout):
+            line += f" ({reason})"
+        if line != self._last:
+            self._screen.note(line)
+        self._last = line
+
+
+def _picture(rollout: JsonObject, spinner: Spinner) -> RenderableType:
+    counts = rollout.get("counts")
+    done, total = done_of(counts), total_of(counts)
+    title = Text(plain(rollout.get("id")), style="bold").append("  ")
+    title.append_text(state(rollout.get("state")))
+    title.append(plain(standing(rollout).removeprefix(str(rollout.get("state")))))
+    spinner.update(text=title)
+    bar = Table.grid(padding=(0, 1))
+    bar.add_row(
+        ProgressBar(total=max(total, 1), completed=done, width=_BAR),
+        f"{done} of {total}",
+        counts_text(counts),
+    )
+    parts: list[RenderableType] = [spinner, bar]
+    waves = rollout.get("wave_counts") or []
+    if waves:
+        parts.append(_waves(_around(waves, rollout.get("wave"))))
+    if rollout.get("message"):
+        parts.append(Text(f"  {plain(rollout['message'])}", style="dim"))
+    parts += [
+        Text("waits for ", style="dim").append(plain(each), style="none")
+        for each in waits_of(rollout, now=datetime.now(UTC))
+    ]
+    return Group(*parts)
+
+
+def _around(waves: list[JsonObject], wave: object) -> list[JsonObject]:
+    if len(waves) <= _MOST_WAVES or not isinstance(wave, int):
+        return waves[:_MOST_WAVES]
+    first = min(max(0, wave - _MOST_WAVES // 2), len(waves) - _MOST_WAVES)
+    return waves[first : first + _MOST_WAVES]
+
+
+def _waves(waves: list[JsonObject]) -> Table:
+    headers, rows = wave_table(waves)
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0), pad_edge=False)
+    for header in headers:
+        table.add_column(header)
+    for row in rows:
+        table.add_row(*row)
+    return table

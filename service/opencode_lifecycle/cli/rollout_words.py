@@ -1,0 +1,196 @@
+"""What the states and reasons of rollouts mean to a person, and what a rollout waits for: sentences, from what the service says."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from shlex import quote
+from typing import Any, Final
+
+from opencode_lifecycle.cli.client import JsonObject
+from opencode_lifecycle.cli.output import counted, duration, parse_time
+from opencode_lifecycle.model.facets import Facet
+from opencode_lifecycle.model.rollout import MemberReason, MemberState, RolloutReason, RolloutState
+
+OF_ROLLOUTS: Final[Mapping[RolloutReason, str]] = {
+    RolloutReason.OPERATOR: "somebody asked for that",
+    RolloutReason.FAILURES: "more stacks failed than the failure budget allows",
+    RolloutReason.CANARY_FAILED: "a canary failed, was not healthy, or did not answer the prompt",
+    RolloutReason.NO_CANARY: "no canary could be moved, so nothing is known of the release",
+    RolloutReason.INCONCLUSIVE: "what was moved cannot be seen, so it can be called neither healthy nor failed",
+    RolloutReason.UNAVAILABLE: "as many stacks are without a working runtime as may be",
+}
+
+OF_MEMBERS: Final[Mapping[MemberReason, str]] = {
+    MemberReason.PINNED: "it is pinned to another release",
+    MemberReason.HELD: "an operator holds it",
+    MemberReason.DELETED: "it was deleted",
+    MemberReason.STOPPED: "it was stopped; it starts on what is wanted then",
+    MemberReason.NOT_RUNNING: "nothing of it runs; it starts on what is wanted then",
+    MemberReason.RECREATED: "it was recreated meanwhile",
+    MemberReason.MOVED: "it is there already, or was wanted elsewhere meanwhile",
+    MemberReason.ORDERED_BY_ANOTHER: "another order moves it",
+    MemberReason.CHANGED: "it changed after the plan was made",
+    MemberReason.CONDITION: "a standing condition holds back what would be done to it",
+    MemberReason.AT_WORK: "its agent is at work",
+    MemberReason.UNHEALTHY: "it was moved, and is not healthy",
+    MemberReason.NO_ANSWER: "it was moved, and did not answer the prompt",
+    MemberReason.UNSEEN: "a neighbour was away, so nothing can be said of it",
+    MemberReason.ROLLOUT_ENDED: "the rollout ended before its turn",
+    MemberReason.CAME_LATER: "it came to the release by itself, and is taken back with the others",
+}
+
+IN_ORDER: Final = (
+    MemberState.ORDERED,
+    MemberState.MIGRATED,
+    MemberState.FAILED,
+    MemberState.HELD,
+    MemberState.SKIPPED,
+    MemberState.LEFT_OUT,
+    MemberState.TAKEN_BACK,
+    MemberState.WAITING,
+)
+"""Of the states of members, as a person reads them: what moves now, what has ended, what is to come."""
+
+_NAMES: Final[Mapping[MemberState, str]] = {
+    MemberState.ORDERED: "in flight",
+    MemberState.LEFT_OUT: "left out",
+    MemberState.TAKEN_BACK: "taken back",
+}
+_SHOWN_VALUES: Final = frozenset({Facet.IMAGE, Facet.OPENCODE_VERSION, Facet.SECRET_VERSION, Facet.MISSING})
+"""Of these a person can read what it has and should have; the others are digests, or long."""
+
+
+def named(state: MemberState) -> str:
+    return _NAMES.get(state, state.value)
+
+
+def count_of(counts: Any, state: MemberState) -> int:
+    """Return how many are in *state*; what is no number of a service we know is none."""
+    value = counts.get(state.value) if isinstance(counts, Mapping) else None
+    return value if isinstance(value, int) else 0
+
+
+def total_of(counts: Any) -> int:
+    return sum(count_of(counts, state) for state in MemberState)
+
+
+def done_of(counts: Any) -> int:
+    """Return how many were seen to their end, whatever came of them."""
+    return total_of(counts) - count_of(counts, MemberState.WAITING) - count_of(counts, MemberState.ORDERED)
+
+
+def counts_text(counts: Any) -> str:
+    """Say how many are in each state, such as `2 in flight, 5 migrated`."""
+    said = [f"{count_of(counts, state)} {named(state)}" for state in IN_ORDER if count_of(counts, state)]
+    return ", ".join(said) or "nobody"
+
+
+def wave_name(wave: object) -> str:
+    return "canary" if wave == 0 else "-" if wave is None else str(wave)
+
+
+def standing(rollout: JsonObject) -> str:
+    """Say in which state it is, why, and at which wave."""
+    said = str(rollout.get("state"))
+    if rollout.get("state") == RolloutState.PAUSED and rollout.get("goes_back"):
+        said += " on its way back"
+    if not is_over(rollout):
+        wave = rollout.get("wave")
+        said += ", canaries" if wave == 0 else f", wave {wave} of {rollout.get('waves')}"
+    return said
+
+
+def because(rollout: JsonObject) -> str:
+    """Return the reason and the message of a rollout as one text; empty when nothing needs saying."""
+    reason, message = rollout.get("reason"), str(rollout.get("message") or "")
+    meaning = OF_ROLLOUTS[RolloutReason(reason)] if reason in set(RolloutReason) else str(reason or "")
+    return ": ".join(part for part in (meaning, message) if part)
+
+
+def is_over(rollout: JsonObject) -> bool:
+    return rollout.get("finished_at") is not None
+
+
+def waits_of(rollout: JsonObject, *, now: datetime) -> Iterator[str]:
+    """
+    Say what a rollout waits for, most pressing first; nothing when it is over.
+
+    Its `members`, when they are there, are those in flight that are to be named.
+    """
+    if is_over(rollout):
+        return
+    state, rollout_id = rollout.get("state"), quote(str(rollout.get("id")))
+    if state == RolloutState.PAUSED:
+        yield (
+            f"a person: it is paused, since {because(rollout) or 'that was asked'}. Then: opencode-lifecycle rollout "
+            f"resume, abort or rollback {rollout_id}"
+        )
+    in_flight = count_of(rollout.get("counts"), MemberState.ORDERED)
+    if in_flight:
+        yield f"{counted(in_flight, 'stack')} in flight"
+        yield from _agents_at_work(rollout, now)
+    soaks_until = parse_time(rollout.get("soaks_until"))
+    if soaks_until is not None and not in_flight and soaks_until > now:
+        yield f"its wave to show itself sound, until {_moment(soaks_until)} (in {_span(now, soaks_until)})"
+    elif soaks_until is not None and not in_flight:
+        yield "the gate: what was moved must be healthy as it should be"
+
+
+def _agents_at_work(rollout: JsonObject, now: datetime) -> Iterator[str]:
+    members = rollout.get("members")
+    items = members.get("items") if isinstance(members, Mapping) else None
+    for member in items if isinstance(items, Sequence) else ():
+        if member.get("state") == MemberState.ORDERED and member.get("reason") == MemberReason.AT_WORK:
+            deadline = parse_time(member.get("deadline"))
+            left = _span(now, deadline) if deadline is not None and deadline > now else ""
+            until = f", until {_moment(deadline)}" if deadline is not None else ""
+            yield f"the agent of {member.get('user_id')}{until}{f' (in {left})' if left else ''}"
+
+
+def why_text(reasons: Any) -> str:
+    """Say in what a stack is stale, with values only where a person can read them."""
+    said = []
+    for reason in reasons if isinstance(reasons, Sequence) else ():
+        facet = str(reason.get("facet"))
+        change = f" {reason.get('have')} → {reason.get('want')}" if facet in _SHOWN_VALUES else ""
+        said.append(f"{facet}{change}")
+    return ", ".join(said)
+
+
+def totals_text(plan: JsonObject) -> str:
+    """Say how many stacks a plan moves, in which way, and how many it leaves out and why."""
+    totals = plan.get("totals") or {}
+    classes = [f"{totals.get(each)} {each}" for each in ("live", "reload", "restart") if totals.get(each)]
+    left_out = Counter(
+        str(each.get("left_out")).replace("_", " ")
+        for each in plan.get("stacks") or []
+        if each.get("left_out")
+    )
+    said = f"{counted(int(totals.get('stacks') or 0), 'stack')} selected: {totals.get('to_move')} to move"
+    said += f" ({', '.join(classes)})" if classes else ""
+    said += f", {totals.get('left_out')} left out"
+    said += f" ({', '.join(f'{number} {why}' for why, number in left_out.items())})" if left_out else ""
+    if totals.get("busy"):
+        said += f"; {totals['busy']} busy or not seen to be idle, which are waited for"
+    if totals.get("not_placeable"):
+        said += f"; {totals['not_placeable']} that Nomad cannot place now"
+    return f"{said}."
+
+
+def waves_text(plan: JsonObject) -> str:
+    """Say how many are in each wave, such as `canary 1, then 4, 4 and 2`."""
+    sizes = Counter(each.get("wave") for each in plan.get("stacks") or [] if each.get("wave") is not None)
+    canaries = sizes.pop(0, 0)
+    waves = [str(sizes[wave]) for wave in sorted(sizes)]
+    listed = " and ".join(part for part in (", ".join(waves[:-1]), *waves[-1:]) if part)
+    if not canaries:
+        return listed or "-"
+    return f"canary {canaries}{f', then {listed}' if listed else ''}"
+
+
+def _moment(when: datetime) -> str:
+    return when.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _span(earlier: datetime, later: datetime) -> str:
+    return duration(max(0, int((later - earlier).total_seconds())))
