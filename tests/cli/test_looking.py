@@ -137,7 +137,13 @@ def test_a_list_shows_a_line_for_each_stack(run, service):
         items(
             stack(),
             stack(
-                "bob", phase="failed", health="unknown", reason="lost", runtime=None, staleness=[staleness()]
+                "bob",
+                phase="failed",
+                health="unknown",
+                reason="lost",
+                runtime=None,
+                staleness=[staleness()],
+                pinned=True,
             ),
         ),
     )
@@ -146,8 +152,8 @@ def test_a_list_shows_a_line_for_each_stack(run, service):
 
     assert result.stdout.splitlines()[0].split()[:3] == ["USER", "PHASE", "HEALTH"]
     assert lines_of(result)[1:] == [
-        f"ada running healthy current - 1.18.34 - node-a {JOB}",
-        f"bob failed unknown current lost - image - {JOB}",
+        f"ada running healthy current - 1.18.34 - - node-a {JOB}",
+        f"bob failed unknown current lost - yes image - {JOB}",
     ]
     assert result.stderr == "2 stacks\n"
 

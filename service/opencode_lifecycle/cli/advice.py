@@ -21,7 +21,7 @@ FOR_PROBLEMS: Final[Mapping[str, str]] = {
     "orphan-not-found": "see `opencode-lifecycle orphans list`",
     "orphan-not-proven": "look at it with its own system's tools, and remove it there if it is nobody's",
     "token-not-found": "see `opencode-lifecycle token list`",
-    "release-not-found": "name a release that exists",
+    "release-not-found": "see `opencode-lifecycle release list`",
     "bundle-too-large": "shorten the text that is named above",
     "rollout-not-found": "see `opencode-lifecycle rollout list`",
     "rollout-active": "see `opencode-lifecycle rollout watch`; when it has ended, or after `rollout abort`, ask again",

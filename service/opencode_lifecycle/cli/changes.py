@@ -128,7 +128,7 @@ def _judge_ensure(user_id: UserId, stack: JsonObject, operation: JsonObject | No
 @calls_service("start")
 async def start(session: Session, user_id: UserId, wait: int) -> None:
     """Start USER's stopped runtime."""
-    await _carry_out(session, "start", user_id, await session.client.command(user_id, "start"), wait)
+    await carry_out(session, "start", user_id, await session.client.command(user_id, "start"), wait)
 
 
 @click.command()
@@ -141,7 +141,7 @@ async def start(session: Session, user_id: UserId, wait: int) -> None:
 async def stop(session: Session, *, user_id: UserId, hold: bool, wait: int) -> None:
     """Stop USER's runtime; its workspace stays."""
     query = [("hold", "true")] if hold else []
-    await _carry_out(session, "stop", user_id, await session.client.command(user_id, "stop", query), wait)
+    await carry_out(session, "stop", user_id, await session.client.command(user_id, "stop", query), wait)
 
 
 @click.command()
@@ -150,7 +150,7 @@ async def stop(session: Session, *, user_id: UserId, hold: bool, wait: int) -> N
 @calls_service("recreate")
 async def recreate(session: Session, user_id: UserId, wait: int) -> None:
     """Replace USER's runtime by a fresh one with the same workspace."""
-    await _carry_out(session, "recreate", user_id, await session.client.command(user_id, "recreate"), wait)
+    await carry_out(session, "recreate", user_id, await session.client.command(user_id, "recreate"), wait)
 
 
 @click.command()
@@ -159,7 +159,7 @@ async def recreate(session: Session, user_id: UserId, wait: int) -> None:
 @calls_service("recover")
 async def recover(session: Session, user_id: UserId, wait: int) -> None:
     """Clear what keeps USER's stack failed or held, then start it."""
-    await _carry_out(session, "recover", user_id, await session.client.command(user_id, "recover"), wait)
+    await carry_out(session, "recover", user_id, await session.client.command(user_id, "recover"), wait)
 
 
 @click.command("rotate-password")
@@ -169,7 +169,7 @@ async def recover(session: Session, user_id: UserId, wait: int) -> None:
 async def rotate_password(session: Session, user_id: UserId, wait: int) -> None:
     """Give USER's runtime a new password; the old one is refused afterwards. Shows neither."""
     answer = await session.client.command(user_id, "rotate-password")
-    await _carry_out(session, "rotate-password", user_id, answer, wait)
+    await carry_out(session, "rotate-password", user_id, answer, wait)
 
 
 @click.command()
@@ -189,7 +189,7 @@ async def delete(session: Session, *, user_id: UserId, workspace: str, yes: bool
     if not yes:
         _ask_before_deletion(user_id, workspace)
     answer = await session.client.delete(user_id, workspace)
-    await _carry_out(session, "delete", user_id, answer, wait)
+    await carry_out(session, "delete", user_id, answer, wait)
 
 
 def _ask_before_deletion(user_id: UserId, workspace: str) -> None:
@@ -199,7 +199,7 @@ def _ask_before_deletion(user_id: UserId, workspace: str) -> None:
     click.confirm(f"Tear down the stack of {user_id} and {fate}?", abort=True, err=True)
 
 
-async def _carry_out(session: Session, verb: str, user_id: UserId, answer: Answer, wait: int) -> None:
+async def carry_out(session: Session, verb: str, user_id: UserId, answer: Answer, wait: int) -> None:
     """Watch the operation that was accepted, show how it ended, and fail as it did."""
     operation = answer.body
     if wait and not is_finished(operation):

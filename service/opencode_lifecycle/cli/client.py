@@ -225,6 +225,33 @@ class Client:
     async def openapi(self) -> JsonObject:
         return (await self._call("GET", "/openapi.json")).body
 
+    async def create_release(self, body: JsonObject) -> Answer:
+        """Make a release; the service has Nomad and OpenCode look at it first, which takes seconds."""
+        return await self._call("POST", "/v1/releases", body=body, keyed=True, seconds=WHOLE_SECONDS)
+
+    def releases(self) -> AsyncIterator[JsonObject]:
+        """Yield pages of releases, the newest first."""
+        return self._pages("/v1/releases", (), None)
+
+    async def release(self, release_id: str) -> JsonObject:
+        return (await self._call("GET", _path("v1", "releases", release_id))).body
+
+    async def use_release(self, release_id: str) -> JsonObject:
+        return (await self._call("POST", _path("v1", "releases", release_id, "use"), keyed=True)).body
+
+    async def pin(self, user_id: str, release_id: str) -> Answer:
+        path = _path("v1", "stacks", user_id, "pin")
+        return await self._call("PUT", path, body={"release": release_id}, keyed=True)
+
+    async def unpin(self, user_id: str) -> Answer:
+        return await self._call("DELETE", _path("v1", "stacks", user_id, "pin"), keyed=True)
+
+    async def group(self, name: str) -> JsonObject:
+        return (await self._call("GET", _path("v1", "groups", name))).body
+
+    async def put_group(self, name: str, body: JsonObject) -> JsonObject:
+        return (await self._call("PUT", _path("v1", "groups", name), body=body, keyed=True)).body
+
     async def readiness(self) -> Answer:
         """Return what the service says of its dependencies, whether it is ready (200) or not (503)."""
         return await self._call("GET", "/readyz", accepted=frozenset({503}))

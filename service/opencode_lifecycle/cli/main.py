@@ -20,15 +20,18 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "ensure": ("changes", "ensure"),
     "events": ("stacks", "events"),
     "explain": ("explain", "explain"),
+    "group": ("releases", "group"),
     "list": ("stacks", "list_stacks"),
     "logs": ("stacks", "logs"),
     "openapi": ("diagnosis", "openapi"),
     "operation": ("stacks", "operation"),
     "orphans": ("oversight", "orphans"),
+    "pin": ("releases", "pin"),
     "reconcile": ("oversight", "reconcile"),
     "recover": ("changes", "recover"),
     "recreate": ("changes", "recreate"),
     "rollout": ("rollouts", "rollout"),
+    "release": ("releases", "release"),
     "rotate-password": ("changes", "rotate_password"),
     "serve": ("serving", "serve"),
     "show": ("stacks", "show"),
@@ -37,6 +40,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "stop": ("changes", "stop"),
     "token": ("tokens", "token"),
 }
+    "unpin": ("releases", "unpin"),
 """Each command's module and its name there."""
 
 

@@ -76,7 +76,7 @@ def show_staleness(screen: Screen, stack: JsonObject) -> None:
 
 def show_stacks(screen: Screen, stacks: Sequence[JsonObject]) -> None:
     screen.table(
-        ["USER", "PHASE", "HEALTH", "MIGRATION", "REASON", "VERSION", "STALE", "NODE", "JOB"],
+        ["USER", "PHASE", "HEALTH", "MIGRATION", "REASON", "VERSION", "PINNED", "STALE", "NODE", "JOB"],
         [
             [
                 stack.get("user_id"),
@@ -85,6 +85,7 @@ def show_stacks(screen: Screen, stacks: Sequence[JsonObject]) -> None:
                 state(stack.get("migration_state")),
                 stack.get("reason"),
                 _object(stack, "runtime").get("opencode_version"),
+                "yes" if stack.get("pinned") else None,
                 _stale_facets(stack),
                 _object(stack, "runtime").get("node"),
                 stack.get("job_id"),
@@ -199,7 +200,11 @@ def _state(stack: JsonObject) -> list[tuple[str, Any]]:
 
 
 def _release(stack: JsonObject) -> list[tuple[str, Any]]:
-    return [("wanted", stack.get("wanted_release")), ("running", stack.get("release"))]
+    return [
+        ("wanted", stack.get("wanted_release")),
+        ("running", stack.get("release")),
+        ("pinned", stack.get("pinned")),
+    ]
 
 
 def _runtime(runtime: JsonObject) -> list[tuple[str, Any]]:
