@@ -135,6 +135,15 @@ def test_a_deadline_that_has_passed_is_told_as_such():
     assert "(10 s ago)" in said("waits for", draining)[1]
 
 
+def test_an_order_back_is_told_as_such_and_names_its_rollout():
+    back = moving("draining", order=order(id="ro_1.back.2"))
+
+    assert said("migration", back) == [
+        "draining, class restart, by order of rollout ro_1, which takes it back"
+    ]
+    assert said("to do", back) == ["see the rollout: `opencode-lifecycle rollout show ro_1`"]
+
+
 def test_an_order_without_a_deadline_waits_as_long_as_it_takes():
     draining = moving("draining", order=order(id="op_7"))
 
@@ -290,10 +299,9 @@ def test_one_screen_has_the_sentences_the_operation_the_events_and_nomads_comman
 
 
 def test_what_the_token_may_not_see_is_left_out(run, service):
-    ask(service, moving("draining", order=order()))
-    service._script.pop(("GET", "/v1/conditions"))
     service.refuses("GET /v1/conditions", 403, "forbidden")
     service.refuses("GET /v1/rollouts/ro_1", 403, "forbidden")
+    ask(service, moving("draining", order=order()))
 
     assert run("explain", "ada").exit_code == ExitCode.OK
 

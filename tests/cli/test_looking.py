@@ -131,11 +131,21 @@ def test_show_with_json_is_the_services_answer_and_nothing_else(run, service):
     assert result.stderr == ""
 
 
+def test_a_list_takes_a_release_by_the_name_that_people_give_it(run, service):
+    service.answers("GET /v1/releases", items({"id": "rel_2", "number": 7, "is_current": True}))
+    service.answers("GET /v1/stacks", items())
+
+    run("list", "--release", "7")
+    run("list", "--release", "target")
+
+    assert [asked.query["release"] for asked in service.asked if asked.path == "/v1/stacks"] == ["rel_2"] * 2
+
+
 def test_a_list_shows_a_line_for_each_stack(run, service):
     service.answers(
         "GET /v1/stacks",
         items(
-            stack(),
+            stack(wanted_release="rel_1"),
             stack(
                 "bob",
                 phase="failed",
@@ -152,8 +162,8 @@ def test_a_list_shows_a_line_for_each_stack(run, service):
 
     assert result.stdout.splitlines()[0].split()[:3] == ["USER", "PHASE", "HEALTH"]
     assert lines_of(result)[1:] == [
-        f"ada running healthy current - 1.18.34 - - node-a {JOB}",
-        f"bob failed unknown current lost - yes image - {JOB}",
+        f"ada running healthy current - 1.18.34 rel_1 - - node-a {JOB}",
+        f"bob failed unknown current lost - rel_1 → rel_2 yes image - {JOB}",
     ]
     assert result.stderr == "2 stacks\n"
 

@@ -13,11 +13,14 @@ from fakes.lifecycle_service import (
     SINCE,
     items,
     member,
+    migration,
+    order,
     plan,
     planned_stack,
     rollout,
     rollout_detail,
     specification,
+    stack,
     staleness,
 )
 from opencode_lifecycle.api.schemas import RolloutBody
@@ -58,6 +61,12 @@ THEIR_BODY = {
         "at_deadline": "hold",
     },
 }
+
+
+@pytest.fixture(autouse=True)
+def nobody_drains(service):
+    """Whoever looks at a rollout asks for the agents that it waits for."""
+    service.answers("GET /v1/stacks", items())
 
 
 def lines_of(result):
@@ -307,6 +316,27 @@ def test_what_the_service_finds_wrong_is_shown_with_where(run, service):
     assert "/strategy/waves/0: must be at least 1" in result.stderr
 
 
+def test_releases_are_named_as_people_name_them(run, service):
+    service.answers(PLAN_CALL, plan())
+    service.answers(
+        "GET /v1/releases",
+        items({"id": NEXT_RELEASE, "number": 2}, {"id": RELEASE, "number": 1, "is_current": True}),
+    )
+
+    run("rollout", "plan", "--release", "2", "--running", "target")
+
+    assert bodies(service) == [{"release": NEXT_RELEASE, "selector": {"releases": [RELEASE]}}]
+
+
+def test_a_release_that_is_not_there_is_a_problem_of_a_plan(run, service):
+    service.answers("GET /v1/releases", items())
+
+    result = run("rollout", "plan", "--release", "7")
+
+    assert result.exit_code == 2
+    assert "there is no release 7" in result.stderr
+
+
 # --- start
 
 
@@ -373,7 +403,8 @@ def test_rollouts_are_listed_with_how_far_they_are(run, service):
 
 
 def test_a_rollout_is_shown_in_numbers_and_whoever_is_in_flight_by_name(run, service):
-    service.answers(GET, rollout_detail("running", member(reason="at_work"), member("bob")))
+    service.answers(GET, rollout_detail("running", member(), member("bob")))
+    service.now_answers("GET /v1/stacks", items(draining()))
 
     lines = lines_of(run("rollout", "show", ROLLOUT))
 
@@ -382,6 +413,7 @@ def test_a_rollout_is_shown_in_numbers_and_whoever_is_in_flight_by_name(run, ser
     assert "WAVE STACKS IN FLIGHT MIGRATED WAITING" in lines
     assert "1 4 2 2 0" in lines
     assert any(line.startswith("ada 1 ordered restart") for line in lines)
+    assert any(line.startswith("waits for the agent of ada, until") for line in lines)
     assert service.asked[-1].query == {"state": "ordered", "limit": "500"}
 
 
@@ -530,15 +562,45 @@ def test_what_cannot_be_done_in_its_state_is_told(run, service):
 # --- what it waits for
 
 
-def waits(*members, state="running", **changes):
-    return list(waits_of(rollout_detail(state, *members, **changes), now=NOW))
+def waits(*draining, state="running", **changes):
+    return list(waits_of({**rollout_detail(state, **changes), "draining": list(draining)}, now=NOW))
+
+
+def draining(user_id="ada", order_id=ROLLOUT, deadline="2026-01-02T04:04:05Z"):
+    return stack(
+        user_id,
+        migration_state="draining",
+        migration=migration("draining", order=order(id=order_id, deadline=deadline)),
+    )
 
 
 def test_a_rollout_waits_for_those_in_flight_and_for_agents_at_work_by_name():
-    assert waits(member(reason="at_work"), member("bob")) == [
+    assert waits(draining(), draining("bob", f"{ROLLOUT}.back.2", "2026-01-02T03:04:05Z")) == [
         "2 stacks in flight",
         "the agent of ada, until 2026-01-02T04:04:05Z (in 59 m 5 s)",
+        "the agent of bob, until 2026-01-02T03:04:05Z",
     ]
+
+
+def test_agents_that_somebody_else_waits_for_are_not_named():
+    assert waits(draining(order_id="op_1"), stack()) == ["2 stacks in flight"]
+
+
+def test_whoever_was_at_work_at_his_turn_comes_last_and_is_called_so(run, service):
+    late = [{"wave": 3, "counts": {"ordered": 1}}]
+    service.answers(GET, rollout_detail(wave=3, waves=2, wave_counts=late))
+
+    lines = lines_of(run("rollout", "show", ROLLOUT))
+
+    assert "state running, those that were at work" in lines
+    assert "at work 1 1" in lines
+
+
+@pytest.mark.parametrize("reason", ["no_canary", "inconclusive", "unavailable"])
+def test_what_a_message_says_is_not_said_twice(reason):
+    (person,) = waits(state="paused", reason=reason, message="as it is", counts={"waiting": 7})
+
+    assert "since as it is. Then" in person
 
 
 def test_a_rollout_that_soaks_says_until_when():

@@ -14,7 +14,6 @@ from fakes.lifecycle_service import (
     address,
     event,
     items,
-    member,
     migration,
     operation,
     order,
@@ -31,6 +30,10 @@ from opencode_lifecycle.cli.exit_codes import ExitCode
 COLOUR = re.compile(r"\x1b\[[0-9;]*3[0-9]m")
 GET = "GET /v1/stacks/ada"
 ROLLOUT_CALL = f"GET /v1/rollouts/{ROLLOUT}"
+DRAINING = stack(
+    migration_state="draining",
+    migration=migration("draining", order=order(id=ROLLOUT, deadline="2026-01-02T04:04:05Z")),
+)
 OVER = {"finished_at": SINCE, "counts": {"migrated": 10}}
 
 
@@ -151,7 +154,8 @@ def bare(text: str) -> str:
 
 def test_the_progress_of_a_rollout_is_shown_live(service, terminal):
     for _ in range(3):
-        service.answers(ROLLOUT_CALL, rollout_detail("running", member(reason="at_work")))
+        service.answers(ROLLOUT_CALL, rollout_detail())
+    service.answers("GET /v1/stacks", items(DRAINING))
     service.answers(ROLLOUT_CALL, rollout_detail("succeeded", **OVER))
 
     shown = terminal("rollout", "watch", ROLLOUT)
@@ -175,8 +179,8 @@ def test_the_progress_of_a_paused_rollout_says_what_a_person_can_do(service, ter
 
 
 def test_progress_that_came_from_outside_cannot_steer_the_terminal(service, terminal):
-    hostile = member("a\x1b]0;owned\x07", reason="at_work")
-    service.answers(ROLLOUT_CALL, rollout_detail("running", hostile, message="\x1b]0;owned\x07"))
+    service.answers(ROLLOUT_CALL, rollout_detail(message="\x1b]0;owned\x07"))
+    service.answers("GET /v1/stacks", items({**DRAINING, "user_id": "a\x1b]0;owned\x07"}))
     service.answers(ROLLOUT_CALL, rollout_detail("succeeded", **OVER))
 
     assert "\x1b]" not in terminal("rollout", "watch", ROLLOUT).text
@@ -184,6 +188,7 @@ def test_progress_that_came_from_outside_cannot_steer_the_terminal(service, term
 
 def test_a_rollout_watched_as_json_shows_nothing_else_on_a_terminal_too(service, terminal):
     service.answers(ROLLOUT_CALL, rollout_detail())
+    service.answers("GET /v1/stacks", items())
     service.answers(ROLLOUT_CALL, rollout_detail("succeeded", **OVER))
 
     shown = terminal("rollout", "watch", ROLLOUT, "--json")
@@ -217,6 +222,7 @@ def test_an_explanation_fits_a_screen_of_eighty_columns(service, terminal):
 
 def test_who_interrupts_the_watching_of_a_rollout_is_told_that_it_goes_on(service, token_file):
     service.answers(ROLLOUT_CALL, rollout_detail())
+    service.answers("GET /v1/stacks", items())
     with subprocess.Popen(
         [sys.executable, "-m", "opencode_lifecycle", "rollout", "watch", ROLLOUT],
         stdout=subprocess.PIPE,

@@ -67,6 +67,10 @@ class LifecycleService:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         self._next(call).append(Scripted(status=status, body=body, headers=named))
 
+    def now_answers(self, call: str, body: Any) -> None:
+        """Answer *call* with *body* from now on, whatever was said before."""
+        self._next(call)[:] = [Scripted(body=body)]
+
     def is_slow(self, call: str, seconds: float, body: Any) -> None:
         """Answer *call* so late."""
         self._next(call).append(Scripted(body=body, after=seconds))

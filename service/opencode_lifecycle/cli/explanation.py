@@ -15,6 +15,8 @@ from opencode_lifecycle.model.states import FINAL_REASONS, OUTAGES, Desired, Mig
 Row = tuple[str, str]
 
 ROLLOUT_PREFIX: Final = "ro_"
+BACK: Final = ".back"
+"""In the id of an order of a rollout that takes back what it moved."""
 
 _BY_CLASS: Final[Mapping[str, str]] = {
     "live": "its instructions are written; they count from the next turn of its agent on, and nothing is interrupted",
@@ -215,7 +217,7 @@ def _to_do(known: Known) -> Iterator[str]:
     elif _migration_of(stack).get("refused") and stack.get("migration_state") != MigrationState.FAILED:
         yield f"have what was refused tried again: `opencode-lifecycle recover {user}`"
     if order and _is_rollout(order):
-        yield f"see the rollout: `opencode-lifecycle rollout show {quote(str(order.get('id')))}`"
+        yield f"see the rollout: `opencode-lifecycle rollout show {quote(_rollout_id(order))}`"
     if known.rollout is not None and known.rollout.get("state") == "paused":
         yield f"let it go on: `opencode-lifecycle rollout resume {quote(str(known.rollout.get('id')))}`"
     for condition in known.conditions:
@@ -226,7 +228,7 @@ def _to_do(known: Known) -> Iterator[str]:
 def rollout_of(stack: JsonObject) -> str | None:
     """Return the id of the rollout by whose order *stack* is migrated, if it is one's."""
     order = _order_of(stack)
-    return str(order.get("id")) if order and _is_rollout(order) else None
+    return _rollout_id(order) if order and _is_rollout(order) else None
 
 
 def _state_of_rollout(known: Known) -> str:
@@ -237,7 +239,14 @@ def _state_of_rollout(known: Known) -> str:
 
 
 def _whose(order: JsonObject) -> str:
-    return f"{'rollout' if _is_rollout(order) else 'operation'} {order.get('id')}"
+    if not _is_rollout(order):
+        return f"operation {order.get('id')}"
+    return f"rollout {_rollout_id(order)}{', which takes it back' if BACK in str(order.get('id')) else ''}"
+
+
+def _rollout_id(order: JsonObject) -> str:
+    """Return the rollout that an order is of: its id comes before what tells several orders of it apart."""
+    return str(order.get("id")).partition(".")[0]
 
 
 def _is_rollout(order: JsonObject) -> bool:

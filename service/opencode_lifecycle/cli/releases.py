@@ -1,6 +1,5 @@
 """Commands on releases, pins and groups: what runtimes are to be, and who is held on something else."""
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -21,13 +20,12 @@ from opencode_lifecycle.cli.release_files import (
     prompts_of,
     text_of,
 )
+from opencode_lifecycle.cli.release_names import TARGET, release_id_of
 from opencode_lifecycle.cli.release_tables import PARTS, show_differences, show_release, show_releases
 from opencode_lifecycle.model.identifiers import UserId
 
 CREATED: Final = 201
 """HTTP's word for: there was none of it before."""
-_NUMBER: Final = re.compile(r"[1-9][0-9]{0,8}\Z", re.ASCII)
-_TARGET: Final = "target"
 
 _CONTENT: Final = (
     click.option("--base", metavar="RELEASE", help="What it is made over.  [the fleet's target]"),
@@ -86,7 +84,7 @@ async def create(session: Session, /, *, base: str | None, **asked: Any) -> None
     What is not given is as in the base. No stack is moved by it: that is for `release use`.
     """
     body = _body_of(asked)
-    over = await session.client.release(await _id_of(session.client, base or _TARGET))
+    over = await session.client.release(await release_id_of(session.client, base or TARGET))
     answer = await session.client.create_release({**body, "base": over["id"]})
     made = answer.body
     if session.screen.as_json:
@@ -141,12 +139,12 @@ async def list_releases(session: Session) -> None:
 
 
 @release.command()
-@click.argument("name", metavar="[RELEASE]", default=_TARGET)
+@click.argument("name", metavar="[RELEASE]", default=TARGET)
 @click.option("--part", type=click.Choice(list(PARTS)), help="Print this text of it, and nothing else.")
 @calls_service("release show")
 async def show(session: Session, *, name: str, part: str | None) -> None:
     """Everything that a release is made of; without RELEASE, the fleet's target."""
-    found = await session.client.release(await _id_of(session.client, name))
+    found = await session.client.release(await release_id_of(session.client, name))
     if session.screen.as_json:
         session.screen.document(found)
     elif part is not None:
@@ -165,7 +163,7 @@ async def show(session: Session, *, name: str, part: str | None) -> None:
 @calls_service("release use")
 async def use(session: Session, *, name: str, no_rollout: bool) -> None:
     """Bring the fleet to a release, by a rollout at the default pace."""
-    release_id = await _id_of(session.client, name)
+    release_id = await release_id_of(session.client, name)
     if no_rollout:
         used = await session.client.use_release(release_id)
         if session.screen.as_json:
@@ -207,7 +205,7 @@ async def _begin_rollout(client: Client, release_id: str) -> JsonObject:
 @calls_service("pin")
 async def pin(session: Session, *, user_id: UserId, name: str, wait: int) -> None:
     """Hold USER's stack on RELEASE, wherever the fleet goes. It is brought there as every stale stack is."""
-    release_id = await _id_of(session.client, name)
+    release_id = await release_id_of(session.client, name)
     await carry_out(session, "pin", user_id, await session.client.pin(user_id, release_id), wait)
 
 
@@ -254,7 +252,7 @@ async def set_group(
     if (pinned_to is not None and no_pin) or (idle_stop_after is not None and no_idle_stop):
         raise click.UsageError("an option and its --no- twin exclude each other")
     if pinned_to is not None or no_pin:
-        body["pin"] = await _id_of(session.client, pinned_to) if pinned_to is not None else None
+        body["pin"] = await release_id_of(session.client, pinned_to) if pinned_to is not None else None
     if idle_stop_after is not None or no_idle_stop:
         body["idle_stop_after"] = f"{idle_stop_after}s" if idle_stop_after is not None else None
     if not body:
@@ -274,21 +272,6 @@ def _tell(screen: Screen, found: JsonObject) -> None:
             ("changed", age(found.get("changed_at"))),
             ("changed by", found.get("changed_by")),
         ]
-    )
-
-
-async def _id_of(client: Client, name: str) -> str:
-    """Return the id of the release that a person names by its number, as `target`, or by the id itself."""
-    if name != _TARGET and _NUMBER.match(name) is None:
-        return name
-    async for page in client.releases():
-        for each in page["items"]:
-            if (each.get("is_current") and name == _TARGET) or str(each.get("number")) == name:
-                return str(each["id"])
-    raise CommandFailed(
-        ExitCode.NOT_FOUND,
-        f"there is no release {name}",
-        advice="see `opencode-lifecycle release list`",
     )
 
 

@@ -7,8 +7,9 @@ from typing import Any, Final
 
 import click
 
-from opencode_lifecycle.cli.client import JsonObject
+from opencode_lifecycle.cli.client import Client, JsonObject
 from opencode_lifecycle.cli.parameters import DurationType, PairType, UserIdType, choice, mapping
+from opencode_lifecycle.cli.release_names import release_id_of
 from opencode_lifecycle.model.facets import Facet
 from opencode_lifecycle.model.migration import AtDeadline
 from opencode_lifecycle.model.rollout_specification import Amount
@@ -30,10 +31,14 @@ class AmountType(click.ParamType[str]):
 
 
 _OPTIONS: Final = (
-    click.option("--release", metavar="ID", help="What they become; without it, what each is wanted to be."),
+    click.option(
+        "--release", metavar="RELEASE", help="What they become; without it, what each is wanted to be."
+    ),
     click.option("--all-stale", is_flag=True, help="Every stale stack; so it is without any selection, too."),
     click.option("--reason", "reasons", type=choice(Facet), multiple=True, help="Stale in this."),
-    click.option("--running", "releases", metavar="ID", multiple=True, help="Those that run this release."),
+    click.option(
+        "--running", "releases", metavar="RELEASE", multiple=True, help="Those that run this release."
+    ),
     click.option("--label", "labels", type=PairType(), multiple=True, help="With these labels."),
     click.option("--group", "groups", metavar="NAME", multiple=True, help="Of these groups."),
     click.option("--user", "users", type=UserIdType(), metavar="USER", multiple=True, help="Of these users."),
@@ -63,7 +68,7 @@ _OPTIONS: Final = (
 
 
 def specification_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add an option for every field of a specification, and --file."""
+    """Add an option for every field of a specification, and --file. Releases are named as people do."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
@@ -105,6 +110,18 @@ def body_of(asked: Mapping[str, Any]) -> JsonObject:
         rotate_passwords=asked["rotate_passwords"] or None,
         recreate=asked["recreate"] or None,
     )
+
+
+async def with_release_ids(client: Client, body: JsonObject) -> JsonObject:
+    """Return *body* with the ids of the releases that a person names otherwise."""
+    release, selector = body.get("release"), body.get("selector")
+    found = dict(body)
+    if isinstance(release, str):
+        found["release"] = await release_id_of(client, release)
+    if isinstance(selector, dict) and isinstance(selector.get("releases"), list):
+        releases = [await release_id_of(client, str(each)) for each in selector["releases"]]
+        found["selector"] = {**selector, "releases": releases}
+    return found
 
 
 def _given(**fields: Any) -> JsonObject:

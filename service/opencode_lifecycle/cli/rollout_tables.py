@@ -128,16 +128,16 @@ def show_rollout(screen: Screen, rollout: JsonObject, *, waits: Iterable[str] = 
     waves = rollout.get("wave_counts") or []
     if waves:
         screen.heading("Waves")
-        screen.table(*wave_table(waves))
+        screen.table(*wave_table(waves, rollout.get("waves")))
 
 
-def wave_table(waves: Sequence[JsonObject]) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
-    """Return headers and rows of the waves in numbers; states in which nobody is are left out."""
+def wave_table(waves: Sequence[JsonObject], planned: object) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
+    """Return headers and rows of the waves in numbers, of so many that were planned; states of nobody are left out."""
     shown = [each for each in IN_ORDER if any(count_of(wave.get("counts"), each) for wave in waves)]
     headers = ["WAVE", "STACKS", *(named(each).upper() for each in shown)]
     rows = [
         [
-            wave_name(wave.get("wave")),
+            wave_name(wave.get("wave"), planned),
             str(total_of(wave.get("counts"))),
             *(_number(count_of(wave.get("counts"), each), each) for each in shown),
         ]

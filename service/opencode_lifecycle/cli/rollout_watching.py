@@ -18,6 +18,7 @@ from opencode_lifecycle.cli.output import Screen, plain, state
 from opencode_lifecycle.cli.rollout_tables import wave_table
 from opencode_lifecycle.cli.rollout_words import (
     because,
+    count_of,
     counts_text,
     done_of,
     is_over,
@@ -27,12 +28,26 @@ from opencode_lifecycle.cli.rollout_words import (
 )
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.rollout import MemberState
+from opencode_lifecycle.model.states import MigrationState
 
-IN_FLIGHT: Final = (("state", MemberState.ORDERED.value), ("limit", "5"))
-"""Of the members, only a few that are moved now are asked for: those that are named on the screen."""
+FEW: Final = 5
+"""So many stacks are named of which agents are waited for."""
+NO_MEMBERS: Final = (("limit", "1"),)
+"""A rollout is asked for with a page of its members; of thousands, the smallest will do."""
 _BAR: Final = 40
 _MOST_WAVES: Final = 12
 """More do not fit a screen; those around the one that is moved are shown."""
+
+
+async def look_at(client: Client, rollout_id: str) -> JsonObject:
+    """Return the rollout, and as its `draining` a few stacks whose agents are waited for, by whosever order."""
+    found = await client.rollout(rollout_id, NO_MEMBERS)
+    if is_over(found) or not count_of(found.get("counts"), MemberState.ORDERED):
+        return found
+    query = [("migration_state", MigrationState.DRAINING.value)]
+    async for page in client.stacks(query, FEW):
+        return {**found, "draining": page["items"]}
+    return found
 
 
 async def follow_rollout(
@@ -40,9 +55,7 @@ async def follow_rollout(
 ) -> JsonObject:
     """Return the rollout when it is over, or as it was last seen when *deadline* is."""
     rollout_id = str(rollout["id"])
-    return await poll(
-        lambda: client.rollout(rollout_id, IN_FLIGHT), rollout, is_over, deadline=deadline, show=show
-    )
+    return await poll(lambda: look_at(client, rollout_id), rollout, is_over, deadline=deadline, show=show)
 
 
 @contextmanager
@@ -90,7 +103,7 @@ def _picture(rollout: JsonObject, spinner: Spinner) -> RenderableType:
     parts: list[RenderableType] = [spinner, bar]
     waves = rollout.get("wave_counts") or []
     if waves:
-        parts.append(_waves(_around(waves, rollout.get("wave"))))
+        parts.append(_waves(_around(waves, rollout.get("wave")), rollout.get("waves")))
     if rollout.get("message"):
         parts.append(Text(f"  {plain(rollout['message'])}", style="dim"))
     parts += [
@@ -107,8 +120,8 @@ def _around(waves: list[JsonObject], wave: object) -> list[JsonObject]:
     return waves[first : first + _MOST_WAVES]
 
 
-def _waves(waves: list[JsonObject]) -> Table:
-    headers, rows = wave_table(waves)
+def _waves(waves: list[JsonObject], planned: object) -> Table:
+    headers, rows = wave_table(waves, planned)
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0), pad_edge=False)
     for header in headers:
         table.add_column(header)

@@ -20,6 +20,11 @@ OF_ROLLOUTS: Final[Mapping[RolloutReason, str]] = {
     RolloutReason.UNAVAILABLE: "as many stacks are without a working runtime as may be",
 }
 
+_SAID_BY_MESSAGE: Final = frozenset(
+    {RolloutReason.NO_CANARY, RolloutReason.INCONCLUSIVE, RolloutReason.UNAVAILABLE}
+)
+"""Of these the message says what the reason means, and more."""
+
 OF_MEMBERS: Final[Mapping[MemberReason, str]] = {
     MemberReason.PINNED: "it is pinned to another release",
     MemberReason.HELD: "an operator holds it",
@@ -85,8 +90,13 @@ def counts_text(counts: Any) -> str:
     return ", ".join(said) or "nobody"
 
 
-def wave_name(wave: object) -> str:
-    return "canary" if wave == 0 else "-" if wave is None else str(wave)
+def wave_name(wave: object, waves: object = None) -> str:
+    """Name a wave: after the last of *waves* come those whose agents were at work when it was their turn."""
+    if wave == 0:
+        return "canary"
+    if isinstance(wave, int) and isinstance(waves, int) and wave > waves:
+        return "at work"
+    return "-" if wave is None else str(wave)
 
 
 def standing(rollout: JsonObject) -> str:
@@ -95,14 +105,22 @@ def standing(rollout: JsonObject) -> str:
     if rollout.get("state") == RolloutState.PAUSED and rollout.get("goes_back"):
         said += " on its way back"
     if not is_over(rollout):
-        wave = rollout.get("wave")
-        said += ", canaries" if wave == 0 else f", wave {wave} of {rollout.get('waves')}"
+        said += f", {_whose_turn(rollout)}"
     return said
+
+
+def _whose_turn(rollout: JsonObject) -> str:
+    name = wave_name(rollout.get("wave"), rollout.get("waves"))
+    if name == "canary":
+        return "canaries"
+    return "those that were at work" if name == "at work" else f"wave {name} of {rollout.get('waves')}"
 
 
 def because(rollout: JsonObject) -> str:
     """Return the reason and the message of a rollout as one text; empty when nothing needs saying."""
     reason, message = rollout.get("reason"), str(rollout.get("message") or "")
+    if message and reason in _SAID_BY_MESSAGE:
+        return message
     meaning = OF_ROLLOUTS[RolloutReason(reason)] if reason in set(RolloutReason) else str(reason or "")
     return ": ".join(part for part in (meaning, message) if part)
 
@@ -115,7 +133,7 @@ def waits_of(rollout: JsonObject, *, now: datetime) -> Iterator[str]:
     """
     Say what a rollout waits for, most pressing first; nothing when it is over.
 
-    Its `members`, when they are there, are those in flight that are to be named.
+    Among its `draining`, when they are there, are stacks of it whose agents are waited for.
     """
     if is_over(rollout):
         return
@@ -137,14 +155,15 @@ def waits_of(rollout: JsonObject, *, now: datetime) -> Iterator[str]:
 
 
 def _agents_at_work(rollout: JsonObject, now: datetime) -> Iterator[str]:
-    members = rollout.get("members")
-    items = members.get("items") if isinstance(members, Mapping) else None
-    for member in items if isinstance(items, Sequence) else ():
-        if member.get("state") == MemberState.ORDERED and member.get("reason") == MemberReason.AT_WORK:
-            deadline = parse_time(member.get("deadline"))
-            left = _span(now, deadline) if deadline is not None and deadline > now else ""
-            until = f", until {_moment(deadline)}" if deadline is not None else ""
-            yield f"the agent of {member.get('user_id')}{until}{f' (in {left})' if left else ''}"
+    for stack in rollout.get("draining") or ():
+        migration = stack.get("migration")
+        order = migration.get("order") if isinstance(migration, Mapping) else None
+        if not isinstance(order, Mapping) or str(order.get("id")).partition(".")[0] != rollout.get("id"):
+            continue
+        deadline = parse_time(order.get("deadline"))
+        left = _span(now, deadline) if deadline is not None and deadline > now else ""
+        until = f", until {_moment(deadline)}" if deadline is not None else ""
+        yield f"the agent of {stack.get('user_id')}{until}{f' (in {left})' if left else ''}"
 
 
 def why_text(reasons: Any) -> str:

@@ -13,14 +13,14 @@ from opencode_lifecycle.cli.connection import CommandFailed, Session, calls_serv
 from opencode_lifecycle.cli.exit_codes import ExitCode
 from opencode_lifecycle.cli.output import Screen, counted
 from opencode_lifecycle.cli.parameters import DurationType, choice
-from opencode_lifecycle.cli.rollout_options import body_of, specification_options
+from opencode_lifecycle.cli.rollout_options import body_of, specification_options, with_release_ids
 from opencode_lifecycle.cli.rollout_tables import (
     show_members,
     show_plan,
     show_rollout,
     show_rollouts,
 )
-from opencode_lifecycle.cli.rollout_watching import IN_FLIGHT, follow_rollout, progress_of_rollout
+from opencode_lifecycle.cli.rollout_watching import follow_rollout, look_at, progress_of_rollout
 from opencode_lifecycle.cli.rollout_words import because, count_of, is_over, waits_of
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.rollout import MemberState, RolloutState
@@ -68,7 +68,8 @@ async def plan(session: Session, /, **asked: Any) -> None:
     The plan can be applied as it is shown: whoever changed since is left out then. Exit code 0: nothing to do, 1: changes,
     2: a problem.
     """
-    made = await session.client.plan_rollout(body_of(asked))
+    body = await with_release_ids(session.client, body_of(asked))
+    made = await session.client.plan_rollout(body)
     if session.screen.as_json:
         session.screen.document(made)
     else:
@@ -91,7 +92,9 @@ async def start(session: Session, /, *, plan_id: str | None, watching: bool, **a
     body = body_of(asked)
     if plan_id is not None and (body or asked["file"]):
         raise click.UsageError("--plan is applied as it was made; leave the other options out")
-    begun = await session.client.start_rollout({"plan": plan_id} if plan_id is not None else body)
+    if plan_id is not None:
+        body = {"plan": plan_id}
+    begun = await session.client.start_rollout(await with_release_ids(session.client, body))
     rollout_id = str(begun.get("id"))
     if watching:
         session.screen.note(f"{rollout_id} has begun.")
@@ -126,7 +129,7 @@ async def show(session: Session, *, rollout_id: str | None, state: str | None, m
     Without ID: the one that runs, or the last one.
     """
     client = session.client
-    found = await client.rollout(rollout_id or await _latest(client), IN_FLIGHT)
+    found = await look_at(client, rollout_id or await _latest(client))
     wanted = [("state", state)] if state else []
     if state or members or session.screen.as_json:
         named = await client.members(str(found["id"]), wanted)
@@ -138,6 +141,7 @@ async def show(session: Session, *, rollout_id: str | None, state: str | None, m
             for member in await client.members(str(found["id"]), [("state", each.value)])
         ]
     if session.screen.as_json:
+        found = {name: value for name, value in found.items() if name != "draining"}
         session.screen.document({**found, "members": {"items": named, "next_cursor": None}})
         return
     show_rollout(session.screen, found, waits=waits_of(found, now=datetime.now(UTC)))
@@ -185,7 +189,7 @@ async def _watch_until_over(session: Session, rollout_id: str, deadline: Deadlin
     try:
         with progress_of_rollout(screen) as show_progress:
             found = await follow_rollout(
-                client, await client.rollout(rollout_id, IN_FLIGHT), deadline=deadline, show=show_progress
+                client, await look_at(client, rollout_id), deadline=deadline, show=show_progress
             )
     except asyncio.CancelledError:
         screen.note(f"The rollout goes on. See: opencode-lifecycle rollout show {rollout_id}")

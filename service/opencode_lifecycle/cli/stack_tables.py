@@ -76,7 +76,19 @@ def show_staleness(screen: Screen, stack: JsonObject) -> None:
 
 def show_stacks(screen: Screen, stacks: Sequence[JsonObject]) -> None:
     screen.table(
-        ["USER", "PHASE", "HEALTH", "MIGRATION", "REASON", "VERSION", "PINNED", "STALE", "NODE", "JOB"],
+        [
+            "USER",
+            "PHASE",
+            "HEALTH",
+            "MIGRATION",
+            "REASON",
+            "VERSION",
+            "RELEASE",
+            "PINNED",
+            "STALE",
+            "NODE",
+            "JOB",
+        ],
         [
             [
                 stack.get("user_id"),
@@ -85,6 +97,7 @@ def show_stacks(screen: Screen, stacks: Sequence[JsonObject]) -> None:
                 state(stack.get("migration_state")),
                 stack.get("reason"),
                 _object(stack, "runtime").get("opencode_version"),
+                _from_release_to_release(stack),
                 "yes" if stack.get("pinned") else None,
                 _stale_facets(stack),
                 _object(stack, "runtime").get("node"),
@@ -197,6 +210,12 @@ def _state(stack: JsonObject) -> list[tuple[str, Any]]:
         ("observed", age(stack.get("observed_at"))),
         ("last operation", stack.get("last_operation")),
     ]
+
+
+def _from_release_to_release(stack: JsonObject) -> str | None:
+    """Return the release that runs, and the one that is wanted where that is another."""
+    running, wanted = stack.get("release"), stack.get("wanted_release")
+    return running if running == wanted or not running else f"{running} → {wanted}"
 
 
 def _release(stack: JsonObject) -> list[tuple[str, Any]]:

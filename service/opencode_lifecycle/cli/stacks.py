@@ -20,6 +20,7 @@ from opencode_lifecycle.cli.parameters import (
     choice,
     user_argument,
 )
+from opencode_lifecycle.cli.release_names import release_id_of
 from opencode_lifecycle.cli.stack_tables import show_events, show_operation, show_stack, show_stacks
 from opencode_lifecycle.model.facets import Facet
 from opencode_lifecycle.model.identifiers import UserId
@@ -43,7 +44,7 @@ async def show(session: Session, user_id: UserId) -> None:
 @click.option("--health", type=choice(Health))
 @click.option("--migration-state", type=choice(MigrationState))
 @click.option("--reason", type=choice(Reason))
-@click.option("--release", metavar="ID", help="Stacks that run this release.")
+@click.option("--release", metavar="RELEASE", help="Stacks that run this release.")
 @click.option("--group", metavar="NAME")
 @click.option(
     "--stale",
@@ -70,6 +71,8 @@ async def list_stacks(
     **filters: str | None,
 ) -> None:
     """Stacks, all or those that match every filter. Pages are fetched as needed."""
+    if filters["release"] is not None:
+        filters["release"] = await release_id_of(session.client, filters["release"])
     query = [(name, value) for name, value in filters.items() if value is not None]
     if stale is not None and current:
         raise click.UsageError("--stale and --current exclude each other")
