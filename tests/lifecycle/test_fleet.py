@@ -11,7 +11,7 @@ from opencode_lifecycle.model.observation import ABSENT, AllocationSeen, ClientS
 from opencode_lifecycle.model.stack import Address, Intent, Runtime, Stack, Status
 from opencode_lifecycle.model.states import Desired
 from opencode_lifecycle.ports.orchestrator import AllocationChanged, JobChanged, Listing
-from opencode_lifecycle.ports.prober import Liveness
+from opencode_lifecycle.ports.prober import Activity, Liveness
 from opencode_lifecycle.ports.stores import StackChange
 
 USER = UserId("ada")
@@ -361,3 +361,25 @@ def test_the_last_word_of_an_allocation_whose_job_was_purged_keeps_nobody_from_s
     fleet.apply_listing(listing(time, 20))
 
     assert fleet.observation(JOB).job is ABSENT
+
+
+def test_that_an_agent_has_finished_is_told_once_and_nothing_else_of_what_sessions_do(fleet, time):
+    finished, changed = [], []
+    fleet.on_idle, fleet.on_change = lambda known: finished.append(time.now), changed.append
+    looks = [idle := Activity(busy=False, changed_at=None), idle, Activity(busy=True, changed_at=None)]
+    looks += [None, idle, None, idle]
+    for seen in looks:
+        time.passes(1)
+        fleet.saw_activity(USER, seen, time.now)
+
+    assert [(at - datetime(2026, 1, 1, tzinfo=UTC)).seconds for at in finished] == [1, 5, 7]
+    assert changed == []
+
+
+def test_when_a_runtime_was_seen_at_work_is_remembered_whatever_is_seen_since(fleet, time):
+    fleet.saw_activity(USER, Activity(busy=True, changed_at=None), at := time.now)
+    for seen in (None, Activity(busy=False, changed_at=None)):
+        time.passes(1)
+        fleet.saw_activity(USER, seen, time.now)
+
+    assert fleet.get(USER).busy_at == at

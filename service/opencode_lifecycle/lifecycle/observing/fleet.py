@@ -7,62 +7,26 @@ the listing of Nomad and its event stream. It decides nothing; it only says how 
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from time import monotonic
 
 from opencode_lifecycle.lifecycle.background import Pulse
 from opencode_lifecycle.lifecycle.observing.freshness import Freshness
+from opencode_lifecycle.lifecycle.observing.known import Known, run_of
 from opencode_lifecycle.lifecycle.observing.sightings import is_heard_since, newer_of, shows_the_same, told
 from opencode_lifecycle.model.clock import Clock
 from opencode_lifecycle.model.condition import ConditionKind
 from opencode_lifecycle.model.identifiers import AllocationId, JobId, UserId
 from opencode_lifecycle.model.observation import ABSENT, UNKNOWN, Observation
 from opencode_lifecycle.model.proof import Proof, ProofResult
-from opencode_lifecycle.model.stack import Address, Stack, Status
-from opencode_lifecycle.model.view import StackView
+from opencode_lifecycle.model.stack import Address, Stack
 from opencode_lifecycle.ports.orchestrator import Change, Connected, Listing
 from opencode_lifecycle.ports.prober import Activity, Liveness
 from opencode_lifecycle.ports.secrets import SecretSeen
 from opencode_lifecycle.ports.stores import StackChange
 
-
-@dataclass(slots=True, kw_only=True)
-class Known:
-    """One stack in memory. `view` caches how it is shown until something of it changes."""
-
-    stack: Stack
-    proof: Proof | None = None
-    liveness: Liveness | None = None
-    silent_probes: int = 0
-    secret: SecretSeen | None = None
-    """What Vault's metadata said last; None before the first look."""
-    activity: Activity | None = None
-    activity_at: datetime | None = None
-    """What its sessions did, and when that was seen; an activity of None could not be seen."""
-    busy_at: datetime | None = None
-    """When a session of it was last seen at work, whatever could not be seen since."""
-    memory: int | None = None
-    """Bytes that its runtime used when last asked."""
-    doubt: str = ""
-    doubted: Address | None = None
-    """An address that may be another's by now, and why; gone when that is settled."""
-    answered: tuple[AllocationId, int] | None = None
-    """The allocation, and which run of its task, that answered us as it must, in this life of the process. What an earlier life proved may be gone:
-    a Nomad that was away itself still calls a dead allocation running."""
-    view: StackView | None = None
-    ready_until: float = 0.0
-    """Until when, on the monotonic clock, `view` may be given to a hot ensure without a further look at anything."""
-    waiters: list[asyncio.Event] = field(default_factory=list)
-
-    def doubt_of(self, address: Address | None) -> str:
-        """Return why *address* is in doubt; empty when it is not."""
-        return self.doubt if address is not None and address == self.doubted else ""
-
-    def has_answered(self) -> bool:
-        """Whether the runtime that the row names has answered this process as it must."""
-        runtime = self.stack.status.runtime
-        return runtime is not None and self.answered == (runtime.allocation_id, runtime.restarts)
+__all__ = ["Fleet", "Known"]
 
 
 class Fleet:
@@ -84,6 +48,8 @@ class Fleet:
         self.listing_pulse = Pulse()
         self.on_change: Callable[[Known], None] | None = None
         """Called with each stack of which something new is known."""
+        self.on_idle: Callable[[Known], None] | None = None
+        """Called with each stack that was at work, or not seen, and in which nothing is at work now."""
         self.on_removal: Callable[[UserId], None] | None = None
         self._removed: dict[UserId, int] = {}
 
@@ -121,7 +87,7 @@ class Fleet:
             if before.secret_version != stack.status.secret_version:
                 # What was seen before is not about the version that the row names now.
                 known.secret = None
-            if _run_of(before) != _run_of(stack.status):
+            if run_of(before) != run_of(stack.status):
                 # Another server: what was heard of the one before says nothing of it.
                 known.liveness, known.silent_probes = None, 0
                 known.activity, known.activity_at, known.busy_at, known.memory = None, None, None, None
@@ -299,7 +265,7 @@ class Fleet:
         silent for the same moment.
         """
         known = self._by_user.get(user_id)
-        if known is None or _run_of(known.stack.status) != run:
+        if known is None or run_of(known.stack.status) != run:
             return
         if liveness is Liveness.ALIVE:
             known.answered = run
@@ -326,10 +292,22 @@ class Fleet:
             self._changed(known)
 
     def saw_activity(self, user_id: UserId, activity: Activity | None, at: datetime) -> None:
+        """
+        Take in what its sessions do, None for what could not be seen.
+
+        It is no news, so that a look costs nothing more, but that an agent has finished: a migration may wait for that.
+        """
         known = self._by_user.get(user_id)
-        if known is not None:
-            known.activity, known.activity_at = activity, at
-            known.busy_at = at if activity is not None and activity.busy else known.busy_at
+        if known is None:
+            return
+        was_idle = known.activity is not None and not known.activity.busy
+        known.activity, known.activity_at = activity, at
+        if activity is None:
+            return
+        if activity.busy:
+            known.busy_at = at
+        elif not was_idle and self.on_idle is not None:
+            self.on_idle(known)
 
     def saw_memory(self, user_id: UserId, memory: int | None) -> None:
         known = self._by_user.get(user_id)
@@ -388,11 +366,6 @@ class Fleet:
         waiters, known.waiters = known.waiters, []
         for waiter in waiters:
             waiter.set()
-
-
-def _run_of(status: Status) -> tuple[AllocationId, int] | None:
-    runtime = status.runtime
-    return (runtime.allocation_id, runtime.restarts) if runtime is not None else None
 
 
 _REMEMBERED_REMOVALS = 4096
