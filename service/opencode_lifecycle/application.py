@@ -101,6 +101,7 @@ async def serving(settings: Settings, neighbours: Neighbours) -> AsyncIterator[s
             idempotency=neighbours.store,
             releasing=plane.releasing,
             groups=plane.groups,
+            snapshots=plane.snapshots,
             registry=registry,
             allowed_environment=settings.allowed_environment,
             max_body_bytes=settings.max_body_bytes,

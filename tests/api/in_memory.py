@@ -39,6 +39,7 @@ from opencode_lifecycle.model.operation import Event, Operation, OperationKind, 
 from opencode_lifecycle.model.orphan import Find, Orphan, OrphanKind
 from opencode_lifecycle.model.password import Password, WrappedPassword
 from opencode_lifecycle.model.principal import Principal, Role, ServiceToken
+from opencode_lifecycle.model.snapshot import SnapshotsSeen
 from opencode_lifecycle.model.stack import Address, Intent, Runtime, Stack, Status
 from opencode_lifecycle.model.staleness import StalenessSummary
 from opencode_lifecycle.model.states import Desired, Health, Phase
@@ -523,6 +524,18 @@ class WatchReport:
     ok: bool = True
     age_seconds: float | None = 0.5
     limit_seconds: float = 30.0
+
+
+@dataclass
+class MemorySnapshots:
+    """Knows of the stacks that there are what a test has put into `seen`."""
+
+    provisioning: MemoryProvisioning
+    seen: dict[str, SnapshotsSeen] = field(default_factory=dict)
+
+    async def of(self, user_id: UserId) -> SnapshotsSeen:
+        await self.provisioning.inspect(user_id)
+        return self.seen.get(user_id, SnapshotsSeen())
 
 
 @dataclass

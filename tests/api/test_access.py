@@ -32,6 +32,7 @@ MAY = {
     "recover": "backend operator",
     "delete": "backend operator",
     "log": "operator own",
+    "snapshots": "operator",
     "stack_events": "backend operator auditor own",
     "events": "backend operator auditor own",
     "operation": "backend operator auditor own",
@@ -143,7 +144,6 @@ async def test_what_needs_no_token_answers_without_one(open_world, route):
     "path",
     [
         "/v1/endpoints",
-        "/v1/stacks/ada/snapshots",
     ],
 )
 async def test_calls_that_do_not_exist_yet_are_not_found(open_world, path):

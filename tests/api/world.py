@@ -19,6 +19,7 @@ from api.in_memory import (
     MemoryOversight,
     MemoryProvisioning,
     MemoryReadiness,
+    MemorySnapshots,
 )
 from api.in_memory_releases import MemoryGroups, MemoryReleasing
 from api.rollouts_in_memory import MemoryRollouts
@@ -73,6 +74,7 @@ class World:
     async def __aenter__(self) -> Self:
         self.idempotency = MemoryIdempotency(self.clocks.now)
         self.leases = MemoryLeases(self.clocks.now)
+        self.snapshots = MemorySnapshots(self.provisioning)
         self.registry = CollectorRegistry()
         for name, secret in SECRETS.items():
             role = Role.USER if name in {"ada", "bob"} else Role(name)
@@ -86,6 +88,7 @@ class World:
             readiness=self.readiness,
             releasing=self.releasing,
             groups=self.groups,
+            snapshots=self.snapshots,
             idempotency=self.idempotency,
             registry=self.registry,
             allowed_environment=("TZ", "EDITOR"),

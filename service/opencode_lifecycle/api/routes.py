@@ -120,6 +120,8 @@ ROUTES: Final[tuple[Route, ...]] = (
           ACCEPTED, None, (), idempotent=True, conditional=True),
     Route("GET", STACK + "/logs", "log", _roles(OPERATOR, USER), READ, "The runtime's log, from Nomad",
           {200: "text/plain"}, None, LOG, streams=True),
+    Route("GET", STACK + "/snapshots", "snapshots", _roles(OPERATOR), READ, "Snapshots of its data, as its entrypoint reports them",
+          {200: schemas.SnapshotsShape}),
     Route("GET", STACK + "/events", "stack_events", ALL, READ, "What happened to the stack",
           {200: EVENTS}, None, PAGING, streams=True),
     Route("GET", "/v1/events", "events", ALL, READ, "What happened to all stacks, or to the user's own",

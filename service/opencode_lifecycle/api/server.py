@@ -34,10 +34,11 @@ from opencode_lifecycle.api.rollout_use_cases import Rollouts
 from opencode_lifecycle.api.rollouts import RolloutHandlers
 from opencode_lifecycle.api.routes import ROUTES, Route
 from opencode_lifecycle.api.schemas.releases import RELEASE_BODY_BYTES
+from opencode_lifecycle.api.snapshots import SnapshotHandlers
 from opencode_lifecycle.api.stacks import StackHandlers
 from opencode_lifecycle.api.streams import Streams
 from opencode_lifecycle.api.tokens import TokenHandlers
-from opencode_lifecycle.api.use_cases import Access, Leases, Oversight, Provisioning, Readiness
+from opencode_lifecycle.api.use_cases import Access, Leases, Oversight, Provisioning, Readiness, Snapshots
 from opencode_lifecycle.lifecycle.requests.rate_limits import (
     DEFAULT_POLICIES,
     RateClass,
@@ -73,6 +74,7 @@ def build_app(
     idempotency: IdempotencyStore,
     registry: CollectorRegistry,
     rollouts: Rollouts | None = None,
+    snapshots: Snapshots | None = None,
     allowed_environment: Collection[str] = (),
     max_body_bytes: int = 65536,
     rates: Mapping[RateClass, RatePolicy] = DEFAULT_POLICIES,
@@ -82,7 +84,7 @@ def build_app(
     """
     Put the whole API together: each route of the table with its handler, behind the one middleware.
 
-    Without *rollouts* there are no calls on them.
+    Without *rollouts* there are no calls on them, nor on *snapshots*.
     """
     gate = Gate(
         access=access,
@@ -114,6 +116,8 @@ def build_app(
     )
     if rollouts is not None:
         handlers = (*handlers, RolloutHandlers(rollouts=rollouts, idempotency=once, bodies=bodies))
+    if snapshots is not None:
+        handlers = (*handlers, SnapshotHandlers(snapshots=snapshots))
     app = web.Application(client_max_size=max(max_body_bytes, RELEASE_BODY_BYTES))
     app.on_shutdown.append(streams.stop)
     _register(app, gate, handlers)

@@ -16,6 +16,7 @@ from opencode_lifecycle.model.identifiers import (
 from opencode_lifecycle.model.operation import Event, Operation
 from opencode_lifecycle.model.orphan import Orphan
 from opencode_lifecycle.model.principal import Principal, Role, ServiceToken
+from opencode_lifecycle.model.snapshot import SnapshotsSeen
 from opencode_lifecycle.model.staleness import StalenessSummary
 from opencode_lifecycle.model.view import (
     AddressView,
@@ -98,6 +99,12 @@ class Leases(Protocol):
 
         Never shortens what was said before. `StackNotFound`, or `StackDraining` once a stop is committed.
         """
+        ...
+
+
+class Snapshots(Protocol):
+    async def of(self, user_id: UserId) -> SnapshotsSeen:
+        """Return the snapshots of the stack's data, as they are or were last seen. Else `StackNotFound`."""
         ...
 
 

@@ -35,6 +35,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "rotate-password": ("changes", "rotate_password"),
     "serve": ("serving", "serve"),
     "show": ("stacks", "show"),
+    "snapshots": ("snapshots", "snapshots"),
     "staleness": ("oversight", "staleness"),
     "start": ("changes", "start"),
     "stop": ("changes", "stop"),

@@ -37,6 +37,7 @@ from opencode_lifecycle.lifecycle.requests.leases import Leases
 from opencode_lifecycle.lifecycle.requests.groups import Groups
 from opencode_lifecycle.lifecycle.requests.oversight import Oversight
 from opencode_lifecycle.lifecycle.requests.provisioning import Provisioning
+from opencode_lifecycle.lifecycle.requests.snapshots import Snapshots
 from opencode_lifecycle.lifecycle.requests.views import Views
 from opencode_lifecycle.lifecycle.retention import Retention
 from opencode_lifecycle.lifecycle.requests.releasing import releasing_among
@@ -190,6 +191,14 @@ class ControlPlane:
             observation_max_age=p.observation_max_age,
         )
         self.leases = Leases(stacks=neighbours.store, fleet=self.fleet, now=now)
+        self.snapshots = Snapshots(
+            store=neighbours.store,
+            orchestrator=neighbours.orchestrator,
+            fleet=self.fleet,
+            known=inspection.known,
+            now=now,
+            upstream_timeout=p.upstream_timeout,
+        )
         self._secrets = SecretSweep(
             fleet=self.fleet,
             conditions=self.conditions,

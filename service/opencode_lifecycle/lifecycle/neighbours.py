@@ -20,6 +20,7 @@ from opencode_lifecycle.ports.stores import (
     OperationStore,
     OrphanStore,
     ReleaseStore,
+    SnapshotStore,
     StackStore,
     TokenStore,
 )
@@ -33,6 +34,7 @@ class Store(
     TokenStore,
     ReleaseStore,
     GroupStore,
+    SnapshotStore,
     IdempotencyStore,
     ConditionStore,
     OrphanStore,

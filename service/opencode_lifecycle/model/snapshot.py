@@ -87,10 +87,15 @@ class DataReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SnapshotsSeen:
-    """The snapshots of one stack, oldest first, as they were seen at `observed_at`; None when they never were."""
+    """
+    The snapshots of one stack, oldest first, as they were seen at `observed_at`; None when none ever was.
+
+    `refused` is why the stack's newest allocation did not start its version, as far as that was read just now.
+    """
 
     snapshots: tuple[Snapshot, ...] = ()
     observed_at: datetime | None = None
+    refused: StartRefused | None = None
 
 
 def report_of(body: bytes) -> DataReport | None:

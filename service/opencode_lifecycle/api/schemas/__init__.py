@@ -63,6 +63,13 @@ from opencode_lifecycle.api.schemas.shapes import (
     NothingBody,
     Outgoing,
 )
+from opencode_lifecycle.api.schemas.snapshots import (
+    MigrationsShape,
+    SnapshotFileShape,
+    SnapshotShape,
+    SnapshotsShape,
+    StartRefusedShape,
+)
 from opencode_lifecycle.api.schemas.stacks import (
     AddressesShape,
     AddressShape,
@@ -104,6 +111,7 @@ __all__ = [
     "MadeReleaseShape",
     "MemberShape",
     "MigrationShape",
+    "MigrationsShape",
     "Mirror",
     "NothingBody",
     "OperationShape",
@@ -127,12 +135,16 @@ __all__ = [
     "RuntimeShape",
     "SelectorBody",
     "SelectorShape",
+    "SnapshotFileShape",
+    "SnapshotShape",
+    "SnapshotsShape",
     "SpecificationShape",
     "StackPlanShape",
     "StackShape",
     "StaleCountShape",
     "StalenessShape",
     "StalenessSummaryShape",
+    "StartRefusedShape",
     "StartRolloutBody",
     "StrategyBody",
     "StrategyShape",
