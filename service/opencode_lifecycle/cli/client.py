@@ -225,9 +225,6 @@ class Client:
         """Ask to `pause`, `resume`, `abort` or `rollback`."""
         return (await self._call("POST", _path("v1", "rollouts", rollout_id, verb), keyed=True)).body
 
-    async def openapi(self) -> JsonObject:
-        return (await self._call("GET", "/openapi.json")).body
-
     async def create_release(self, body: JsonObject) -> Answer:
         """Make a release; the service has Nomad and OpenCode look at it first, which takes seconds."""
         return await self._call("POST", "/v1/releases", body=body, keyed=True, seconds=WHOLE_SECONDS)
@@ -254,6 +251,9 @@ class Client:
 
     async def put_group(self, name: str, body: JsonObject) -> JsonObject:
         return (await self._call("PUT", _path("v1", "groups", name), body=body, keyed=True)).body
+
+    async def openapi(self) -> JsonObject:
+        return (await self._call("GET", "/openapi.json")).body
 
     async def readiness(self) -> Answer:
         """Return what the service says of its dependencies, whether it is ready (200) or not (503)."""

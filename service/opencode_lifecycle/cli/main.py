@@ -30,8 +30,8 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "reconcile": ("oversight", "reconcile"),
     "recover": ("changes", "recover"),
     "recreate": ("changes", "recreate"),
-    "rollout": ("rollouts", "rollout"),
     "release": ("releases", "release"),
+    "rollout": ("rollouts", "rollout"),
     "rotate-password": ("changes", "rotate_password"),
     "serve": ("serving", "serve"),
     "show": ("stacks", "show"),
@@ -40,8 +40,8 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "start": ("changes", "start"),
     "stop": ("changes", "stop"),
     "token": ("tokens", "token"),
-}
     "unpin": ("releases", "unpin"),
+}
 """Each command's module and its name there."""
 
 

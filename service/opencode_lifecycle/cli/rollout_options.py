@@ -35,7 +35,9 @@ _OPTIONS: Final = (
         "--release", metavar="RELEASE", help="What they become; without it, what each is wanted to be."
     ),
     click.option("--all-stale", is_flag=True, help="Every stale stack; so it is without any selection, too."),
-    click.option("--reason", "reasons", type=choice(Facet), multiple=True, help="Stale in this."),
+    click.option(
+        "--reason", "reasons", type=choice(Facet), metavar="FACET", multiple=True, help="Stale in this."
+    ),
     click.option(
         "--running", "releases", metavar="RELEASE", multiple=True, help="Those that run this release."
     ),
