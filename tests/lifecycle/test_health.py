@@ -205,6 +205,7 @@ async def test_an_old_runtime_is_started_afresh_when_idle(tmp_path):
         (TaskTrouble.EXITED, Reason.DRIVER_FAILED),
         (TaskTrouble.OUT_OF_MEMORY, Reason.OUT_OF_MEMORY),
         (TaskTrouble.DRIVER, Reason.DRIVER_FAILED),
+        (TaskTrouble.DISK_FULL, Reason.DISK_FULL),
     ],
 )
 async def test_a_start_that_fails_is_shown_with_its_cause(world, trouble, reason):

@@ -316,6 +316,21 @@ async def test_a_driver_that_cannot_start_the_task_is_named(world: World):
     assert "opencode" in world.stack().status.message
 
 
+async def test_a_version_that_is_older_than_the_data_fails_at_once_and_is_not_tried_again(world: World):
+    world.nomad.autorun = False
+    await world.ensure(wait=None)
+    await world.until(lambda: bool(world.live_allocations()))
+
+    world.nomad.trouble_allocation(world.job_id(), TaskTrouble.DATA_NEWER, "Exit Code: 65")
+
+    await world.until(lambda: world.stack().status.phase is Phase.FAILED and not world.live_allocations())
+    assert world.stack().status.reason is Reason.DATA_NEWER
+    assert "65" in world.stack().status.message
+    registered = world.nomad.faults.calls["register"]
+    await world.plane.oversight.reconcile(dry_run=False, by=BACKEND)
+    assert world.nomad.faults.calls["register"] == registered
+
+
 async def test_a_runtime_that_is_not_healthy_in_time_fails_and_is_stopped(tmp_path):
     world = World(
         tmp_path,

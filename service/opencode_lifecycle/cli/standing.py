@@ -22,6 +22,7 @@ _NEED_A_LOOK: Final = (
     Reason.SECRET_MISSING,
     Reason.CRASH_LOOP,
     Reason.OUT_OF_MEMORY,
+    Reason.DISK_FULL,
     Reason.CONTESTED,
     Reason.NOT_ENDED,
 )

@@ -68,6 +68,8 @@ class TaskTrouble(StrEnum):
     SECRET = "secret"  # noqa: S105 - a kind of trouble
     EXITED = "exited"
     OUT_OF_MEMORY = "out_of_memory"
+    DATA_NEWER = "data_newer"
+    DISK_FULL = "disk_full"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -102,6 +102,10 @@ class Reason(StrEnum):
     """The runtime was proven and exited since; the message has the exit code. Nomad starts it again."""
     OUT_OF_MEMORY = "out_of_memory"
     """The runtime was killed for want of memory."""
+    DATA_NEWER = "data_newer"
+    """The data in its workspace is newer than the version that should start on it, and that was not started."""
+    DISK_FULL = "disk_full"
+    """There was no room for the snapshot that is taken before another version starts on the data."""
     UNRESPONSIVE = "unresponsive"
     """The runtime took connections and answered none; it is replaced."""
     STALE = "stale"
@@ -120,6 +124,7 @@ FINAL_REASONS: Final = frozenset(
         Reason.JOB_REJECTED,
         Reason.OPEN_WITHOUT_PASSWORD,
         Reason.WORKSPACE_UNAVAILABLE,
+        Reason.DATA_NEWER,
     }
 )
 """Reasons that a retry cannot cure: the stack stays failed until somebody asks again."""

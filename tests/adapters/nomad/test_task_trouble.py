@@ -21,6 +21,8 @@ def state(*events: dict[str, object], now: str = "dead") -> dict[str, object]:
         (event("Killing", "Template failed: (view) vault.read: no secret exists"), TaskTrouble.SECRET),
         (event("Killing", "Vault: failed to derive vault token: 403"), TaskTrouble.SECRET),
         (event("Terminated", "Exit Code: 78", ExitCode=78), TaskTrouble.SECRET),
+        (event("Terminated", "Exit Code: 65", ExitCode=65), TaskTrouble.DATA_NEWER),
+        (event("Terminated", "Exit Code: 74", ExitCode=74), TaskTrouble.DISK_FULL),
         (event("Terminated", "Exit Code: 3", ExitCode=3), TaskTrouble.EXITED),
         (event("Terminated", "Exit Code: 0"), TaskTrouble.EXITED),
         (

@@ -7,8 +7,12 @@ from opencode_lifecycle.adapters.nomad.connection import sentence_of
 from opencode_lifecycle.model.observation import TaskTrouble
 
 _FROM_VAULT: Final = ("vault.", "Vault", "vault:")
-_PASSWORD_EXIT: Final = 78
-"""What our entrypoint exits with when the password it was given cannot be one."""
+_OF_EXITS: Final[Mapping[object, TaskTrouble]] = {
+    65: TaskTrouble.DATA_NEWER,
+    74: TaskTrouble.DISK_FULL,
+    78: TaskTrouble.SECRET,
+}
+"""What our entrypoint exits with when it starts nothing for a reason of its own."""
 
 _DRIVER_EVENTS: Final = frozenset(
     {
@@ -64,9 +68,7 @@ def _kind_of_end(event: Mapping[str, Any]) -> TaskTrouble | None:
     details = event.get("Details")
     if isinstance(details, Mapping) and details.get("oom_killed") == "true":
         return TaskTrouble.OUT_OF_MEMORY
-    if event.get("ExitCode") == _PASSWORD_EXIT:
-        return TaskTrouble.SECRET
-    return TaskTrouble.EXITED
+    return _OF_EXITS.get(event.get("ExitCode"), TaskTrouble.EXITED)
 
 
 def _words_of(event: Mapping[str, Any]) -> str:

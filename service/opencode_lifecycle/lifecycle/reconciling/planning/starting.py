@@ -148,7 +148,7 @@ def plan_starting(work: Work, seen: Observation, now: datetime, limits: Limits) 
     reason, message = _why_not_running(seen, allocation, proof)
     if reason is None and work.doubt:
         reason, message = Reason.CONTESTED, work.doubt
-    overdue = now - stack.status.phase_since >= limits.start
+    overdue = now - stack.status.phase_since >= limits.start or reason in FINAL_REASONS
     cannot_be_proven = reason in OUTAGES or reason is Reason.CONTESTED
     if overdue and not cannot_be_proven:
         return Move(
@@ -179,6 +179,10 @@ def _why_not_running(
                 return Reason.DRIVER_FAILED, allocation.trouble_message
             case TaskTrouble.OUT_OF_MEMORY:
                 return Reason.OUT_OF_MEMORY, allocation.trouble_message
+            case TaskTrouble.DATA_NEWER:
+                return Reason.DATA_NEWER, f"{allocation.trouble_message}; its snapshots tell more"
+            case TaskTrouble.DISK_FULL:
+                return Reason.DISK_FULL, allocation.trouble_message
             case unreachable:
                 assert_never(unreachable)
     if proof is not None and allocation is not None and is_about(proof, allocation):
