@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from opencode_lifecycle.cluster.layout import Layout, write_private
 from opencode_lifecycle.cluster.port_choice import CUSTOMARY
 from opencode_lifecycle.cluster.record import Record
 from opencode_lifecycle.cluster.service_settings import write_environment, write_settings
-from opencode_lifecycle.settings import load
+from opencode_lifecycle.settings import at_version, load
 
 
 @pytest.fixture
@@ -26,7 +27,8 @@ def layout(tmp_path: Path) -> Layout:
 
 @pytest.fixture
 def record(tmp_path: Path) -> Record:
-    opencode = tmp_path / "opencode"
+    opencode = tmp_path / "1.18.34" / "opencode"
+    opencode.parent.mkdir()
     opencode.touch()
     return Record(
         id="x",
@@ -46,6 +48,24 @@ def test_the_service_accepts_the_settings_that_are_written_for_it(layout: Layout
     assert settings.nomad_address == "http://127.0.0.1:4646"
     assert settings.vault_token_file == layout.token("vault")
     assert settings.listen_port == 8700
+
+
+def test_a_release_may_be_of_any_version_that_lies_in_the_cache(layout: Layout, record: Record):
+    write_settings(layout, record)
+
+    settings = load(layout.settings, environment={})
+
+    path = Path(record.programs["opencode"])
+    assert settings.opencode_path == path.parent.parent / "{version}" / "opencode"
+    assert at_version(settings.opencode_path, "1.18.34") == path
+
+
+def test_a_program_that_lies_elsewhere_is_named_as_it_is(layout: Layout, record: Record):
+    elsewhere = replace(record, opencode_version="1.18.33")
+
+    write_settings(layout, elsewhere)
+
+    assert str(record.programs["opencode"]) in layout.settings.read_text()
 
 
 def test_what_people_add_below_the_line_is_kept_and_what_stands_above_is_renewed(

@@ -100,6 +100,20 @@ def test_b23_sqlite_is_refused_for_more_than_one_replica(complete):
     assert "PostgreSQL" in _problems(complete(replicas=2))
 
 
+def test_the_program_is_looked_for_at_the_path_of_the_version(complete, tmp_path):
+    (tmp_path / "1.18.34").mkdir()
+    (tmp_path / "1.18.34" / "opencode").touch()
+    path = str(tmp_path / "{version}" / "opencode")
+
+    assert str(settings.load(complete(opencode_path=path)).opencode_path) == path
+    problems = _problems(complete(opencode_path=path, opencode_version="1.18.35"))
+    assert f"opencode_path: {tmp_path}/1.18.35/opencode is not a file" in problems
+
+
+def test_the_safe_floor_is_an_operators_to_raise(complete):
+    assert "1.18.35" in _problems(complete(opencode_floor="1.18.35"))
+
+
 def test_b23_an_opencode_version_below_the_safe_floor_is_refused(complete):
     assert "1.18.15" in _problems(complete(opencode_version="1.18.14"))
 

@@ -34,7 +34,7 @@ def write_settings(layout: Layout, record: Record) -> None:
         "secret_sweep_interval": 10,
         "driver": "raw_exec",
         "opencode_version": record.opencode_version,
-        "opencode_path": record.programs["opencode"],
+        "opencode_path": _path_of_any_version(record),
     }
     # A JSON string is a TOML string, and so is a JSON number.
     lines = "".join(f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in ours.items())
@@ -42,6 +42,18 @@ def write_settings(layout: Layout, record: Record) -> None:
     if layout.settings.exists():
         kept = layout.settings.read_text().partition(_BORDER)[2]
     write_private(layout.settings, f"# Settings of the embedded cluster's service.\n{lines}\n{_BORDER}{kept}")
+
+
+def _path_of_any_version(record: Record) -> str:
+    """
+    Return where OpenCode lies with `{version}` in the place of the version, as the cache has it.
+
+    So a release may be of any version that was fetched: `opencode-lifecycle cluster fetch --opencode-version`.
+    """
+    program = Path(record.programs["opencode"])
+    if program.parent.name != record.opencode_version:
+        return str(program)
+    return str(program.parent.parent / "{version}" / program.name)
 
 
 def write_environment(layout: Layout, record: Record) -> None:
