@@ -29,16 +29,17 @@ _SEEDS_PER_POINT = 2
 _SEEDS_PER_SCENARIO = 50
 
 
-def _batch(first: int) -> tuple[int, list[tuple[int, str]]]:
+def _batch(first: int) -> tuple[int, list[tuple[int, str]], float]:
+    """Run a batch of schedules; return how many, which broke what, and the CPU-seconds that they took."""
     quiet()
-    bad = []
+    bad, began = [], time.process_time()
     for seed in range(first, first + _BATCH):
         outcome = Schedule(seed).run()
         if outcome.violation is not None:
             bad.append((seed, outcome.violation))
         if seed % _COLLECT_EVERY == 0:
             gc.collect()
-    return _BATCH, bad
+    return _BATCH, bad, time.process_time() - began
 
 
 def _prepare() -> None:
@@ -87,9 +88,9 @@ def _replay_command(seed: int, *, story: str = "") -> str:
 
 
 def _schedules(pool: "multiprocessing.pool.Pool", count: int, first: int) -> Figure:
-    began, done, bad = time.monotonic(), 0, []
-    for size, found in pool.imap_unordered(_batch, range(first, first + count, _BATCH)):
-        done += size
+    began, cpu, done, bad = time.monotonic(), 0.0, 0, []
+    for size, found, seconds in pool.imap_unordered(_batch, range(first, first + count, _BATCH)):
+        done, cpu = done + size, cpu + seconds
         bad += found
         for seed, violation in found:
             say(f"seed {seed}: {violation}\n{_replay_command(seed)}")
@@ -108,6 +109,7 @@ def _schedules(pool: "multiprocessing.pool.Pool", count: int, first: int) -> Fig
         details={
             "violations": [{"seed": seed, "what": what} for seed, what in bad[:100]],
             "minutes": round((time.monotonic() - began) / 60, 1),
+            "cpu_minutes_of_all_cores": round(cpu / 60, 1),
             "first seed": first,
             "of two replicas": "those whose seed leaves 2 when divided by 3",
         },
