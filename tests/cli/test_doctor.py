@@ -7,7 +7,7 @@ from email.utils import format_datetime
 
 import pytest
 
-from fakes.lifecycle_service import TOKEN, condition, items, orphan, readiness, stack, watch
+from fakes.lifecycle_service import TOKEN, condition, items, orphan, readiness, rollout, stack, watch
 from opencode_lifecycle.cli import advice
 from opencode_lifecycle.cli.diagnosis import what_next
 from opencode_lifecycle.cli.exit_codes import ExitCode
@@ -52,6 +52,7 @@ def well(service):
     service.refuses(NOBODY, 404, "stack-not-found")
     service.answers("GET /v1/conditions", items())
     service.answers("GET /v1/orphans", items())
+    service.answers("GET /v1/rollouts", items())
 
 
 @pytest.fixture
@@ -315,14 +316,69 @@ def test_stacks_that_need_a_person_are_named(service, examine):
     assert checks["stacks"]["advice"] == "`opencode-lifecycle show ada` says what to do"
     asked = [call.query for call in service.asked if call.path == "/v1/stacks"]
     assert asked[1]["phase"] == "failed"
-    assert {query["reason"] for query in asked[2:]} == {
+    assert {query["reason"] for query in asked if "reason" in query} == {
         "no_capacity",
         "secret_missing",
         "crash_loop",
         "out_of_memory",
+        "disk_full",
         "contested",
         "not_ended",
     }
+
+
+@pytest.mark.parametrize("state", ["failed", "held"])
+def test_changes_that_were_refused_or_are_held_are_named(service, examine, state):
+    refused = stack(migration_state=state)
+    service.answers("GET /readyz", readiness())
+    well(service)
+    service.now_answers("GET /v1/stacks", items(refused))
+
+    exit_code, checks = examine()
+
+    assert exit_code == ExitCode.OK
+    assert checks["migrations"]["code"] == "migrations-wait"
+    assert "explain ada" in checks["migrations"]["advice"]
+
+
+def test_a_rollout_that_is_paused_is_worth_a_look(service, examine):
+    service.answers(
+        "GET /v1/rollouts",
+        items(rollout("paused", reason="failures", message="3 stacks failed: ada, bob, eve")),
+    )
+    service.answers("GET /readyz", readiness())
+    well(service)
+
+    exit_code, checks = examine()
+
+    assert exit_code == ExitCode.OK
+    assert checks["rollout"]["code"] == "rollout-paused"
+    assert "3 stacks failed: ada, bob, eve" in checks["rollout"]["detail"]
+    assert "rollout resume" in checks["rollout"]["advice"]
+
+
+def test_a_rollout_that_runs_is_told_and_nothing_to_worry_about(service, examine):
+    service.answers("GET /v1/rollouts", items(rollout()))
+    service.answers("GET /readyz", readiness())
+    well(service)
+
+    _, checks = examine()
+
+    assert checks["rollout"]["level"] == "ok"
+    assert "running, wave 1 of 2: 2 in flight" in checks["rollout"]["detail"]
+
+
+def test_a_rollout_that_the_token_may_not_see_is_not_looked_at(service, examine):
+    service.refuses("GET /v1/rollouts", 403, "forbidden")
+    service.answers("GET /readyz", readiness())
+    well(service)
+
+    _, checks = examine()
+
+    assert (checks["rollout"]["level"], checks["rollout"]["detail"]) == (
+        "ok",
+        "not looked at: only an operator or auditor may",
+    )
 
 
 def test_what_is_next_counts_what_failed_and_what_is_worth_a_look():

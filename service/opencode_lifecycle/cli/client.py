@@ -193,9 +193,9 @@ class Client:
     async def rollout(self, rollout_id: str, query: Query = ()) -> JsonObject:
         return (await self._call("GET", _path("v1", "rollouts", rollout_id), query)).body
 
-    def rollouts(self) -> AsyncIterator[JsonObject]:
-        """Yield pages of rollouts, the newest first."""
-        return self._pages(_path("v1", "rollouts"), (), None)
+    def rollouts(self, *, most: int | None = None) -> AsyncIterator[JsonObject]:
+        """Yield pages of rollouts, the newest first; of all, or of so many."""
+        return self._pages(_path("v1", "rollouts"), (), most)
 
     async def members(self, rollout_id: str, query: Query) -> list[JsonObject]:
         """Return the members of a rollout that *query* names, from all pages."""

@@ -1,4 +1,4 @@
-"""What the doctor finds out about the whole: conditions, watches, orphans that wait for a person, and unwell stacks."""
+"""What the doctor finds out about the whole: conditions, watches, unwell stacks, and what waits for a person."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,9 +10,11 @@ from typing import Any, Final
 from opencode_lifecycle.cli.advice import about_condition, about_problem, about_watch
 from opencode_lifecycle.cli.client import Answer, CallFailed, Client, JsonObject
 from opencode_lifecycle.cli.output import ago, counted, duration
+from opencode_lifecycle.cli.rollout_words import because, counts_text, is_over, standing
 from opencode_lifecycle.cli.verdict import NOTHING_TO_DO, Verdict, doubtful, fine, wrong
 from opencode_lifecycle.model.orphan import OrphanKind
-from opencode_lifecycle.model.states import Phase, Reason
+from opencode_lifecycle.model.rollout import RolloutState
+from opencode_lifecycle.model.states import MigrationState, Phase, Reason
 
 _NOT_ALLOWED: Final = frozenset({401, 403})
 _NAMED: Final = 5
@@ -50,6 +52,8 @@ async def look_at_the_whole(client: Client, readiness: Answer) -> Standing:
         verdicts=[
             *(_look_at_watch(watch) for watch in watches),
             await _unwell_stacks(client),
+            await _stuck_migrations(client),
+            await _rollout(client),
             of_orphans,
         ],
         conditions=conditions,
@@ -188,6 +192,52 @@ async def _unwell_stacks(client: Client) -> Verdict:
         "stacks-unwell",
         f"not as they should be: {named}{more}",
         f"`opencode-lifecycle show {quote(next(iter(found)))}` says what to do",
+    )
+
+
+async def _stuck_migrations(client: Client) -> Verdict:
+    """Name the stacks whose change was refused or is held: neither is tried again by itself."""
+    found: dict[str, str] = {}
+    try:
+        for state in (MigrationState.FAILED, MigrationState.HELD):
+            async for page in client.stacks([("migration_state", state.value)], _MOST_UNWELL):
+                found.update({str(stack.get("user_id")): state.value for stack in page["items"]})
+    except CallFailed as failure:
+        if failure.status in _NOT_ALLOWED:
+            return fine("migrations", "not looked at: the role of the token may not list stacks")
+        return doubtful("migrations", failure.code, failure.detail, about_problem(failure.code))
+    if not found:
+        return fine("migrations", "none waits for a person")
+    named = ", ".join(f"{user} ({state})" for user, state in islice(found.items(), _NAMED))
+    more = " and more" if len(found) > _NAMED else ""
+    return doubtful(
+        "migrations",
+        "migrations-wait",
+        f"refused or held until somebody says otherwise: {named}{more}",
+        f"`opencode-lifecycle explain {quote(next(iter(found)))}` says why, and what to do",
+    )
+
+
+async def _rollout(client: Client) -> Verdict:
+    """Say how the rollout stands that runs; one that is paused waits for a person."""
+    try:
+        pages = [page["items"] async for page in client.rollouts(most=_NAMED)]
+    except CallFailed as failure:
+        if failure.status in {*_NOT_ALLOWED, 404}:
+            return fine("rollout", "not looked at: only an operator or auditor may")
+        return doubtful("rollout", failure.code, failure.detail, about_problem(failure.code))
+    active = next((each for page in pages for each in page if not is_over(each)), None)
+    if active is None:
+        return fine("rollout", "none runs")
+    told = f"{active.get('id')} is {standing(active)}: {counts_text(active.get('counts'))}"
+    if active.get("state") != RolloutState.PAUSED:
+        return fine("rollout", told)
+    why = because(active)
+    return doubtful(
+        "rollout",
+        "rollout-paused",
+        f"{told}{f'; {why}' if why else ''}",
+        "`opencode-lifecycle rollout show` says whom it concerns; then `rollout resume`, `abort` or `rollback`",
     )
 
 
