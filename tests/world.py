@@ -112,6 +112,7 @@ class World:
                 passwords=self.vault,
                 catalog=self.consul,
                 prober=self.prober,
+                events=self.prober,
             ),
             Parameters(**self.parameters),
         )

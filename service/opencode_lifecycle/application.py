@@ -20,6 +20,7 @@ from opencode_lifecycle.adapters.database import schema
 from opencode_lifecycle.adapters.database.database import Database
 from opencode_lifecycle.adapters.nomad.nomad import Nomad
 from opencode_lifecycle.adapters.opencode.config_check import OpenCodeConfigCheck
+from opencode_lifecycle.adapters.opencode.event_stream import OpenCodeEvents
 from opencode_lifecycle.adapters.opencode.prober import OpenCodeProber
 from opencode_lifecycle.adapters.vault.password_store import VaultPasswordStore
 from opencode_lifecycle.api.server import Runner, build_app
@@ -98,10 +99,10 @@ async def serving(settings: Settings, neighbours: Neighbours) -> AsyncIterator[s
             oversight=plane.oversight,
             access=plane.access,
             readiness=plane.readiness,
-            idempotency=neighbours.store,
             releasing=plane.releasing,
             groups=plane.groups,
             snapshots=plane.snapshots,
+            idempotency=neighbours.store,
             registry=registry,
             allowed_environment=settings.allowed_environment,
             max_body_bytes=settings.max_body_bytes,
@@ -201,6 +202,7 @@ async def _neighbours(settings: Settings, stack: AsyncExitStack) -> Neighbours:
         passwords=vault,
         catalog=consul,
         prober=OpenCodeProber(),
+        events=OpenCodeEvents(),
         config_check=_config_check(settings),
     )
 

@@ -82,6 +82,16 @@ class FleetCollector(Collector):
             "Stacks being worked on now by this replica.",
             value=self._plane.dispatcher.at_work,
         )
+        yield GaugeMetricFamily(
+            "opencode_lifecycle_event_streams",
+            "Runtimes that this replica listens to, since their migration waits for their agent.",
+            value=self._plane.busy_watch.streams,
+        )
+        yield GaugeMetricFamily(
+            "opencode_lifecycle_waiting_until_idle",
+            "Runtimes whose migration waits for their agent, whether they are listened to or not.",
+            value=self._plane.busy_watch.waiting,
+        )
 
     def _of_the_whole(self) -> Iterator[Metric]:
         standing = {condition.kind: condition for condition in self._plane.oversight.standing_conditions()}

@@ -52,6 +52,7 @@ async def main(directory: Path, log_level: str) -> None:
         passwords=Counting(world.vault, "vault", calls),
         catalog=Counting(world.consul, "consul", calls),
         prober=Counting(world.prober, "prober", calls),
+        events=world.prober,
     )
     async with application.serving(settings, neighbours) as address:
         await _say({"address": address, "token": token})

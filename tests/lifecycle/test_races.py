@@ -309,6 +309,7 @@ async def test_a_replica_that_sees_nothing_new_does_not_orphan_a_job_that_anothe
             passwords=world.vault,
             catalog=world.consul,
             prober=world.prober,
+            events=world.prober,
         )
         other = ControlPlane(neighbours, Parameters(**world.parameters))
         other.dispatcher._workers = 0

@@ -149,6 +149,7 @@ class Cluster:
                 passwords=self.vault,
                 catalog=self.consul,
                 prober=self.prober,
+                events=self.prober,
             ),
             Parameters(
                 site=SITE,

@@ -8,6 +8,7 @@ from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.ports.config_check import ConfigCheck, NoConfigCheck
 from opencode_lifecycle.ports.orchestrator import ClusterMark, LiveFiles, Orchestrator, Workspaces
 from opencode_lifecycle.ports.prober import RuntimeProber
+from opencode_lifecycle.ports.runtime_events import RuntimeEvents
 from opencode_lifecycle.ports.secrets import PasswordStore
 from opencode_lifecycle.ports.service_catalog import ServiceCatalog
 from opencode_lifecycle.ports.stores import (
@@ -59,4 +60,5 @@ class Neighbours:
     passwords: PasswordStore
     catalog: ServiceCatalog
     prober: RuntimeProber
+    events: RuntimeEvents
     config_check: ConfigCheck = field(default_factory=NoConfigCheck)
