@@ -16,10 +16,12 @@ from opencode_lifecycle.lifecycle.backoff import Backoff
 from opencode_lifecycle.lifecycle.braking.admission import Admission
 from opencode_lifecycle.lifecycle.braking.conditions import Conditions
 from opencode_lifecycle.lifecycle.neighbours import Neighbours
+from opencode_lifecycle.lifecycle.observing.busy_watch import BusyWatch, waits_until_idle
 from opencode_lifecycle.lifecycle.observing.cross_checking import CatalogWatch
 from opencode_lifecycle.lifecycle.observing.fleet import Fleet, Known
 from opencode_lifecycle.lifecycle.observing.proving import Proving, SteadyProbes
 from opencode_lifecycle.lifecycle.observing.sweeping import SecretSweep, UsageSweep
+from opencode_lifecycle.lifecycle.observing.vouching import Vouching
 from opencode_lifecycle.lifecycle.observing.watch_ages import Periods, watches_of
 from opencode_lifecycle.lifecycle.observing.watching import NomadWatch, StoreWatch
 from opencode_lifecycle.lifecycle.orphans.sweep import OrphanSweep, Places
@@ -29,21 +31,23 @@ from opencode_lifecycle.lifecycle.reconciling.aims import Aims
 from opencode_lifecycle.lifecycle.reconciling.dispatcher import Dispatcher
 from opencode_lifecycle.lifecycle.reconciling.effects import Effects
 from opencode_lifecycle.lifecycle.reconciling.reconciler import Reconciler
+from opencode_lifecycle.lifecycle.reconciling.runtime_effects import RuntimeEffects
 from opencode_lifecycle.lifecycle.reconciling.work import Desk
 from opencode_lifecycle.lifecycle.releases import ReleaseContent, Releases, release_of_settings
 from opencode_lifecycle.lifecycle.requests.access import Access
+from opencode_lifecycle.lifecycle.requests.groups import Groups
 from opencode_lifecycle.lifecycle.requests.inspection import Inspection
 from opencode_lifecycle.lifecycle.requests.leases import Leases
-from opencode_lifecycle.lifecycle.requests.groups import Groups
 from opencode_lifecycle.lifecycle.requests.oversight import Oversight
 from opencode_lifecycle.lifecycle.requests.provisioning import Provisioning
+from opencode_lifecycle.lifecycle.requests.releasing import releasing_among
 from opencode_lifecycle.lifecycle.requests.snapshots import Snapshots
 from opencode_lifecycle.lifecycle.requests.views import Views
 from opencode_lifecycle.lifecycle.retention import Retention
-from opencode_lifecycle.lifecycle.requests.releasing import releasing_among
 from opencode_lifecycle.model.condition import Condition
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import DeadlineExceeded, UpstreamError
+from opencode_lifecycle.model.identifiers import UserId
 
 log = structlog.get_logger(__name__)
 
@@ -62,10 +66,10 @@ class ControlPlane:
         now, p = parameters.clock, parameters
         self._accepting: set[asyncio.Task[None]] = set()
         self.releases = Releases(neighbours.store)
-        self.fleet = Fleet(now=now, max_age=p.observation_max_age, monotonic=_loop_time)
-        self.conditions = Conditions(
         self.groups = Groups(store=neighbours.store, releases=self.releases, now=now)
         self.releasing = releasing_among(neighbours, p, self.releases)
+        self.fleet = Fleet(now=now, max_age=p.observation_max_age, monotonic=_loop_time)
+        self.conditions = Conditions(
             store=neighbours.store,
             fleet=self.fleet,
             on_confirmation=self._on_confirmation,
@@ -79,13 +83,21 @@ class ControlPlane:
             installation=p.site.installation,
             when_stale=p.when_stale,
         )
+        vouching = Vouching(
+            fleet=self.fleet,
+            prober=neighbours.prober,
+            passwords=neighbours.passwords,
+            catalog=neighbours.catalog,
+        )
         effects = Effects(
             orchestrator=neighbours.orchestrator,
             workspaces=neighbours.workspaces,
             live_files=neighbours.live_files,
             passwords=neighbours.passwords,
             catalog=neighbours.catalog,
-            prober=neighbours.prober,
+            of_runtime=RuntimeEffects(
+                orchestrator=neighbours.orchestrator, vouching=vouching, fleet=self.fleet, now=now
+            ),
             releases=self.releases,
             aims=self._aims,
             desk=desk,
@@ -128,11 +140,18 @@ class ControlPlane:
             fleet=self.fleet,
             conditions=self.conditions,
             prober=neighbours.prober,
-            passwords=neighbours.passwords,
-            catalog=neighbours.catalog,
+            vouching=vouching,
             now=now,
             interval=p.liveness_interval,
             patience=p.upstream_timeout,
+        )
+        self.busy_watch = BusyWatch(
+            fleet=self.fleet,
+            events=neighbours.events,
+            vouching=vouching,
+            now=now,
+            random=p.random,
+            timeout=p.upstream_timeout,
         )
         self._admission = Admission(
             fleet=self.fleet,
@@ -178,6 +197,7 @@ class ControlPlane:
         self.provisioning = Provisioning(
             stacks=neighbours.store,
             releases=self.releases,
+            groups=self.groups,
             fleet=self.fleet,
             views=views,
             inspection=inspection,
@@ -187,7 +207,6 @@ class ControlPlane:
             namespace=p.namespace,
             region=p.region,
             default_resources=p.default_resources,
-            groups=self.groups,
             observation_max_age=p.observation_max_age,
         )
         self.leases = Leases(stacks=neighbours.store, fleet=self.fleet, now=now)
@@ -314,18 +333,20 @@ class ControlPlane:
         try:
             yield
         finally:
-            self.fleet.on_change = None
+            self.fleet.on_change = self.fleet.on_idle = None
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks, timeout=self._parameters.shutdown_grace.total_seconds())
             await self._proving.close()
             await self._probes.close()
+            await self.busy_watch.close()
 
     async def _begin(self, content: ReleaseContent) -> None:
         now = self._parameters.clock()
         release = await release_of_settings(content, self._neighbours.store, now=now)
         self.releases.current = release
         self.releases.remember(release)
+        await self.groups.refresh()
         await self.access.refresh()
         if not self._parameters.shares_database:
             # Those of a process that died. On a shared database they may be another replica's, and lapse by themselves.
@@ -334,8 +355,8 @@ class ControlPlane:
         for known in self.fleet:
             await self._aims.load(known.stack)
         await self.conditions.load()
-        self.fleet.on_removal = self._proving.forget
-        await self.groups.refresh()
+        self.fleet.on_removal = self._on_removal
+        self.fleet.on_idle = self._on_idle
         try:
             await self._nomad.list_once()
         except (UpstreamError, DeadlineExceeded) as error:
@@ -349,10 +370,20 @@ class ControlPlane:
     def _on_change(self, known: Known) -> None:
         try:
             self._proving.consider(known)
+            self.busy_watch.consider(known)
             self.dispatcher.attend(known)
         except Exception:
             # A defect with one stack must not end the watch that all others depend on.
             log.exception("cannot judge a stack", job_id=known.stack.job_id)
+
+    def _on_removal(self, user_id: UserId) -> None:
+        self._proving.forget(user_id)
+        self.busy_watch.forget(user_id)
+
+    def _on_idle(self, known: Known) -> None:
+        """Have what waited for the agent to finish seen to now, not when it is looked at the next time."""
+        if waits_until_idle(known.stack):
+            self.dispatcher.hint(known.stack.user_id)
 
     def _on_confirmation(self, condition: Condition) -> None:
         """Have what was confirmed acted on at once, not at the next period."""
@@ -373,6 +404,7 @@ class ControlPlane:
             "nomad listing": self._nomad.list_periodically,
             "nomad events": self._nomad.follow_once,
             "steady probes": self._probes.round,
+            "busy watch": self.busy_watch.round,
             "vault versions": self._secrets.round,
             "usage": self._usage.round,
             "consul checks": self._catalog.follow_once,
@@ -383,12 +415,12 @@ class ControlPlane:
         if self._parameters.shares_database:
             loops["database changes"] = self._changes.follow_once
             loops["tokens"] = self._refresh_tokens
+            loops["targets"] = self._refresh_targets
         return loops
 
     async def _refresh_tokens(self) -> None:
         await asyncio.sleep(0.5)
         await self.access.refresh()
-            loops["targets"] = self._refresh_targets
 
     async def _refresh_targets(self) -> None:
         await asyncio.sleep(0.5)

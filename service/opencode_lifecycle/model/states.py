@@ -116,6 +116,14 @@ class Reason(StrEnum):
     """It is not where it should be, and nothing is done about it while a condition stands that an operator must confirm."""
     IDLE = "idle"
     """It was stopped because nobody used it."""
+    TAKEN_BACK = "taken_back"
+    """What was asked for did not become healthy: what ran before runs again. It is tried anew when somebody says so."""
+    NOT_DELIVERED = "not_delivered"
+    """Its live files did not reach the runtime in time. A recreate brings them with a restart."""
+    BAD_CONFIG = "bad_config"
+    """The runtime cannot load the managed configuration that it was given."""
+    AT_WORK = "at_work"
+    """Its agent was at work until the deadline of its migration, which is held therefore."""
 
 
 FINAL_REASONS: Final = frozenset(
@@ -194,71 +202,26 @@ every health unknown, a new run makes it starting.
 """
 
 
+_WAITING: Final = frozenset({MigrationState.QUEUED, MigrationState.DRAINING, MigrationState.HELD})
+_ANYTIME: Final = frozenset({MigrationState.CURRENT, MigrationState.STALE, MigrationState.FAILED})
+
 MIGRATION_MOVES: Final[Mapping[MigrationState, frozenset[MigrationState]]] = {
-    MigrationState.CURRENT: frozenset(
-        {
-            MigrationState.STALE,
-            MigrationState.QUEUED,
-            MigrationState.REPLACING,
-            MigrationState.FAILED,
-            MigrationState.HELD,
-        }
-    ),
-    MigrationState.STALE: frozenset(
-        {
-            MigrationState.CURRENT,
-            MigrationState.QUEUED,
-            MigrationState.REPLACING,
-            MigrationState.FAILED,
-            MigrationState.HELD,
-        }
-    ),
-    MigrationState.QUEUED: frozenset(
-        {
-            MigrationState.CURRENT,
-            MigrationState.STALE,
-            MigrationState.DRAINING,
-            MigrationState.REPLACING,
-            MigrationState.FAILED,
-            MigrationState.HELD,
-        }
-    ),
-    MigrationState.DRAINING: frozenset(
-        {
-            MigrationState.CURRENT,
-            MigrationState.STALE,
-            MigrationState.QUEUED,
-            MigrationState.REPLACING,
-            MigrationState.FAILED,
-            MigrationState.HELD,
-        }
-    ),
-    MigrationState.REPLACING: frozenset(
-        {MigrationState.CURRENT, MigrationState.STALE, MigrationState.VERIFYING, MigrationState.FAILED}
-    ),
-    MigrationState.VERIFYING: frozenset(
-        {MigrationState.CURRENT, MigrationState.STALE, MigrationState.REPLACING, MigrationState.FAILED}
-    ),
-    MigrationState.FAILED: frozenset(
-        {
-            MigrationState.CURRENT,
-            MigrationState.STALE,
-            MigrationState.QUEUED,
-            MigrationState.REPLACING,
-            MigrationState.HELD,
-        }
-    ),
-    MigrationState.HELD: frozenset(
-        {MigrationState.CURRENT, MigrationState.STALE, MigrationState.REPLACING, MigrationState.FAILED}
-    ),
+    MigrationState.CURRENT: (_ANYTIME | _WAITING | {MigrationState.REPLACING}) - {MigrationState.CURRENT},
+    MigrationState.STALE: (_ANYTIME | _WAITING | {MigrationState.REPLACING}) - {MigrationState.STALE},
+    MigrationState.QUEUED: (_ANYTIME | _WAITING | {MigrationState.REPLACING}) - {MigrationState.QUEUED},
+    MigrationState.DRAINING: (_ANYTIME | _WAITING | {MigrationState.REPLACING}) - {MigrationState.DRAINING},
+    MigrationState.REPLACING: _ANYTIME | _WAITING | {MigrationState.VERIFYING},
+    MigrationState.VERIFYING: _ANYTIME | _WAITING | {MigrationState.REPLACING},
+    MigrationState.FAILED: (_ANYTIME | _WAITING | {MigrationState.REPLACING}) - {MigrationState.FAILED},
+    MigrationState.HELD: (_ANYTIME | _WAITING | {MigrationState.REPLACING}) - {MigrationState.HELD},
 }
 """
 From each state of a migration, where it may go. Staying is always legal, and a stop or a deletion makes every one current:
 what does not run starts as it should be.
 
-*queued* waits for its turn in a wave, *draining* for its agent to finish, *verifying* for what its new runtime must show,
-*held* for an operator. A replacement is never held half way: it ends, and what follows may be held. A wedged runtime is
-replaced whatever its migration waits for, and what Nomad refuses of a runtime's labels fails it.
+*queued* waits for its turn, *draining* for its agent to finish, *verifying* for what its runtime must show, *held* for an
+operator. Only what is being replaced is verified, be it by a restart or by new files under the same process; where the latter
+have arrived, their process is waited for as before. A wedged runtime is replaced whatever its migration waits for.
 """
 
 

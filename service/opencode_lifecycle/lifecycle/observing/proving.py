@@ -16,7 +16,7 @@ from opencode_lifecycle.lifecycle.background import Pulse
 from opencode_lifecycle.lifecycle.braking.brake import silence
 from opencode_lifecycle.lifecycle.braking.conditions import Conditions
 from opencode_lifecycle.lifecycle.observing.fleet import Fleet, Known
-from opencode_lifecycle.lifecycle.observing.vouching import look_at_activity, why_not_vouched
+from opencode_lifecycle.lifecycle.observing.vouching import Vouching, why_not_vouched
 from opencode_lifecycle.model.clock import Clock
 from opencode_lifecycle.model.condition import ConditionKind
 from opencode_lifecycle.model.deadline import Deadline
@@ -265,8 +265,7 @@ class SteadyProbes:
         fleet: Fleet,
         conditions: Conditions,
         prober: RuntimeProber,
-        passwords: PasswordStore,
-        catalog: ServiceCatalog,
+        vouching: Vouching,
         now: Clock,
         interval: timedelta,
         patience: timedelta,
@@ -274,8 +273,7 @@ class SteadyProbes:
         self._fleet = fleet
         self._conditions = conditions
         self._prober = prober
-        self._passwords = passwords
-        self._catalog = catalog
+        self._vouching = vouching
         self._now = now
         self._interval = interval.total_seconds()
         # A look that is still under way when the next one is due takes its turn away: a frozen runtime, whose looks all
@@ -349,14 +347,8 @@ class SteadyProbes:
 
         That it cannot be seen takes nothing back of what was seen before.
         """
-        activity = await look_at_activity(
-            stack,
-            fleet=self._fleet,
-            prober=self._prober,
-            passwords=self._passwords,
-            catalog=self._catalog,
-            deadline=Deadline.after(self._patience, f"ask what the sessions of {stack.job_id} do"),
-        )
+        deadline = Deadline.after(self._patience, f"ask what the sessions of {stack.job_id} do")
+        activity = await self._vouching.activity(stack, deadline)
         known = self._fleet.get(stack.user_id)
         if activity is not None and known is not None and known.stack.status.runtime == stack.status.runtime:
             self._fleet.saw_activity(stack.user_id, activity, self._now())

@@ -5,6 +5,9 @@ A port that was given to another user's runtime meanwhile would learn it otherwi
 node's client is away it goes on calling an allocation running that ended long ago.
 """
 
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
 import structlog
 
 from opencode_lifecycle.lifecycle.observing.fleet import Fleet
@@ -13,11 +16,13 @@ from opencode_lifecycle.model.errors import DeadlineExceeded, UpstreamError
 from opencode_lifecycle.model.identifiers import AllocationId, JobId
 from opencode_lifecycle.model.password import Password
 from opencode_lifecycle.model.stack import Address, Stack
-from opencode_lifecycle.ports.prober import Activity, RuntimeProber
+from opencode_lifecycle.ports.prober import Activity, ReadPassword, RuntimeProber
 from opencode_lifecycle.ports.secrets import PasswordStore
 from opencode_lifecycle.ports.service_catalog import ServiceCatalog
 
 log = structlog.get_logger(__name__)
+
+Answer = TypeVar("Answer")
 
 
 class NotVouched(Exception):
@@ -40,37 +45,64 @@ async def why_not_vouched(
     return "Consul does not list its allocation yet"
 
 
-async def look_at_activity(
-    stack: Stack,
-    *,
-    fleet: Fleet,
-    prober: RuntimeProber,
-    passwords: PasswordStore,
-    catalog: ServiceCatalog,
-    deadline: Deadline,
-) -> Activity | None:
-    """
-    Ask the runtime what its sessions do; None when that cannot be seen.
+class Vouching:
+    """Asks runtimes what needs their password, each only at the address that Consul names for its allocation."""
 
-    Consul is asked when the runtime has shown that it wants a password: one that answers nothing costs nobody anything.
-    """
-    runtime = stack.status.runtime
-    if runtime is None or runtime.address is None:
+    def __init__(
+        self, *, fleet: Fleet, prober: RuntimeProber, passwords: PasswordStore, catalog: ServiceCatalog
+    ) -> None:
+        self._fleet = fleet
+        self._prober = prober
+        self._passwords = passwords
+        self._catalog = catalog
+
+    def reader(self, stack: Stack, deadline: Deadline) -> tuple[Address, ReadPassword] | None:
+        """
+        Return where the runtime that the row names is proven to be, and what reads its password when it is to be sent there.
+
+        Consul is asked then, and where it does not vouch for the address that raises `NotVouched`.
+        """
+        runtime = stack.status.runtime
+        if runtime is None or runtime.address is None:
+            return None
+        address = runtime.address
+
+        async def read_password() -> Password:
+            known = self._fleet.get(stack.user_id)
+            if known is not None and (doubt := known.doubt_of(address)):
+                raise NotVouched(doubt)
+            why = await why_not_vouched(self._catalog, stack.job_id, runtime.allocation_id, address, deadline)
+            if why:
+                raise NotVouched(why)
+            return await self._passwords.read(stack.job_id, runtime.secret_version, deadline)
+
+        return address, read_password
+
+    async def ask(self, stack: Stack, what: str, ask: "Ask[Answer]", deadline: Deadline) -> Answer | None:
+        """
+        Return what *ask* makes of the runtime that the row names; None when it cannot be asked *what*.
+
+        Consul is asked when the runtime has shown that it wants a password: one that answers nothing costs nobody anything.
+        """
+        found = self.reader(stack, deadline)
+        if found is None:
+            return None
+        address, read_password = found
+        try:
+            return await ask(self._prober, address, read_password)
+        except (UpstreamError, DeadlineExceeded) as error:
+            log.info("cannot ask runtime", what=what, job_id=stack.job_id, error=error.message)
+        except NotVouched as error:
+            log.warning("cannot ask runtime", what=what, job_id=stack.job_id, error=str(error))
         return None
-    address = runtime.address
 
-    async def read_password() -> Password:
-        known = fleet.get(stack.user_id)
-        if known is not None and (doubt := known.doubt_of(address)):
-            raise NotVouched(doubt)
-        if why := await why_not_vouched(catalog, stack.job_id, runtime.allocation_id, address, deadline):
-            raise NotVouched(why)
-        return await passwords.read(stack.job_id, runtime.secret_version, deadline)
+    async def activity(self, stack: Stack, deadline: Deadline) -> Activity | None:
+        """Ask what its sessions do; None when that cannot be seen."""
 
-    try:
-        return await prober.activity(address=address, read_password=read_password, deadline=deadline)
-    except (UpstreamError, DeadlineExceeded) as error:
-        log.info("activity unknown", job_id=stack.job_id, error=error.message)
-    except NotVouched as error:
-        log.warning("activity unknown", job_id=stack.job_id, error=str(error))
-    return None
+        async def ask(prober: RuntimeProber, address: Address, read: ReadPassword) -> Activity | None:
+            return await prober.activity(address=address, read_password=read, deadline=deadline)
+
+        return await self.ask(stack, "activity", ask, deadline)
+
+
+Ask = Callable[[RuntimeProber, Address, ReadPassword], Awaitable[Answer | None]]

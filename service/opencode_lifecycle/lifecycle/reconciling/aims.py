@@ -6,6 +6,7 @@ from opencode_lifecycle.lifecycle.reconciling.wanted import Site, wanted_facets
 from opencode_lifecycle.lifecycle.releases import Releases
 from opencode_lifecycle.model.facets import Facets
 from opencode_lifecycle.model.job_template import TemplateNeeds
+from opencode_lifecycle.model.migration import Footing
 from opencode_lifecycle.model.release import Release
 from opencode_lifecycle.model.stack import Stack
 
@@ -23,6 +24,17 @@ class Aim:
     needs: TemplateNeeds
     wanted: Facets
     asked: Facets
+
+    @property
+    def building(self) -> Footing:
+        """Return what a job that is registered now is built of."""
+        intent = self.stack.intent
+        return Footing(
+            release=self.release.id,
+            resources=intent.resources,
+            environment=intent.environment,
+            facets=self.wanted,
+        )
 
 
 class Aims:

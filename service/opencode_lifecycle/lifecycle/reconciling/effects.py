@@ -3,17 +3,20 @@ What each step does to the world, and what is learnt from the answer. Every effe
 repeat.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import timedelta
 from typing import assert_never
 
 import structlog
 
 from opencode_lifecycle.lifecycle.observing.fleet import Fleet
-from opencode_lifecycle.lifecycle.observing.vouching import look_at_activity
 from opencode_lifecycle.lifecycle.reconciling.aims import Aim, Aims
+from opencode_lifecycle.lifecycle.reconciling.passes import Pass
 from opencode_lifecycle.lifecycle.reconciling.planning.moves import facets_in
+from opencode_lifecycle.lifecycle.reconciling.runtime_effects import RuntimeEffects
 from opencode_lifecycle.lifecycle.reconciling.steps import (
+    AbortTurns,
+    CheckDelivery,
     CheckJob,
     CheckServiceGone,
     ClearLiveFiles,
@@ -24,6 +27,7 @@ from opencode_lifecycle.lifecycle.reconciling.steps import (
     Limits,
     Look,
     LookAtActivity,
+    LookForCutTurns,
     MakeSecret,
     MakeWorkspace,
     Move,
@@ -31,11 +35,11 @@ from opencode_lifecycle.lifecycle.reconciling.steps import (
     PublishLiveFiles,
     PurgeJob,
     RegisterJob,
+    Reload,
     Rest,
     RotateSecret,
     Step,
     StopJob,
-    Work,
 )
 from opencode_lifecycle.lifecycle.reconciling.wanted import Site, job_variables, wanted_facets
 from opencode_lifecycle.lifecycle.reconciling.work import Desk
@@ -45,35 +49,14 @@ from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import DeadlineExceeded, IndexConflict, UpstreamError
 from opencode_lifecycle.model.facets import Facets
 from opencode_lifecycle.model.identifiers import VolumeId
-from opencode_lifecycle.model.migration import Footing
 from opencode_lifecycle.model.observation import JobSeen
-from opencode_lifecycle.model.stack import Stack, Status, Workspace
-from opencode_lifecycle.model.states import Health, Phase
+from opencode_lifecycle.model.stack import Stack, Workspace
+from opencode_lifecycle.model.states import Health, MigrationState, Phase
 from opencode_lifecycle.ports.orchestrator import Comparison, LiveFiles, Orchestrator, Owner, Workspaces
-from opencode_lifecycle.ports.prober import RuntimeProber
 from opencode_lifecycle.ports.secrets import PasswordStore, SecretSeen
 from opencode_lifecycle.ports.service_catalog import ServiceCatalog
-from opencode_lifecycle.ports.stores import Claimed
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(slots=True)
-class Pass:
-    """One claimed stack on its way. `saved` is its status as the database has it."""
-
-    claimed: Claimed
-    work: Work
-    saved: Status
-    receipt: dict[str, object]
-    notes: list[tuple[str, dict[str, object]]] = field(default_factory=list)
-    """Events of this pass that are not moves, until the next save writes them down: their kind and data."""
-    moved: Status | None = None
-    """What the latest move that gave a reason led to, until the next save: what a stack waits for next may hide why it moved."""
-
-    def note(self, kind: str, **data: object) -> None:
-        """Have an event of *kind* written with the next save."""
-        self.notes.append((kind, data))
 
 
 class NotYet(Exception):
@@ -95,7 +78,7 @@ class Effects:
         live_files: LiveFiles,
         passwords: PasswordStore,
         catalog: ServiceCatalog,
-        prober: RuntimeProber,
+        of_runtime: RuntimeEffects,
         releases: Releases,
         aims: Aims,
         desk: Desk,
@@ -110,7 +93,7 @@ class Effects:
         self._live_files = live_files
         self._passwords = passwords
         self._catalog = catalog
-        self._prober = prober
+        self._of_runtime = of_runtime
         self._releases = releases
         self._aims = aims
         self._desk = desk
@@ -152,8 +135,8 @@ class Effects:
                 await self._compare(current, deadline)
             case CheckJob():
                 await self._check(current, deadline)
-            case LookAtActivity():
-                await self._look_at_activity(current, deadline)
+            case LookAtActivity() | CheckDelivery() | Reload() | AbortTurns() | LookForCutTurns():
+                await self._of_runtime.apply(current, step, self._aim(current).release, deadline)
             case StopJob() | PurgeJob():
                 purge = isinstance(step, PurgeJob)
                 index = await self._orchestrator.deregister(stack.job_id, purge=purge, deadline=deadline)
@@ -266,12 +249,12 @@ class Effects:
             health=Health.STARTING if phase is Phase.STARTING else stack.status.health,
             facets=facets,
             release=aim.release.id,
-            built=Footing(
-                release=aim.release.id,
-                resources=aim.stack.intent.resources,
-                environment=aim.stack.intent.environment,
-                facets=facets,
+            migration_state=(
+                MigrationState.VERIFYING
+                if stack.status.migration_state is MigrationState.REPLACING and phase is Phase.STARTING
+                else stack.status.migration_state
             ),
+            built=replace(aim.building, facets=facets),
             job_modify_index=index,
             edits=(),
             edits_restart=False,
@@ -334,23 +317,6 @@ class Effects:
         rendered = await self._orchestrator.render(aim.release.template, variables, deadline)
         await self._orchestrator.compare(rendered, deadline)
         current.work = replace(work, done=(work.done - {Part.ACTIVITY}) | {Part.CHECK})
-
-    async def _look_at_activity(self, current: Pass, deadline: Deadline) -> None:
-        """Ask the runtime what its sessions do. That it cannot be seen is an answer, too: unknown, which counts as busy."""
-        stack = current.work.stack
-        activity = await look_at_activity(
-            stack,
-            fleet=self._fleet,
-            prober=self._prober,
-            passwords=self._passwords,
-            catalog=self._catalog,
-            deadline=deadline,
-        )
-        now = self._now()
-        self._fleet.saw_activity(stack.user_id, activity, now)
-        current.work = replace(
-            current.work, activity=activity, activity_at=now, done=current.work.done | {Part.ACTIVITY}
-        )
 
     async def _destroy_workspace(self, current: Pass, deadline: Deadline) -> None:
         stack = current.work.stack

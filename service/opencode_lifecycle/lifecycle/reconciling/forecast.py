@@ -12,6 +12,8 @@ from typing import Final
 
 from opencode_lifecycle.lifecycle.reconciling.planning import plan
 from opencode_lifecycle.lifecycle.reconciling.steps import (
+    AbortTurns,
+    CheckDelivery,
     CheckJob,
     CheckServiceGone,
     ClearLiveFiles,
@@ -22,6 +24,7 @@ from opencode_lifecycle.lifecycle.reconciling.steps import (
     Limits,
     Look,
     LookAtActivity,
+    LookForCutTurns,
     MakeSecret,
     MakeWorkspace,
     Move,
@@ -29,6 +32,7 @@ from opencode_lifecycle.lifecycle.reconciling.steps import (
     PublishLiveFiles,
     PurgeJob,
     RegisterJob,
+    Reload,
     Rest,
     RotateSecret,
     Step,
@@ -37,6 +41,7 @@ from opencode_lifecycle.lifecycle.reconciling.steps import (
 )
 from opencode_lifecycle.model.observation import ABSENT, ClientStatus, JobSeen
 from opencode_lifecycle.model.stack import Stack, Status
+from opencode_lifecycle.ports.prober import Reloaded, ReloadResult
 
 _MOST_STEPS: Final = 40
 
@@ -45,6 +50,10 @@ WORDS: Final[Mapping[type[Step], str]] = {
     CompareJob: "compare the job with what was registered",
     CheckJob: "have Nomad plan the job that is to follow",
     LookAtActivity: "look whether its agent works",
+    CheckDelivery: "see whether its live files have arrived",
+    Reload: "let it read its configuration anew",
+    AbortTurns: "end the turns that are at work",
+    LookForCutTurns: "look for turns that were cut off",
     MakeSecret: "make its secret, or take the one there is",
     RotateSecret: "write a new password",
     MakeWorkspace: "make its workspace volume, or take the one there is",
@@ -69,6 +78,10 @@ _PARTS: Final[Mapping[type[Step], Part]] = {
     PublishLiveFiles: Part.LIVE_FILES,
     ClearLiveFiles: Part.LIVE_FILES,
     CheckServiceGone: Part.SERVICE,
+    CheckDelivery: Part.DELIVERY,
+    Reload: Part.RELOAD,
+    AbortTurns: Part.ABORT,
+    LookForCutTurns: Part.TURNS,
 }
 _READS: Final = (Look, CompareJob, CheckJob, LookAtActivity)
 
@@ -130,4 +143,8 @@ def _after(work: Work, step: Step) -> Work:
     elif isinstance(step, PurgeJob) and seen is not None:
         seen = replace(seen, job=ABSENT, allocations=())
     done = work.done | {_PARTS[type(step)]} if type(step) in _PARTS else work.done
+    if isinstance(step, CheckDelivery):
+        work = replace(work, delivered=True)
+    elif isinstance(step, Reload):
+        work = replace(work, reloaded=Reloaded(result=ReloadResult.RELOADED))
     return replace(work, stack=work.stack.moved_to(status), observation=seen, done=done)

@@ -13,13 +13,16 @@ import structlog
 
 from opencode_lifecycle.lifecycle.observing.fleet import Fleet
 from opencode_lifecycle.lifecycle.reconciling.aims import Aims
-from opencode_lifecycle.lifecycle.reconciling.effects import Effects, NotYet, Pass, WorkspaceLost
+from opencode_lifecycle.lifecycle.reconciling.effects import Effects, NotYet, WorkspaceLost
+from opencode_lifecycle.lifecycle.reconciling.passes import Pass
 from opencode_lifecycle.lifecycle.reconciling.planning import failed, plan
+from opencode_lifecycle.lifecycle.reconciling.planning.migrating import taken_back
 from opencode_lifecycle.lifecycle.reconciling.steps import FinishDeletion, Limits, Move, Rest, Step, system_of
 from opencode_lifecycle.lifecycle.reconciling.work import Desk
 from opencode_lifecycle.lifecycle.requests.decisions import successor_of
 from opencode_lifecycle.model.clock import Clock
 from opencode_lifecycle.model.errors import (
+    Busy,
     ClaimLost,
     DeadlineExceeded,
     IllegalTransition,
@@ -87,6 +90,11 @@ class Reconciler:
             log.info("claim lost", job_id=claimed.stack.job_id)
             await self._stacks.release_claim(current.claimed, next_attempt_at=self._now())
             return True
+        except Busy:
+            # A lease came before the stop could be committed. The stack is looked at anew when that is known here.
+            log.info("not interrupted", job_id=claimed.stack.job_id)
+            await self._stacks.release_claim(current.claimed, next_attempt_at=self._now() + self._limits.poll)
+            return False
         except IllegalTransition as error:
             # A defect of ours. The row stays as it was saved last, and a person must look.
             log.exception("illegal move", job_id=claimed.stack.job_id, error=error.message)
@@ -125,7 +133,8 @@ class Reconciler:
         for _ in range(STEPS_OF_A_PASS):
             step = plan(current.work, now=self._now(), limits=self._limits)
             match step:
-                case Move(status=status):
+                case Move(status=status, unless_busy=unless_busy):
+                    current.unless_busy = unless_busy
                     if status.reason is not None:
                         current.moved = status
                     current.work = self._desk.rework(current.work, current.work.stack.moved_to(status))
@@ -215,10 +224,12 @@ class Reconciler:
         if current.saved.secret_version not in {None, status.secret_version} and status.secret_version:
             versions = {"from": current.saved.secret_version, "to": status.secret_version}
             events.append(self._event(stack, "secret.version", **versions))
+        if current.unless_busy:
+            progress = replace(progress, unless_busy_at=self._now())
         progress = replace(progress, events=tuple(events))
         saved = await self._stacks.save(current.claimed, progress)
         current.claimed = replace(current.claimed, stack=saved)
-        current.saved = progress.status
+        current.saved, current.unless_busy = progress.status, False
         current.notes.clear()
         current.moved = None
         current.work = replace(current.work, stack=saved)
@@ -301,6 +312,9 @@ class Reconciler:
                 reason=reason,
                 message=message,
             )
+        elif (back := taken_back(current.work, f"{reason}: {message}", self._now())) is not None:
+            await self._save(current, Progress(status=back, next_attempt_at=self._now()))
+            return
         else:
             status = failed(stack, reason, message, self._now())
         outcome = OperationOutcome(state=OperationState.FAILED, reason=reason, message=message)

@@ -8,11 +8,12 @@ from opencode_lifecycle.lifecycle.backoff import Backoff
 from opencode_lifecycle.model.condition import ConditionKind
 from opencode_lifecycle.model.facets import Facets
 from opencode_lifecycle.model.job_template import TemplateNeeds
+from opencode_lifecycle.model.migration import Footing
 from opencode_lifecycle.model.observation import Observation
 from opencode_lifecycle.model.proof import Proof
 from opencode_lifecycle.model.stack import Stack, Status
 from opencode_lifecycle.model.states import WhenStale
-from opencode_lifecycle.ports.prober import Activity, Liveness
+from opencode_lifecycle.ports.prober import Activity, Liveness, Reloaded
 from opencode_lifecycle.ports.secrets import SecretSeen
 
 
@@ -31,6 +32,14 @@ class Part(StrEnum):
     """Nomad was asked in this pass whether it would take the job that is wanted."""
     COMPARISON = "comparison"
     """Nomad was asked in this pass how the job differs from ours."""
+    DELIVERY = "delivery"
+    """It was looked whether the live files that were published have reached the runtime."""
+    RELOAD = "reload"
+    """The runtime was made to read its configuration anew in this pass."""
+    ABORT = "abort"
+    """The turns that were at work were ended in this pass, for a migration that waits no longer."""
+    TURNS = "turns"
+    """The runtime was asked in this pass which turns were cut off."""
     JOB = "job"
     """Registered in this pass: what was seen before speaks for it no more, and what comes will be told by a watch."""
 
@@ -54,6 +63,9 @@ class Limits:
     """A runtime of which no session has changed for so long is idle."""
     idle_poll: timedelta = timedelta(seconds=30)
     """How long a look at the sessions is good for, and how soon a busy runtime is looked at again."""
+    delivery: timedelta = timedelta(seconds=60)
+    """How long live files may take to reach a runtime. Nomad's templates wait 5 s at most before they render."""
+    delivery_poll: timedelta = timedelta(seconds=1)
     recycle_pause: timedelta = timedelta(minutes=15)
     """Between two replacements of a runtime for its own good: what that does not cure is a person's to look at."""
     recycle_age: timedelta | None = None
@@ -79,6 +91,8 @@ class Work:
     silent_probes: int
     wanted: Facets
     asked: Facets
+    building: Footing
+    """What a job that is registered now is built of."""
     needs: TemplateNeeds
     installation: str
     activity: Activity | None = None
@@ -96,6 +110,10 @@ class Work:
     when_stale: WhenStale = WhenStale.IDLE
     frozen: frozenset[ConditionKind] = frozenset()
     """The conditions that stand unconfirmed."""
+    delivered: bool | None = None
+    """Whether the runtime has the live files that were published, as far as this pass has seen; None for unknown."""
+    reloaded: Reloaded | None = None
+    """What came of the reload of this pass."""
     done: frozenset[Part] = frozenset()
 
 
@@ -148,6 +166,26 @@ class LookAtActivity:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckDelivery:
+    """Read back, through Nomad, whether the runtime has the live files."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reload:
+    """Make the runtime read its configuration anew, in the same process."""
+
+
+@dataclass(frozen=True, slots=True)
+class AbortTurns:
+    """End the turns that are at work, so that the history of their sessions stays true."""
+
+
+@dataclass(frozen=True, slots=True)
+class LookForCutTurns:
+    """Ask a runtime that was restarted which turns the restart has cut off."""
+
+
+@dataclass(frozen=True, slots=True)
 class StopJob:
     pass
 
@@ -179,9 +217,14 @@ class CheckServiceGone:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """Take on *status*. It is saved before the next step that has an effect."""
+    """
+    Take on *status*. It is saved before the next step that has an effect.
+
+    With *unless_busy* it is saved only if no backend has said that the agent is at work: in the same transaction.
+    """
 
     status: Status
+    unless_busy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +255,10 @@ Step = (
     | CompareJob
     | CheckJob
     | LookAtActivity
+    | CheckDelivery
+    | Reload
+    | AbortTurns
+    | LookForCutTurns
     | StopJob
     | PurgeJob
     | DestroySecret
@@ -231,7 +278,9 @@ def system_of(step: Step) -> str | None:
             return "vault"
         case CheckServiceGone():
             return "consul"
-        case Move() | Rest() | FinishDeletion() | LookAtActivity():
+        case Move() | Rest() | FinishDeletion():
+            return None
+        case LookAtActivity() | Reload() | AbortTurns() | LookForCutTurns():
             return None
         case _:
             return "nomad"

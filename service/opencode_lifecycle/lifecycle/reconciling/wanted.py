@@ -133,7 +133,9 @@ def _digest_of_labels(labels: tuple[tuple[str, str], ...], group: str) -> str:
 _NO_ENDPOINTS = digest_of({})
 
 
-def job_variables(stack: Stack, release: Release, site: Site, facets: Facets) -> Variables:
+def job_variables(
+    stack: Stack, release: Release, site: Site, facets: Facets, *, restore_snapshot: str = ""
+) -> Variables:
     """
     Return the values for the template's variables.
 
@@ -164,6 +166,7 @@ def job_variables(stack: Stack, release: Release, site: Site, facets: Facets) ->
         "secret_path": _secret_path(site, stack.job_id),
         "workspace_node": workspace.node_id if workspace is not None else "",
         "workspace_path": workspace.path if workspace is not None else "",
+        "restore_snapshot": restore_snapshot,
         "description": _description(stack, release),
         "labels": dict(stack.intent.labels),
     }

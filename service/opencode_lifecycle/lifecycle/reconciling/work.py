@@ -36,6 +36,7 @@ class Desk:
             silent_probes=known.silent_probes,
             wanted=aim.wanted,
             asked=aim.asked,
+            building=aim.building,
             needs=aim.needs,
             installation=self.installation,
             activity=known.activity,
@@ -53,7 +54,9 @@ class Desk:
         """Return *work* with what became of its stack, and what that should be now."""
         aim = self.aims.of(stack)
         assert aim is not None, "whoever works on a stack has its releases in memory"
-        return replace(work, stack=stack, wanted=aim.wanted, asked=aim.asked, needs=aim.needs)
+        return replace(
+            work, stack=stack, wanted=aim.wanted, asked=aim.asked, building=aim.building, needs=aim.needs
+        )
 
 
 def _address_of(stack: Stack, seen: Observation | None) -> Address | None:

@@ -10,8 +10,9 @@ from opencode_lifecycle.lifecycle.observing.fleet import Fleet, Known
 from opencode_lifecycle.lifecycle.orphans.sweep import OrphanSweep
 from opencode_lifecycle.lifecycle.reconciling.aims import Aims
 from opencode_lifecycle.lifecycle.reconciling.dispatcher import Dispatcher
-from opencode_lifecycle.lifecycle.reconciling.effects import Effects, Pass
+from opencode_lifecycle.lifecycle.reconciling.effects import Effects
 from opencode_lifecycle.lifecycle.reconciling.forecast import forecast
+from opencode_lifecycle.lifecycle.reconciling.passes import Pass
 from opencode_lifecycle.lifecycle.reconciling.steps import Limits, Step, Work
 from opencode_lifecycle.lifecycle.reconciling.work import Desk
 from opencode_lifecycle.model.clock import Clock

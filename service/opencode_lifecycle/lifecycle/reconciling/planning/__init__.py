@@ -46,7 +46,7 @@ def plan(work: Work, *, now: datetime, limits: Limits) -> Step:
     step = held_back(work, _plan(work, now, limits), limits)
     match step:
         case Move(status=status):
-            return Move(_marked(work, status))
+            return replace(step, status=_marked(work, status))
         case Rest(status=status):
             return replace(step, status=_marked(work, status))
         case _:
@@ -82,7 +82,9 @@ def _plan_wanted(work: Work, seen: Observation, now: datetime, limits: Limits) -
     if isinstance(job, JobSeen) and not job.belongs_to(work.installation):
         return _foreign(work, job, now)
     is_left_alone = stack.status.phase is Phase.RUNNING and stack.is_refused and stack.is_settled
-    if is_fresh_start_due(stack) and not is_left_alone:
+    # By an order, what runs is waited for at the gate.
+    is_gated = stack.status.phase is Phase.RUNNING and stack.standing_order is not None
+    if is_fresh_start_due(stack) and not is_left_alone and not is_gated:
         return plan_fresh_start(work, seen, now, limits)
     match stack.status.phase:
         case Phase.STOPPING:

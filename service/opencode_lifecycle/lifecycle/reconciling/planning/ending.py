@@ -4,7 +4,9 @@ from dataclasses import replace
 from datetime import datetime
 
 from opencode_lifecycle.lifecycle.reconciling.planning.moves import entered, not_found_yet, wait_for_end
+from opencode_lifecycle.lifecycle.reconciling.planning.recycling import replacing
 from opencode_lifecycle.lifecycle.reconciling.steps import (
+    AbortTurns,
     CheckJob,
     CheckServiceGone,
     ClearLiveFiles,
@@ -41,18 +43,15 @@ def plan_fresh_start(work: Work, seen: Observation, now: datetime, limits: Limit
     if not_found_yet(work, seen):
         return Look()
     running = isinstance(seen.job, JobSeen) and not seen.job.stopped
-    if running and stack.status.phase is Phase.RUNNING and Part.CHECK not in work.done:
-        return CheckJob()
+    if running and stack.status.phase is Phase.RUNNING:
+        if Part.CHECK not in work.done:
+            return CheckJob()
+        if Part.ABORT not in work.done and work.silent_probes == 0:
+            return AbortTurns()
+        return replacing(work, Reason.RECREATE, "stopping in order to start afresh", now)
     if (running or seen.live) and stack.status.phase is not Phase.STOPPING:
-        return Move(
-            entered(
-                stack,
-                Phase.STOPPING,
-                now=now,
-                reason=Reason.RECREATE,
-                message="stopping in order to start afresh",
-            )
-        )
+        message = "stopping in order to start afresh"
+        return Move(entered(stack, Phase.STOPPING, now=now, reason=Reason.RECREATE, message=message))
     if running:
         return StopJob()
     waiting = wait_for_end(work, seen, now, limits)
@@ -65,7 +64,9 @@ def plan_fresh_start(work: Work, seen: Observation, now: datetime, limits: Limit
     )
 
 
-_REPLACING = frozenset({Reason.STALE, Reason.UNRESPONSIVE, Reason.RECYCLE})
+_REPLACING = frozenset(
+    {Reason.STALE, Reason.UNRESPONSIVE, Reason.RECYCLE, Reason.RECREATE, Reason.TAKEN_BACK}
+)
 """A stop for these is the first half of a replacement. It is not taken back half way."""
 
 

@@ -39,7 +39,7 @@ def entered(
 
 def failed(stack: Stack, reason: Reason, message: str, now: datetime) -> Status:
     """The failure speaks for the generation it met, so that only a newer one, or a new request, is tried at once."""
-    was_migrating = stack.status.migration_state is MigrationState.REPLACING
+    was_migrating = stack.status.migration_state in {MigrationState.REPLACING, MigrationState.VERIFYING}
     return replace(
         entered(stack, Phase.FAILED, now=now, reason=reason, message=message),
         observed_generation=stack.intent.generation,

@@ -1,34 +1,25 @@
-"""A stack that runs: kept in sight, and put right in the lightest way that suffices."""
+"""A stack that runs: kept in sight, and replaced when it answers nothing any more."""
 
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 
-from opencode_lifecycle.lifecycle.reconciling.planning.moves import entered, failed, is_fresh_start_due
+from opencode_lifecycle.lifecycle.reconciling.planning.migrating import put_right
+from opencode_lifecycle.lifecycle.reconciling.planning.moves import entered, failed
+from opencode_lifecycle.lifecycle.reconciling.planning.recycling import recycled_lately, replacing
 from opencode_lifecycle.lifecycle.reconciling.steps import (
-    CheckJob,
     CompareJob,
     Limits,
     Look,
-    LookAtActivity,
     MakeSecret,
     Move,
     Part,
-    PublishLiveFiles,
-    RegisterJob,
-    Rest,
     Step,
     Work,
 )
-from opencode_lifecycle.model.facets import Facet
 from opencode_lifecycle.model.observation import AllocationSeen, ClientStatus, JobSeen, Observation
-from opencode_lifecycle.model.stack import Runtime, Status
-from opencode_lifecycle.model.staleness import Staleness, facets_of, staleness_of
-from opencode_lifecycle.model.states import Health, MigrationState, Phase, Reason, WhenStale
+from opencode_lifecycle.model.stack import Runtime
+from opencode_lifecycle.model.states import Phase, Reason
 from opencode_lifecycle.ports.prober import Liveness
-
-_LIVE = frozenset({Facet.PROMPT, Facet.CONFIG})
-_IN_PLACE = frozenset({Facet.LABELS, Facet.ENDPOINTS})
-"""They live in Consul service meta, which Nomad changes without a restart, and are what their owner asked for."""
 
 
 def plan_running(work: Work, seen: Observation, now: datetime, limits: Limits) -> Step:
@@ -37,7 +28,7 @@ def plan_running(work: Work, seen: Observation, now: datetime, limits: Limits) -
         or _no_longer_safe(work, now)
         or _follow_others(work, seen)
         or _replace_wedged(work, seen, now, limits)
-        or _put_right(work, seen, now, limits)
+        or put_right(work, seen, now, limits)
     )
 
 
@@ -102,12 +93,6 @@ def _follow_others(work: Work, seen: Observation) -> Step | None:
 # --- health
 
 
-def _health(work: Work, limits: Limits) -> Health:
-    if work.silent_probes >= limits.silent_probes:
-        return Health.UNRESPONSIVE
-    return Health.DEGRADED if work.silent_probes > 0 else Health.HEALTHY
-
-
 def _replace_wedged(work: Work, seen: Observation, now: datetime, limits: Limits) -> Step | None:
     """
     Replace a runtime that has answered nothing for long: alive for Nomad, dead for everyone who asks it something.
@@ -121,10 +106,10 @@ def _replace_wedged(work: Work, seen: Observation, now: datetime, limits: Limits
         probes *= limits.patience_when_busy
     if _is_disconnected(work, seen):
         return None
-    if work.silent_probes < probes or _recycled_lately(work, now, limits):
+    if work.silent_probes < probes or recycled_lately(work, now, limits):
         return None
     message = f"it left {work.silent_probes} probes in a row unanswered, and is started afresh"
-    return _replace(work, Reason.UNRESPONSIVE, message, now, recycled=True)
+    return replacing(work, Reason.UNRESPONSIVE, message, now, recycled=True)
 
 
 def _is_disconnected(work: Work, seen: Observation) -> bool:
@@ -133,145 +118,3 @@ def _is_disconnected(work: Work, seen: Observation) -> bool:
         allocation.id == runtime.allocation_id and allocation.client_status is ClientStatus.UNKNOWN
         for allocation in seen.allocations
     )
-
-
-def _recycled_lately(work: Work, now: datetime, limits: Limits) -> bool:
-    return _age(work.stack.status.recycled_at, now) < limits.recycle_pause
-
-
-def _why_recycle(work: Work, now: datetime, limits: Limits) -> str:
-    """Return why the runtime is better started afresh when it is idle; empty when it is fine."""
-    runtime = work.stack.status.runtime
-    if runtime is None or _recycled_lately(work, now, limits):
-        return ""
-    age = _age(runtime.started_at, now) if runtime.started_at is not None else timedelta(0)
-    if limits.recycle_age is not None and age > limits.recycle_age:
-        return f"it has run for {age.days} days"
-    share = limits.recycle_memory
-    if share is not None and work.memory is not None and work.memory_max > 0:
-        used = work.memory / work.memory_max
-        if used > share:
-            return f"it uses {used:.0%} of the memory that it may use"
-    return ""
-
-
-def _age(since: datetime | None, now: datetime) -> timedelta:
-    return now - since if since is not None else timedelta.max
-
-
-def _replace(work: Work, reason: Reason, message: str, now: datetime, *, recycled: bool = False) -> Move:
-    stack = work.stack
-    return Move(
-        entered(
-            stack,
-            Phase.STOPPING,
-            now=now,
-            reason=reason,
-            message=message,
-            migration_state=MigrationState.REPLACING,
-            recycled_at=now if recycled else stack.status.recycled_at,
-        )
-    )
-
-
-# --- staleness
-
-
-def _put_right(work: Work, seen: Observation, now: datetime, limits: Limits) -> Step:
-    """
-    Apply what differs in the lightest way: texts under the running process, labels in place, the rest by a restart.
-
-    What Nomad refused stays as it is until somebody asks again, and what is stale is left alone under `report`. Nothing
-    that runs is stopped before Nomad has said that it would take what is to follow.
-    """
-    stack, job = work.stack, seen.job
-    assert isinstance(job, JobSeen), "a runtime that is lost was seen to before"
-    reasons = staleness_of(stack.status, work.wanted, desired=stack.intent.desired)
-    stale = facets_of(reasons)
-    recycle = _why_recycle(work, now, limits)
-    is_due = stale or recycle or is_fresh_start_due(stack)
-    if is_due and stack.is_refused and stack.is_settled:
-        return Rest(replace(stack.status, health=_health(work, limits)), None)
-    restart = any(reason.restart for reason in reasons)
-    if not restart and stale and (stale <= _IN_PLACE or work.when_stale is not WhenStale.REPORT):
-        return _apply_live(work, stale) or RegisterJob(job.modify_index, work.wanted)
-    why = _why(reasons) if restart and work.when_stale is not WhenStale.REPORT else ""
-    reason = Reason.STALE
-    if not why and not restart and (why := recycle):
-        reason = Reason.RECYCLE
-    status = replace(
-        stack.status,
-        observed_generation=stack.intent.generation,
-        health=_health(work, limits),
-        migration_state=MigrationState.STALE if stale else MigrationState.CURRENT,
-        reason=None,
-        message="",
-        attempts=0,
-    )
-    if not why:
-        return Rest(status, _until_recycling(work, now, limits), succeeded=True)
-    if work.when_stale is WhenStale.NOW and reason is Reason.STALE:
-        if Part.CHECK not in work.done:
-            return CheckJob()
-        return _replace(work, reason, f"stopping in order to start as it should be: {why}", now)
-    return _at_idle(work, replace(status, message=why), reason, now, limits)
-
-
-def _why(reasons: tuple[Staleness, ...]) -> str:
-    return ", ".join(reason.facet.value for reason in reasons if reason.restart) + " changed"
-
-
-def _apply_live(work: Work, stale: frozenset[Facet]) -> Step | None:
-    if not stale & _LIVE:
-        return None
-    if work.needs.live_files and Part.LIVE_FILES not in work.done:
-        return PublishLiveFiles()
-    have = work.stack.status.facets or work.wanted
-    facets = replace(have, prompt=work.wanted.prompt, config=work.wanted.config)
-    return Move(replace(work.stack.status, facets=facets))
-
-
-def _until_recycling(work: Work, now: datetime, limits: Limits) -> timedelta | None:
-    """Return when the runtime comes of age, or may be replaced again: nothing else would tell us."""
-    status, waits = work.stack.status, []
-    runtime = status.runtime
-    if limits.recycle_age is not None and runtime is not None and runtime.started_at is not None:
-        waits.append(limits.recycle_age - (now - runtime.started_at))
-    if work.silent_probes >= limits.wedged_probes and status.recycled_at is not None:
-        waits.append(limits.recycle_pause - (now - status.recycled_at))
-    due = [wait for wait in waits if wait > timedelta(0)]
-    return min(due) + timedelta(seconds=1) if due else None
-
-
-def _at_idle(work: Work, status: Status, reason: Reason, now: datetime, limits: Limits) -> Step:
-    """
-    Replace the runtime when nothing works in it. Unknown counts as busy.
-
-    It is looked at as the last act before the stop: a look that was made for an earlier plan decides only to wait.
-    """
-    looked = Part.ACTIVITY in work.done
-    if _is_idle(work, now, limits):
-        if Part.CHECK not in work.done:
-            return CheckJob()
-        if not looked:
-            return LookAtActivity()
-        message = f"stopping in order to start as it should be: {status.message}"
-        return _replace(work, reason, message, now, recycled=reason is Reason.RECYCLE)
-    if not looked and _age(work.activity_at, now) >= limits.idle_poll:
-        return LookAtActivity()
-    waiting = replace(status, message=f"waits until it is idle: {status.message}")
-    return Rest(waiting, max(limits.idle_poll, _quiet_since(work) + limits.idle_after - now), succeeded=True)
-
-
-def _is_idle(work: Work, now: datetime, limits: Limits) -> bool:
-    activity = work.activity
-    return activity is not None and not activity.busy and now - _quiet_since(work) >= limits.idle_after
-
-
-def _quiet_since(work: Work) -> datetime:
-    """Return when anything last happened in the runtime. One that has just started is about to be used."""
-    runtime, activity = work.stack.status.runtime, work.activity
-    assert runtime is not None, "a runtime that is lost was seen to before"
-    if activity is None or activity.changed_at is None:
-        return runtime.proven_at
-    return max(runtime.proven_at, activity.changed_at)

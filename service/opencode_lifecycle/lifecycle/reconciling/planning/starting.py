@@ -4,6 +4,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import assert_never
 
+from opencode_lifecycle.lifecycle.reconciling.planning.migrating import taken_back
 from opencode_lifecycle.lifecycle.reconciling.planning.moves import (
     entered,
     facets_in,
@@ -93,6 +94,7 @@ def plan_pending(work: Work, seen: Observation, now: datetime, limits: Limits) -
             now=now,
             facets=facets,
             release=release,
+            built=replace(work.building, facets=facets) if is_as_wanted else None,
             job_modify_index=job.modify_index,
         )
     )
@@ -144,22 +146,26 @@ def plan_starting(work: Work, seen: Observation, now: datetime, limits: Limits) 
         if proof.result is ProofResult.OPEN:
             return stop_open(work, now)
         if proof.result is ProofResult.WRONG_VERSION:
-            return Move(failed(stack, Reason.WRONG_VERSION, proof.detail, now))
+            return _failed(work, Reason.WRONG_VERSION, proof.detail, now)
     reason, message = _why_not_running(seen, allocation, proof)
     if reason is None and work.doubt:
         reason, message = Reason.CONTESTED, work.doubt
     overdue = now - stack.status.phase_since >= limits.start or reason in FINAL_REASONS
     cannot_be_proven = reason in OUTAGES or reason is Reason.CONTESTED
     if overdue and not cannot_be_proven:
-        return Move(
-            failed(stack, reason or Reason.NEVER_HEALTHY, message or "it was not healthy in time", now)
-        )
+        return _failed(work, reason or Reason.NEVER_HEALTHY, message or "it was not healthy in time", now)
     if overdue:
         # It may be as healthy as can be: it cannot be proven while a neighbour is away, or names its address for another.
         return Rest(replace(stack.status, reason=reason, message=message), limits.poll)
     left = limits.start - (now - stack.status.phase_since)
     status = replace(stack.status, reason=reason, message=message, health=Health.STARTING)
     return Rest(status, min(left, limits.poll))
+
+
+def _failed(work: Work, reason: Reason, message: str, now: datetime) -> Move:
+    """Go back to what ran before the change, or fail where nothing did."""
+    back = taken_back(work, f"{reason}: {message}", now)
+    return Move(back if back is not None else failed(work.stack, reason, message, now))
 
 
 def _why_not_running(

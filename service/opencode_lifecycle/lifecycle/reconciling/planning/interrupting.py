@@ -1,0 +1,113 @@
+"""How a runtime passes the busy gate: interrupted when its agent is idle or, by an order, when its deadline has passed."""
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import assert_never
+
+from opencode_lifecycle.lifecycle.reconciling.planning.gate import Busy, Idle, Unknown, may_interrupt
+from opencode_lifecycle.lifecycle.reconciling.planning.recycling import age_of, health_of, replacing
+from opencode_lifecycle.lifecycle.reconciling.steps import (
+    AbortTurns,
+    CheckJob,
+    Limits,
+    LookAtActivity,
+    Part,
+    Reload,
+    Rest,
+    Step,
+    Work,
+)
+from opencode_lifecycle.model.migration import AtDeadline, MigrationOrder, OrderOutcome
+from opencode_lifecycle.model.states import MigrationState, Reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interruption:
+    """What a runtime is to be interrupted for: a restart, or a reload under which its process runs on."""
+
+    why: str
+    reason: Reason = Reason.STALE
+    reload: bool = False
+
+
+def at_gate(work: Work, change: Interruption, now: datetime, limits: Limits) -> Step:
+    """
+    Interrupt the runtime when nothing works in it; by an order, at its deadline at the latest. Unknown counts as busy.
+
+    It is looked at as the last act before: a look that was made for an earlier plan decides only to wait. And before a
+    restart Nomad has said that it would take what is to follow.
+    """
+    order = work.stack.standing_order
+    looked = Part.ACTIVITY in work.done
+    match may_interrupt(work, now, limits):
+        case Idle():
+            if not change.reload and Part.CHECK not in work.done:
+                return CheckJob()
+            if not looked:
+                return LookAtActivity()
+            return _interrupt(work, change, now, forced=False)
+        case Busy(until=until, why=why):
+            state, wait = MigrationState.DRAINING, until - now
+        case Unknown(why=why):
+            state, wait = MigrationState.QUEUED, timedelta(0)
+        case unreachable:
+            assert_never(unreachable)
+    if order is not None and order.deadline is not None and now >= order.deadline:
+        return _past_deadline(work, order, change, now, limits)
+    if not looked and age_of(work.activity_at, now) >= limits.idle_poll:
+        return LookAtActivity()
+    status = replace(
+        work.stack.status,
+        observed_generation=work.stack.intent.generation,
+        health=health_of(work, limits),
+        migration_state=state,
+        reason=None,
+        message=f"waits until it is idle: {change.why}; {why}",
+        attempts=0,
+    )
+    wait = max(limits.idle_poll, wait)
+    if order is not None and order.deadline is not None:
+        wait = min(wait, order.deadline - now + timedelta(seconds=1))
+    return Rest(status, wait, succeeded=True)
+
+
+def _interrupt(work: Work, change: Interruption, now: datetime, *, forced: bool) -> Step:
+    if change.reload:
+        return Reload()
+    message = f"stopping in order to start as it should be: {change.why}"
+    recycled = change.reason is Reason.RECYCLE
+    return replacing(work, change.reason, message, now, recycled=recycled, unless_busy=not forced)
+
+
+def _past_deadline(
+    work: Work, order: MigrationOrder, change: Interruption, now: datetime, limits: Limits
+) -> Step:
+    status = replace(
+        work.stack.status,
+        observed_generation=work.stack.intent.generation,
+        health=health_of(work, limits),
+        order_done=order.id,
+    )
+    match order.at_deadline:
+        case AtDeadline.SKIP:
+            message = f"left as it is, since its agent was at work until the deadline: {change.why}"
+            skipped = replace(status, migration_state=MigrationState.STALE, message=message, reason=None)
+            return Rest(
+                replace(skipped, order_outcome=OrderOutcome.SKIPPED), limits.idle_poll, succeeded=True
+            )
+        case AtDeadline.HOLD:
+            message = (
+                f"held, since its agent was at work until the deadline: {change.why}. Recover or recreate it"
+            )
+            held = replace(
+                status, migration_state=MigrationState.HELD, message=message, reason=Reason.AT_WORK
+            )
+            return Rest(replace(held, order_outcome=OrderOutcome.HELD), None, succeeded=False)
+        case AtDeadline.FORCE:
+            if not change.reload and Part.CHECK not in work.done:
+                return CheckJob()
+            if Part.ABORT not in work.done:
+                return AbortTurns()
+            return _interrupt(work, change, now, forced=True)
+        case unreachable:
+            assert_never(unreachable)

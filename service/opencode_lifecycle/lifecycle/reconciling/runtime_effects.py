@@ -1,0 +1,138 @@
+"""What migrations ask of a runtime, and read back of it. What cannot be seen is unknown, and never counts for done."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Final
+
+import structlog
+
+from opencode_lifecycle.lifecycle.observing.fleet import Fleet
+from opencode_lifecycle.lifecycle.observing.vouching import Vouching
+from opencode_lifecycle.lifecycle.reconciling.passes import Pass
+from opencode_lifecycle.lifecycle.reconciling.steps import (
+    AbortTurns,
+    CheckDelivery,
+    LookAtActivity,
+    LookForCutTurns,
+    Part,
+    Reload,
+)
+from opencode_lifecycle.model.clock import Clock
+from opencode_lifecycle.model.deadline import Deadline
+from opencode_lifecycle.model.errors import DeadlineExceeded, UpstreamError
+from opencode_lifecycle.model.release import Release
+from opencode_lifecycle.model.stack import Address
+from opencode_lifecycle.ports.orchestrator import Orchestrator
+from opencode_lifecycle.ports.prober import ReadPassword, Reloaded, ReloadResult, RuntimeProber, Turn
+
+log = structlog.get_logger(__name__)
+
+INSTRUCTIONS_FILE: Final = "server/local/live/instructions/AGENTS.md"
+MANAGED_FILE: Final = "server/local/live/managed/opencode.json"
+"""Where the job templates render the live files, in the directory of the allocation."""
+_LONGEST_TURN: Final = timedelta(hours=1)
+_MOST_BYTES: Final = 128 * 1024
+"""Of a live file that is read back: twice what a bundle may hold."""
+
+AskedOfRuntime = LookAtActivity | CheckDelivery | Reload | AbortTurns | LookForCutTurns
+
+
+class RuntimeEffects:
+    """Each takes one step and learns from its answer; none raises for what a runtime does."""
+
+    def __init__(self, *, orchestrator: Orchestrator, vouching: Vouching, fleet: Fleet, now: Clock) -> None:
+        self._orchestrator = orchestrator
+        self._vouching = vouching
+        self._fleet = fleet
+        self._now = now
+
+    async def apply(self, current: Pass, step: AskedOfRuntime, release: Release, deadline: Deadline) -> None:
+        match step:
+            case LookAtActivity():
+                await self._look_at_activity(current, deadline)
+            case CheckDelivery():
+                await self._check_delivery(current, release, deadline)
+            case Reload():
+                await self._reload(current, deadline)
+            case AbortTurns():
+                await self._abort_turns(current, deadline)
+            case LookForCutTurns():
+                await self._look_for_cut_turns(current, deadline)
+
+    async def _look_at_activity(self, current: Pass, deadline: Deadline) -> None:
+        """Ask the runtime what its sessions do. That it cannot be seen is an answer, too: unknown, which counts as busy."""
+        stack = current.work.stack
+        activity = await self._vouching.activity(stack, deadline)
+        now = self._now()
+        self._fleet.saw_activity(stack.user_id, activity, now)
+        work = replace(current.work, activity=activity, activity_at=now)
+        current.work = replace(work, done=work.done | {Part.ACTIVITY})
+
+    async def _check_delivery(self, current: Pass, release: Release, deadline: Deadline) -> None:
+        """Read both live files back from the allocation and hold them against what was published."""
+        work = current.work
+        runtime = work.stack.status.runtime
+        assert runtime is not None, "only to what runs is anything delivered"
+        delivered: bool | None = True
+        try:
+            for path, text in ((INSTRUCTIONS_FILE, release.instructions), (MANAGED_FILE, release.managed)):
+                found = await self._orchestrator.read_file(
+                    runtime.allocation_id, path, limit=_MOST_BYTES, deadline=deadline
+                )
+                delivered = delivered and found == text.encode()
+        except (UpstreamError, DeadlineExceeded) as error:
+            log.info("delivery unknown", job_id=work.stack.job_id, error=error.message)
+            delivered = None
+        current.work = replace(work, delivered=delivered, done=work.done | {Part.DELIVERY})
+
+    async def _reload(self, current: Pass, deadline: Deadline) -> None:
+        work = current.work
+
+        async def ask(prober: RuntimeProber, address: Address, read: ReadPassword) -> Reloaded:
+            return await prober.reload(address=address, read_password=read, deadline=deadline)
+
+        reloaded = await self._vouching.ask(work.stack, "reload", ask, deadline)
+        reloaded = reloaded or Reloaded(result=ReloadResult.NOT_ASKED, detail="it could not be asked")
+        current.note(
+            "stack.reloaded", result=reloaded.result, detail=reloaded.detail, broken=list(reloaded.broken)
+        )
+        current.work = replace(work, reloaded=reloaded, done=work.done | {Part.RELOAD})
+
+    async def _abort_turns(self, current: Pass, deadline: Deadline) -> None:
+        """End what is at work, as far as it can be reached: whoever is stopped by force is not waited for."""
+        work = current.work
+
+        async def ask(prober: RuntimeProber, address: Address, read: ReadPassword) -> Sequence[Turn] | None:
+            return await prober.abort_turns(address=address, read_password=read, deadline=deadline)
+
+        turns = await self._vouching.ask(work.stack, "abort turns", ask, deadline)
+        if turns is None or turns:
+            current.note("stack.turns_aborted", **_told(turns))
+        current.work = replace(work, done=work.done | {Part.ABORT})
+
+    async def _look_for_cut_turns(self, current: Pass, deadline: Deadline) -> None:
+        work = current.work
+        since = work.stack.status.migrating_since
+        assert since is not None, "only of a migration that began is this asked"
+
+        async def ask(prober: RuntimeProber, address: Address, read: ReadPassword) -> Sequence[Turn] | None:
+            return await prober.interrupted_turns(
+                address=address, read_password=read, since=_a_while_before(since), deadline=deadline
+            )
+
+        turns = await self._vouching.ask(work.stack, "interrupted turns", ask, deadline)
+        if turns:
+            current.note("stack.turns_cut_off", **_told(turns))
+        current.work = replace(work, done=work.done | {Part.TURNS})
+
+
+def _a_while_before(since: datetime) -> datetime:
+    """Return from when on a session counts: the last that a turn wrote may lie before its migration began."""
+    return since - _LONGEST_TURN
+
+
+def _told(turns: Sequence[Turn] | None) -> dict[str, object]:
+    if turns is None:
+        return {"turns": None, "message": "it could not be seen which there were"}
+    return {"turns": [{"session": turn.session_id, "directory": turn.directory} for turn in turns]}
