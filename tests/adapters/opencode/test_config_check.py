@@ -59,7 +59,7 @@ async def test_what_it_says_to_one_that_it_does_not_take_is_told_in_one_plain_li
 async def test_the_configuration_itself_is_not_repeated(tmp_path):
     said = (
         "Error: Config file at $managed is not valid JSON(C):\\n--- JSONC Input ---\\n$(cat $managed)\\n"
-        "--- Errors ---\\nCloseBraceExpected at line 1\\n--- End ---\\n"
+        "--- Errors ---\\nCloseBraceExpected at line 1\\n   Line 1: $(cat $managed)\\n      ^\\n--- End ---\\n"
     )
     program = a_program(tmp_path, f'printf "{said}" >&2; exit 1')
 

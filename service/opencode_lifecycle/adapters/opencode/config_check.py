@@ -28,6 +28,8 @@ _PIECE: Final = 16 * 1024
 _LONGEST_MESSAGE: Final = 600
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
 _ECHO: Final = re.compile(r"--- JSONC Input ---.*?--- Errors ---", re.DOTALL)
+_EXCERPT: Final = re.compile(r"^[ \t]*(?:Line \d+:.*|\^[ \t]*)$", re.MULTILINE)
+"""The line that is wrong, and what points at the place in it."""
 _CLOSING: Final = re.compile(r"--- End ---\s*\Z")
 _VERSION: Final = re.compile(r"\d+\.\d+\.\d+\S*")
 
@@ -150,7 +152,7 @@ async def _bounded(stream: asyncio.StreamReader) -> str:
 
 def _plain(said: str, folder: Path) -> str:
     """Return what it said without colours, our paths and the configuration itself, on one line."""
-    text = _CLOSING.sub("", _ECHO.sub("", _COLOUR.sub("", said)))
+    text = _CLOSING.sub("", _EXCERPT.sub("", _ECHO.sub("", _COLOUR.sub("", said))))
     text = text.replace(f"{folder}/", "").replace("\N{DOWNWARDS ARROW WITH TIP RIGHTWARDS}", ";")
     line = " ".join(text.split()).removeprefix("Error: ")
     return line[:_LONGEST_MESSAGE]
