@@ -383,3 +383,20 @@ def test_when_a_runtime_was_seen_at_work_is_remembered_whatever_is_seen_since(fl
         fleet.saw_activity(USER, seen, time.now)
 
     assert fleet.get(USER).busy_at == at
+
+
+def test_a_lease_alone_is_taken_in_and_gives_nobody_anything_to_do(fleet, time):
+    changed = []
+    fleet.on_change = changed.append
+    known = fleet.get(USER)
+    known.view = object()
+
+    fleet.put(leased := replace(a_stack(2), busy_until=time.now))
+    assert (known.stack.busy_until, known.stack.change_seq, known.view) == (time.now, 2, None)
+    assert changed == []
+
+    fleet.put(replace(leased, busy_until=None, change_seq=1))
+    assert known.stack.busy_until == time.now
+
+    fleet.put(replace(leased, intent=replace(leased.intent, generation=9), busy_until=None, change_seq=3))
+    assert changed == [known]

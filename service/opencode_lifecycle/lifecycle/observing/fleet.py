@@ -13,7 +13,7 @@ from time import monotonic
 
 from opencode_lifecycle.lifecycle.background import Pulse
 from opencode_lifecycle.lifecycle.observing.freshness import Freshness
-from opencode_lifecycle.lifecycle.observing.known import Known, run_of
+from opencode_lifecycle.lifecycle.observing.known import Known, is_lease_alone, run_of
 from opencode_lifecycle.lifecycle.observing.sightings import is_heard_since, newer_of, shows_the_same, told
 from opencode_lifecycle.model.clock import Clock
 from opencode_lifecycle.model.condition import ConditionKind
@@ -80,6 +80,10 @@ class Fleet:
                 return known
             self._by_user[stack.user_id] = known
             self._user_of[stack.job_id] = stack.user_id
+        elif is_lease_alone(known.stack, stack):
+            # It is shown, and read where it matters; nothing is to be done for it.
+            known.stack, known.view = stack, None
+            return known
         else:
             before = known.stack.status
             if written == before.job_modify_index:

@@ -54,3 +54,16 @@ def run_of(status: Status) -> tuple[AllocationId, int] | None:
     """Return the allocation of the runtime, and which run of its task it is; None where there is none."""
     runtime = status.runtime
     return (runtime.allocation_id, runtime.restarts) if runtime is not None else None
+
+
+def is_lease_alone(before: Stack, after: Stack) -> bool:
+    """
+    Whether nothing but the lease of a stack was written since.
+
+    With every user at work renewing twice a minute, most of what is written may be that.
+    """
+    return (
+        before.busy_until != after.busy_until
+        and before.intent == after.intent
+        and before.status == after.status
+    )
