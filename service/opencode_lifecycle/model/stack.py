@@ -209,6 +209,11 @@ class Stack:
         )
 
     @property
+    def waits_for_a_person(self) -> bool:
+        """Whether its migration was refused or is held, and nothing is done about it before somebody asks."""
+        return self.status.migration_state in {MigrationState.FAILED, MigrationState.HELD}
+
+    @property
     def is_refused(self) -> bool:
         """Whether the change of a runtime was refused or failed; it is left alone until somebody asks again."""
         return self.status.migration_state is MigrationState.FAILED

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from opencode_lifecycle.lifecycle.observing.fleet import Fleet, Known
 from opencode_lifecycle.lifecycle.reconciling.aims import Aims
-from opencode_lifecycle.lifecycle.reconciling.steps import Work
+from opencode_lifecycle.lifecycle.reconciling.steps import Part, Work
 from opencode_lifecycle.model.observation import Observation
 from opencode_lifecycle.model.stack import Address, Stack
 from opencode_lifecycle.model.states import WhenStale
@@ -54,8 +54,17 @@ class Desk:
         """Return *work* with what became of its stack, and what that should be now."""
         aim = self.aims.of(stack)
         assert aim is not None, "whoever works on a stack has its releases in memory"
+        texts = (work.wanted.prompt, work.wanted.config)
+        is_of_other_texts = (aim.wanted.prompt, aim.wanted.config) != texts
         return replace(
-            work, stack=stack, wanted=aim.wanted, asked=aim.asked, building=aim.building, needs=aim.needs
+            work,
+            stack=stack,
+            wanted=aim.wanted,
+            asked=aim.asked,
+            building=aim.building,
+            needs=aim.needs,
+            # What was published in this pass is not what is to be published now.
+            done=work.done - {Part.LIVE_FILES, Part.DELIVERY} if is_of_other_texts else work.done,
         )
 
 

@@ -69,9 +69,10 @@ def start(request: Request, *, recover: bool = False) -> Decide:
             return _succeed(request, EnsureRequest(), stack, situation)
         if stack.status.phase is not Phase.RUNNING and not intent.pinned:
             intent = replace(intent, wanted_release=request.target(intent.group))
-        if intent == stack.intent and _runs(stack) and not stack.is_refused:
+        if intent == stack.intent and _runs(stack) and not stack.waits_for_a_person:
             return noted(request, stack, kind)
-        return change(request, stack, intent, kind)
+        # Whoever asks for it says so: what was refused is tried again.
+        return change(request, stack, replace(intent, recovered=intent.generation + 1), kind)
 
     return decide
 
@@ -119,6 +120,7 @@ def recreate(request: Request, *, rotate: bool = False) -> Decide:
             stack.intent,
             desired=stack.intent.desired if rotate else Desired.RUNNING,
             fresh_start=generation,
+            recovered=generation,
             rotation=generation if rotate else stack.intent.rotation,
             wanted_release=stack.intent.wanted_release
             if stack.intent.pinned
