@@ -273,7 +273,12 @@ async def test_every_migration_state_that_needs_no_rollout_is_reached(tmp_path, 
         await world.until(lambda: world.stack().status.migration_state is MigrationState.FAILED)
 
     reached = {status.migration_state for move in moves for status in move}
-    assert reached == {MigrationState.CURRENT, MigrationState.REPLACING, MigrationState.FAILED}
+    assert reached == {
+        MigrationState.CURRENT,
+        MigrationState.REPLACING,
+        MigrationState.VERIFYING,
+        MigrationState.FAILED,
+    }
 
 
 async def test_a_stack_that_is_shown_stale_becomes_current_when_it_is_stopped(tmp_path, moves):

@@ -279,6 +279,20 @@ async def test_an_environment_that_keeps_a_runtime_from_starting_is_taken_back_w
         assert (variables["environment"], world.stack().status.phase) == ({}, Phase.RUNNING)
 
 
+async def test_a_password_that_was_rotated_away_is_never_gone_back_to(tmp_path):
+    world = World(tmp_path, limits=replace(QUICK, start=timedelta(seconds=1)))
+    async with world.running():
+        await world.ensure()
+        world.server_changes = {"healthy": False}
+        operation = await world.plane.provisioning.rotate_password(ADA, by=OPERATOR, if_match=None)
+        failed = await world.finished(operation)
+        world.server_changes = {}
+        await world.phase(Phase.RUNNING)
+
+        assert failed.reason is Reason.NEVER_HEALTHY
+        assert world.stack().status.runtime.secret_version == 2
+
+
 async def test_a_first_start_that_fails_has_nothing_to_go_back_to(tmp_path):
     world = World(tmp_path, limits=replace(QUICK, start=timedelta(milliseconds=300)))
     world.server_changes = {"healthy": False}

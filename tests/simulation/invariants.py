@@ -174,7 +174,9 @@ class Watcher:
         intent, status, before = claimed.stack.intent, progress.status, claimed.stack.status
         asked = intent.desired is not Desired.RUNNING or intent.fresh_start > before.fresh_start_done
         begins = status.phase is Phase.STOPPING and before.phase is not Phase.STOPPING
-        if begins and not asked and status.reason not in _REPLACING:
+        # What did not become healthy is taken back: nothing of it was ever handed out.
+        is_taken_back = status.reason is Reason.TAKEN_BACK and before.runtime is None
+        if begins and not asked and status.reason not in _REPLACING and not is_taken_back:
             raise Violation(
                 f"I11: {user} is about to be stopped for {status.reason} in phase {before.phase}, "
                 "and nobody asked for it"

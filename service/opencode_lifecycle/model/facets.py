@@ -81,8 +81,17 @@ class Facets:
 
     @property
     def aim(self) -> str:
-        """Digest over all that a migration can fail of: everything but what is changed in place."""
-        return digest_of([self.revision, self.prompt, self.config])
+        """
+        Digest over what a migration can be taken back from: everything but what is changed in place, and the secret.
+
+        A password that was rotated away may be known to somebody, and is never gone back to.
+        """
+        restart = {
+            facet.value: getattr(self, facet.value)
+            for facet in RESTART_FACETS
+            if facet is not Facet.SECRET_VERSION
+        }
+        return digest_of([restart, self.prompt, self.config])
 
     @property
     def revision(self) -> str:

@@ -78,5 +78,5 @@ class Aims:
             environment=footing.environment,
         )
         before = replace(stack, intent=intent)
-        wanted = wanted_facets(before, release, self._site, secret_version=footing.facets.secret_version)
+        wanted = wanted_facets(before, release, self._site, secret_version=aim.asked.secret_version)
         return Aim(stack=before, release=release, needs=needs, wanted=wanted, asked=aim.asked)
