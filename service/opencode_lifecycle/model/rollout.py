@@ -163,11 +163,13 @@ class Member:
     One stack in a rollout. *wave* 0 is that of the canaries.
 
     *generation* is the stack's when it was made a member, or of the rollout's own last change of it. *release_before* is
-    what it was wanted to be before. *orders* counts the orders that it was given, also those that were taken back.
+    what it was wanted to be before. *orders* is the number of the last order that it was given, 0 before the first. A stack
+    of that user that was made at another time than *stack_created_at* is another one.
     """
 
     rollout_id: RolloutId
     user_id: UserId
+    stack_created_at: datetime
     wave: int
     state: MemberState = MemberState.WAITING
     migration_class: MigrationClass | None = None
