@@ -23,7 +23,7 @@ from datetime import datetime
 from typing import Final
 
 from opencode_lifecycle.model.errors import StackDraining
-from opencode_lifecycle.model.stack import Stack
+from opencode_lifecycle.model.stack import Stack, Status
 from opencode_lifecycle.model.states import Desired, MigrationState, Phase, Reason
 
 _SOON: Final = 2
@@ -62,18 +62,22 @@ def check_may_be_leased(stack: Stack) -> None:
             raise StackDraining("No runtime runs or is about to start; ensure the stack.", retry_after=_LATER)
         case Phase.STARTING | Phase.RUNNING if _is_to_be_replaced(stack):
             raise StackDraining("The runtime is about to be replaced by a fresh one.", retry_after=_SOON)
-        case Phase.RUNNING if _is_reloading(stack):
+        case Phase.RUNNING if is_reloading(stack.status):
             raise StackDraining("The runtime is being reloaded.", retry_after=_SOON)
 
 
-def _is_reloading(stack: Stack) -> bool:
+def is_reloading(status: Status) -> bool:
     """
     Whether it is committed that the process reads its configuration anew, which ends every turn.
 
     A runtime that is being replaced and runs is one whose files change under it; that alone disturbs nobody. That it is
     for being stale is written before it is told to read them, by a save which a lease prevents.
     """
-    return stack.status.migration_state is MigrationState.REPLACING and stack.status.reason is Reason.STALE
+    return (
+        status.phase is Phase.RUNNING
+        and status.migration_state is MigrationState.REPLACING
+        and status.reason is Reason.STALE
+    )
 
 
 def _is_to_be_replaced(stack: Stack) -> bool:

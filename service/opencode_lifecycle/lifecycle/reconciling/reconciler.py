@@ -36,6 +36,7 @@ from opencode_lifecycle.model.errors import (
     VersionConflict,
 )
 from opencode_lifecycle.model.identifiers import UserId, new_event_id
+from opencode_lifecycle.model.lease import is_reloading
 from opencode_lifecycle.model.operation import Event, OperationState, PhaseEntered
 from opencode_lifecycle.model.stack import KeptWorkspace, Stack
 from opencode_lifecycle.model.states import UNAVAILABLE, Desired, MigrationState, Phase, Reason
@@ -134,7 +135,7 @@ class Reconciler:
             step = plan(current.work, now=self._now(), limits=self._limits)
             match step:
                 case Move(status=status, unless_busy=unless_busy):
-                    current.unless_busy = unless_busy
+                    current.unless_busy = current.unless_busy or unless_busy
                     if status.reason is not None:
                         current.moved = status
                     current.work = self._desk.rework(current.work, current.work.stack.moved_to(status))
@@ -189,12 +190,13 @@ class Reconciler:
     # --- saving
 
     async def _save_moves(self, current: Pass) -> None:
-        """Save what the next effect relies on: the phase, and which generations were seen to."""
+        """Save what the next effect relies on: the phase, a reload, and which generations were seen to."""
         status, saved = current.work.stack.status, current.saved
-        if (status.phase, status.fresh_start_done, status.rotation_done) != (
+        if (status.phase, status.fresh_start_done, status.rotation_done, is_reloading(status)) != (
             saved.phase,
             saved.fresh_start_done,
             saved.rotation_done,
+            is_reloading(saved),
         ):
             await self._save(current, Progress(status=status, next_attempt_at=self._now(), keep_claim=True))
 

@@ -11,12 +11,14 @@ from opencode_lifecycle.lifecycle.reconciling.steps import (
     CheckJob,
     Limits,
     LookAtActivity,
+    Move,
     Part,
     Reload,
     Rest,
     Step,
     Work,
 )
+from opencode_lifecycle.model.lease import is_reloading
 from opencode_lifecycle.model.migration import AtDeadline, MigrationOrder, OrderOutcome
 from opencode_lifecycle.model.states import MigrationState, Reason
 
@@ -73,10 +75,27 @@ def at_gate(work: Work, change: Interruption, now: datetime, limits: Limits) -> 
 
 def _interrupt(work: Work, change: Interruption, now: datetime, *, forced: bool) -> Step:
     if change.reload:
-        return Reload()
+        return _reload(work, change, forced=forced)
     message = f"stopping in order to start as it should be: {change.why}"
     recycled = change.reason is Reason.RECYCLE
     return replacing(work, change.reason, message, now, recycled=recycled, unless_busy=not forced)
+
+
+def _reload(work: Work, change: Interruption, *, forced: bool) -> Step:
+    """
+    Have the process read its configuration anew, once that is committed: it ends every turn, as a stop does.
+
+    1. The runtime was just seen idle; a backend takes a lease before it is told to read anew.
+    2. Committed first, the reload is refused or the lease is. Without it, the prompt that follows would be cut off.
+    """
+    status = work.stack.status
+    if is_reloading(status):
+        return Reload()
+    message = f"reads its configuration anew: {change.why}"
+    committed = replace(
+        status, migration_state=MigrationState.REPLACING, reason=Reason.STALE, message=message
+    )
+    return Move(committed, unless_busy=not forced)
 
 
 def _past_deadline(

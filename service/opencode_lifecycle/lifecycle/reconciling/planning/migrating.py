@@ -168,7 +168,7 @@ def _reloading(work: Work, now: datetime, limits: Limits) -> Step:
         stopping = entered(work.stack, Phase.STOPPING, now=now, reason=Reason.TAKEN_BACK, message=message)
         return Move(_refused(work, stopping, Reason.TAKEN_BACK, message))
     message = f"waits to read its configuration anew: {reloaded.detail if reloaded else 'unknown'}"
-    waiting = replace(work.stack.status, migration_state=MigrationState.QUEUED, message=message)
+    waiting = replace(work.stack.status, migration_state=MigrationState.QUEUED, reason=None, message=message)
     return Rest(waiting, limits.idle_poll)
 
 
