@@ -6,7 +6,7 @@ One real server is shared by those tests that leave it as it was.
 
 import socket
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -54,45 +54,58 @@ def start(program: Path, home: Path, model_port: int) -> AbstractContextManager[
 
 
 @pytest.fixture(params=["in_memory", "stub", REAL])
-async def world(request) -> AsyncIterator[World]:
-    if request.param == "in_memory":
-        yield InMemory()
-    elif request.param == "stub":
-        async with hostile_server() as http:
-            yield Stub(http)
-    else:
-        shared = request.getfixturevalue("shared_opencode")
-        async with model_server(request.getfixturevalue("model_port")) as model:
-            real = Real(shared, model)
-            async with real.clearing_up():
-                yield real
+def shared(request) -> tuple[str, RealOpenCode | None]:
+    """Name the kind, with the shared server of the real one. What starts it must not run in a test's event loop."""
+    return request.param, request.getfixturevalue("shared_opencode") if request.param == "real" else None
+
+
+@pytest.fixture
+async def world(shared, model_port) -> AsyncIterator[World]:
+    kind, server = shared
+    if server is None:
+        async with pretending(kind) as pretended:
+            yield pretended
+        return
+    async with model_server(model_port) as model:
+        real = Real(server, model)
+        async with real.clearing_up():
+            yield real
 
 
 @pytest.fixture(params=["in_memory", "stub", REAL])
-async def own_world(request, tmp_path) -> AsyncIterator[World]:
+def program(request) -> tuple[str, Path | None]:
+    return request.param, request.getfixturevalue("opencode_program") if request.param == "real" else None
+
+
+@pytest.fixture
+async def own_world(program, model_port, tmp_path) -> AsyncIterator[World]:
     """Yield one that a test may kill or spoil."""
-    if request.param == "in_memory":
+    kind, path = program
+    if path is None:
+        async with pretending(kind) as pretended:
+            yield pretended
+        return
+    async with (
+        model_server(model_port) as model,
+        Real.of_its_own(lambda: start(path, tmp_path, model_port), model) as real,
+    ):
+        yield real
+
+
+@asynccontextmanager
+async def pretending(kind: str) -> AsyncIterator[InMemory | Stub]:
+    if kind == "in_memory":
         yield InMemory()
-    elif request.param == "stub":
-        async with hostile_server() as http:
-            yield Stub(http)
-    else:
-        program, port = request.getfixturevalue("opencode_program"), request.getfixturevalue("model_port")
-        async with (
-            model_server(port) as model,
-            Real.of_its_own(lambda: start(program, tmp_path, port), model) as real,
-        ):
-            yield real
+        return
+    async with hostile_server() as http:
+        yield Stub(http)
 
 
 @pytest.fixture(params=["in_memory", "stub"])
 async def pretended(request) -> AsyncIterator[InMemory | Stub]:
     """Yield one that can be made to misbehave."""
-    if request.param == "in_memory":
-        yield InMemory()
-        return
-    async with hostile_server() as http:
-        yield Stub(http)
+    async with pretending(request.param) as pretended:
+        yield pretended
 
 
 def soon(seconds: float = 60) -> Deadline:
