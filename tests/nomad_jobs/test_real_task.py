@@ -13,11 +13,12 @@ import aiohttp
 import pytest
 
 from contracts.orchestrator_worlds import OWNER, new_job_id, soon, until
-from opencode_lifecycle import entrypoint
+from opencode_lifecycle import entrypoint, workspace_data
 from opencode_lifecycle.adapters.nomad.nomad import Nomad
 from opencode_lifecycle.cluster.opencode_package import ensure_opencode
 from opencode_lifecycle.model.identifiers import JobId
 from opencode_lifecycle.model.observation import AllocationSeen, ClientStatus, TaskTrouble
+from opencode_lifecycle.model.snapshot import REPORT_BYTES, REPORT_PATH, DataReport, report_of
 from opencode_lifecycle.shipped import shipped
 
 pytestmark = [pytest.mark.servers, pytest.mark.opencode]
@@ -89,6 +90,13 @@ class Site:
         async with self.http.get(f"{allocation.address.url}{path}", headers=headers, timeout=limit) as answer:
             return answer.status, await answer.json() if answer.status == 200 else None
 
+    async def report(self, allocation: AllocationSeen) -> DataReport:
+        """Return what the entrypoint said of the data, read through Nomad."""
+        body = await self.nomad.read_file(allocation.id, REPORT_PATH, limit=REPORT_BYTES, deadline=soon())
+        report = report_of(body) if body is not None else None
+        assert report is not None
+        return report
+
     async def answers(self, allocation: AllocationSeen) -> None:
         """Wait for the server. One that has just begun to listen never answers its first request."""
 
@@ -147,6 +155,8 @@ async def test_the_server_has_its_secrets_and_follows_its_live_files(site):
     allocation = await site.allocation(ClientStatus.RUNNING)
     await site.answers(allocation)
 
+    report = await site.report(allocation)
+    assert (report.version, report.snapshots, report.refused) == ("1.18.34", (), None)
     status, health = await site.get(allocation, "/global/health", PASSWORD)
     assert (status, health) == (200, {"healthy": True, "version": "1.18.34"})
     status, config = await site.get(allocation, f"/config?directory={workspace}/project", PASSWORD)
@@ -188,6 +198,28 @@ async def test_an_empty_password_starts_no_server(site):
     allocation = await site.allocation(ClientStatus.PENDING, TaskTrouble.SECRET)
     assert "78" in allocation.trouble_message
     assert processes_of(workspace) == []
+
+
+async def test_a_version_that_is_older_than_the_data_is_refused_and_says_why(site):
+    await site.write_secret(password=PASSWORD)
+    await site.point("x")
+    workspace = await site.nomad.workspaces.ensure(site.job_id, soon())
+    record = Path(workspace.path) / workspace_data.PLACE / workspace_data.RECORD
+
+    def leave_newer_data() -> None:
+        record.parent.mkdir()
+        record.write_text('{"last": "1.99.0"}')
+
+    await asyncio.to_thread(leave_newer_data)
+    await site.register(restore_snapshot="01ARZ3NDEKTSV4RRFFQ69G5FAV")
+
+    allocation = await site.allocation(ClientStatus.PENDING, TaskTrouble.DATA_NEWER)
+    assert "65" in allocation.trouble_message
+    refused = (await site.report(allocation)).refused
+    assert refused is not None
+    assert "1.99.0" in refused.reason
+    assert "01ARZ3NDEKTSV4RRFFQ69G5FAV" in refused.reason
+    assert processes_of(workspace.path) == []
 
 
 async def test_an_executable_that_is_not_there_is_said(site):
