@@ -41,7 +41,7 @@ async def test_a_lease_may_be_taken_for_a_second_up_to_ten_minutes(world, ttl, s
         " 60s",
         "60s\n",
         "1.5s",
-        "٦٠s",
+        "\u0666\u0660s",
         None,
         True,
         ["60s"],
