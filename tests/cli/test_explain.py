@@ -88,22 +88,25 @@ def test_what_comes_next_follows_from_the_class(kind, expected):
     assert sentence.startswith(f"Unless `when_stale` is `report`, {expected}")
 
 
-def test_a_queued_stack_waits_for_its_turn_in_the_rollout():
-    queued = moving("queued", order=order())
+def test_a_queued_stack_waits_for_proof_that_its_agent_is_idle():
+    queued = moving("queued", order=order(deadline=IN_FIVE_MINUTES))
+
+    proof, deadline = said("waits for", queued)
 
     assert said("migration", queued) == ["queued, class restart, by order of rollout ro_1"]
-    assert said("next", queued)[0].startswith("When its turn comes, its runtime is stopped")
-    assert said("waits for", queued) == ["its turn in rollout ro_1."]
+    assert said("next", queued)[0].startswith("Its runtime is stopped while its agent is idle")
+    assert proof == "proof that its agent is idle: what cannot be seen counts as work."
+    assert deadline.startswith(f"For that it is waited until {IN_FIVE_MINUTES}")
 
 
 def test_a_paused_rollout_is_named_with_its_reason_and_how_to_let_it_go_on():
     rollout = {"id": "ro_1", "state": "paused", "message": "2 of 10 failed"}
-    queued = moving("queued", order=order())
 
-    assert said("waits for", queued, rollout=rollout) == [
-        "its turn in rollout ro_1, which is paused: 2 of 10 failed."
-    ]
-    assert "let it go on: `opencode-lifecycle rollout resume ro_1`" in said("to do", queued, rollout=rollout)
+    advice = said("to do", moving("draining", order=order()), rollout=rollout)[-1]
+
+    assert advice == (
+        "its rollout is paused (2 of 10 failed), which moves nobody else: `opencode-lifecycle rollout resume ro_1`"
+    )
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,12 @@ FOR_REASONS: Final[Mapping[Reason, str]] = {
     Reason.UNKNOWN: "nothing is lost; `opencode-lifecycle doctor` names what cannot be seen",
     Reason.RECREATE: "nothing: it is being started afresh",
     Reason.IDLE: "`opencode-lifecycle ensure USER` starts it again",
+    Reason.TAKEN_BACK: "see why with `opencode-lifecycle explain USER`; have it tried again with `opencode-lifecycle recover USER`",
+    Reason.NOT_DELIVERED: "`opencode-lifecycle recreate USER` brings the files with a restart; see that Nomad's clients reach its "
+    "servers",
+    Reason.BAD_CONFIG: "correct the managed configuration (`opencode debug config` says what is wrong) and use a release with it",
+    Reason.AT_WORK: "wait until its agent has finished, then `opencode-lifecycle recover USER`; or move it now, which cuts the "
+    "agent off: `opencode-lifecycle recreate USER`",
 }
 
 
@@ -119,6 +125,10 @@ MEANING: Final[Mapping[Reason, str]] = {
     Reason.UNKNOWN: "It cannot be seen at the moment.",
     Reason.RECREATE: "It is being stopped in order to be started afresh, as was asked.",
     Reason.IDLE: "It was stopped because nobody used it.",
+    Reason.TAKEN_BACK: "What was asked for did not become healthy, so what ran before runs again.",
+    Reason.NOT_DELIVERED: "Its new instructions or configuration did not reach it in time.",
+    Reason.BAD_CONFIG: "It cannot load the managed configuration that it was given.",
+    Reason.AT_WORK: "Its agent was at work until the deadline of its migration, which is held therefore.",
 }
 
 FOR_CONDITIONS: Final[Mapping[ConditionKind, str]] = {

@@ -10,6 +10,7 @@ from opencode_lifecycle.cli.advice import about_condition, meaning_of
 from opencode_lifecycle.cli.client import JsonObject
 from opencode_lifecycle.cli.output import duration, parse_time
 from opencode_lifecycle.cli.situation import situation_of, what_to_do
+from opencode_lifecycle.model.rollout import RolloutState
 from opencode_lifecycle.model.states import FINAL_REASONS, OUTAGES, Desired, MigrationState, Phase, Reason
 
 Row = tuple[str, str]
@@ -152,7 +153,7 @@ def _next_of_migration(stack: JsonObject) -> str:
         if not stack.get("staleness")
         else f"{_first(what)}.",
         MigrationState.STALE: f"Unless `when_stale` is `report`, {what}.",
-        MigrationState.QUEUED: f"When its turn comes, {what}.",
+        MigrationState.QUEUED: f"{_first(what)}.",
         MigrationState.DRAINING: f"{_first(what)}.",
         MigrationState.REPLACING: "It is being moved. Then what is new must be delivered and healthy before it counts.",
         MigrationState.VERIFYING: f"If what is new is delivered and healthy, it is current; else it goes back to {footing}.",
@@ -179,7 +180,8 @@ def _waits_of_migration(known: Known, now: datetime) -> Iterator[str]:
     stack, order = known.stack, _order_of(known.stack)
     state = stack.get("migration_state")
     if state == MigrationState.QUEUED:
-        yield f"its turn in {_whose(order)}{_state_of_rollout(known)}." if order else "its turn."
+        yield "proof that its agent is idle: what cannot be seen counts as work."
+        yield _until_the_deadline(order, now)
     if state == MigrationState.DRAINING:
         yield "its agent, which works, waits for a permission or holds a terminal; idle must be proven, and must last."
         yield _until_the_deadline(order, now)
@@ -218,8 +220,12 @@ def _to_do(known: Known) -> Iterator[str]:
         yield f"have what was refused tried again: `opencode-lifecycle recover {user}`"
     if order and _is_rollout(order):
         yield f"see the rollout: `opencode-lifecycle rollout show {quote(_rollout_id(order))}`"
-    if known.rollout is not None and known.rollout.get("state") == "paused":
-        yield f"let it go on: `opencode-lifecycle rollout resume {quote(str(known.rollout.get('id')))}`"
+    if known.rollout is not None and known.rollout.get("state") == RolloutState.PAUSED:
+        why = f" ({known.rollout['message']})" if known.rollout.get("message") else ""
+        yield (
+            f"its rollout is paused{why}, which moves nobody else: `opencode-lifecycle rollout resume "
+            f"{quote(str(known.rollout.get('id')))}`"
+        )
     for condition in known.conditions:
         if condition.get("freezes") and stack.get("reason") == Reason.BRAKE:
             yield about_condition(condition.get("kind"), condition.get("id"))
@@ -229,13 +235,6 @@ def rollout_of(stack: JsonObject) -> str | None:
     """Return the id of the rollout by whose order *stack* is migrated, if it is one's."""
     order = _order_of(stack)
     return _rollout_id(order) if order and _is_rollout(order) else None
-
-
-def _state_of_rollout(known: Known) -> str:
-    if known.rollout is None:
-        return ""
-    message = known.rollout.get("message")
-    return f", which is {known.rollout.get('state')}{f': {message}' if message else ''}"
 
 
 def _whose(order: JsonObject) -> str:
