@@ -121,7 +121,9 @@ def a_full_stack() -> Stack:
         edits_restart=True,
         recycled_at=NOW,
         stale=frozenset({Facet.IMAGE, Facet.MISSING}),
-        built=Footing(release=RELEASE, resources="small", environment={}, facets=FACETS),
+        built=Footing(
+            release=RELEASE, resources="small", environment={}, facets=FACETS, restore="01SNAPSHOT"
+        ),
         footing=Footing(release=RELEASE, resources="small", environment={"LANG": "C"}, facets=FACETS),
         refused="of-what-failed",
         refused_in=4,

@@ -7,6 +7,7 @@ Starting it brings memory up to date before anything is decided; from then on th
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from secrets import token_hex
 
 import structlog
@@ -48,6 +49,7 @@ from opencode_lifecycle.model.condition import Condition
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import DeadlineExceeded, UpstreamError
 from opencode_lifecycle.model.identifiers import UserId
+from opencode_lifecycle.model.stack import Stack
 
 log = structlog.get_logger(__name__)
 
@@ -82,6 +84,7 @@ class ControlPlane:
             aims=self._aims,
             installation=p.site.installation,
             when_stale=p.when_stale,
+            idle_stop_after=self._idle_stop_after,
         )
         vouching = Vouching(
             fleet=self.fleet,
@@ -95,6 +98,7 @@ class ControlPlane:
             live_files=neighbours.live_files,
             passwords=neighbours.passwords,
             catalog=neighbours.catalog,
+            snapshot_before=self._snapshot_before,
             of_runtime=RuntimeEffects(
                 orchestrator=neighbours.orchestrator, vouching=vouching, fleet=self.fleet, now=now
             ),
@@ -366,6 +370,12 @@ class ControlPlane:
         for known in self.fleet:
             self._on_change(known)
         log.info("memory is up to date", stacks=len(self.fleet), release=release.id)
+
+    def _idle_stop_after(self, group: str) -> timedelta | None:
+        return self.groups.idle_stop_after(group)
+
+    async def _snapshot_before(self, stack: Stack, version: str, other: str) -> str:
+        return await self.snapshots.before(stack, version, other)
 
     def _on_change(self, known: Known) -> None:
         try:

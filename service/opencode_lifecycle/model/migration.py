@@ -62,9 +62,14 @@ class MigrationOrder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Footing:
-    """What a runtime stood on when it was last proven: all that is needed to build the same job again. No secret."""
+    """
+    What a job was built of: all that is needed to build the same one again. No secret.
+
+    *restore* is the snapshot of its data that its start was to bring back, empty for none.
+    """
 
     release: ReleaseId
     resources: str
     environment: Mapping[str, str]
     facets: Facets
+    restore: str = ""

@@ -168,18 +168,24 @@ def _footing_of(document: Row | None) -> Footing | None:
         document["resources"],
         tuple(document["environment"].items()),
         tuple(document["facets"][name] for name in _FACETS),
+        document["restore"],
     )
 
 
 @lru_cache(maxsize=4096)
 def _footing(
-    release: str, resources: str, environment: tuple[tuple[str, str], ...], facets: tuple[Any, ...]
+    release: str,
+    resources: str,
+    environment: tuple[tuple[str, str], ...],
+    facets: tuple[Any, ...],
+    restore: str,
 ) -> Footing:
     return Footing(
         release=ReleaseId(intern(release)),
         resources=intern(resources),
         environment=dict(environment) or _NOTHING,
         facets=_facets(facets),
+        restore=restore,
     )
 
 
@@ -191,6 +197,7 @@ def _footing_document(footing: Footing | None) -> dict[str, Any] | None:
         "resources": footing.resources,
         "environment": dict(footing.environment),
         "facets": {name: getattr(footing.facets, name) for name in _FACETS},
+        "restore": footing.restore,
     }
 
 

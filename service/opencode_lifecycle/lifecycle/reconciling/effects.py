@@ -3,6 +3,7 @@ What each step does to the world, and what is learnt from the answer. Every effe
 repeat.
 """
 
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
 from typing import assert_never
@@ -49,6 +50,7 @@ from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import DeadlineExceeded, IndexConflict, UpstreamError
 from opencode_lifecycle.model.facets import Facets
 from opencode_lifecycle.model.identifiers import VolumeId
+from opencode_lifecycle.model.migration import Footing
 from opencode_lifecycle.model.observation import JobSeen
 from opencode_lifecycle.model.stack import Stack, Workspace
 from opencode_lifecycle.model.states import Health, MigrationState, Phase
@@ -79,6 +81,7 @@ class Effects:
         passwords: PasswordStore,
         catalog: ServiceCatalog,
         of_runtime: RuntimeEffects,
+        snapshot_before: Callable[[Stack, str, str], Awaitable[str]],
         releases: Releases,
         aims: Aims,
         desk: Desk,
@@ -94,6 +97,7 @@ class Effects:
         self._passwords = passwords
         self._catalog = catalog
         self._of_runtime = of_runtime
+        self._snapshot_before = snapshot_before
         self._releases = releases
         self._aims = aims
         self._desk = desk
@@ -230,7 +234,8 @@ class Effects:
         """
         stack = current.work.stack
         aim = self._aim(current)
-        variables = job_variables(aim.stack, aim.release, self._site, facets)
+        restore = await self._snapshot_to_restore(stack, aim, facets)
+        variables = job_variables(aim.stack, aim.release, self._site, facets, restore_snapshot=restore)
         job = await self._orchestrator.render(aim.release.template, variables, deadline)
         try:
             index = await self._orchestrator.register(job, expected_index=expected_index, deadline=deadline)
@@ -254,7 +259,7 @@ class Effects:
                 if stack.status.migration_state is MigrationState.REPLACING and phase is Phase.STARTING
                 else stack.status.migration_state
             ),
-            built=replace(aim.building, facets=facets),
+            built=replace(aim.building, facets=facets, restore=restore),
             job_modify_index=index,
             edits=(),
             edits_restart=False,
@@ -266,6 +271,19 @@ class Effects:
             proof=None if phase is Phase.STARTING else current.work.proof,
             done=current.work.done | {Part.JOB},
         )
+
+    async def _snapshot_to_restore(self, stack: Stack, aim: Aim, facets: Facets) -> str:
+        """
+        Return the snapshot that a job of *facets* starts on; empty for the data as it lies there.
+
+        A version that is gone back to gets the data that was kept safe from the one that is taken back, which was never
+        handed out. A job that is registered again in place names the same one as before: anything else would restart it.
+        """
+        built = stack.status.built
+        is_taken_back = aim.wanted != aim.asked and built is not None
+        if is_taken_back and built is not None and built.facets.opencode_version != facets.opencode_version:
+            return await self._snapshot_before(stack, facets.opencode_version, built.facets.opencode_version)
+        return _restored_by(built, facets)
 
     async def _compare(self, current: Pass, deadline: Deadline) -> None:
         """
@@ -288,7 +306,9 @@ class Effects:
             ours = status.facets
         again = wanted_facets(stack, release, self._site, secret_version=ours.secret_version)
         if replace(again, prompt=ours.prompt, config=ours.config) == ours:
-            variables = job_variables(stack, release, self._site, ours)
+            variables = job_variables(
+                stack, release, self._site, ours, restore_snapshot=_restored_by(status.built, ours)
+            )
             rendered = await self._orchestrator.render(release.template, variables, deadline)
             found = await self._orchestrator.compare(rendered, deadline)
         if found.edits and not status.edits:
@@ -351,3 +371,8 @@ class Effects:
             raise NotYet("waiting for Consul to forget the service")
         outcome = f"{len(left)} instances still listed by Consul" if left else "deregistered"
         self._learn(current, Part.SERVICE, receipt=("service", outcome))
+
+
+def _restored_by(built: Footing | None, facets: Facets) -> str:
+    """Return the snapshot that the job which is registered names, if it is the one that *facets* build."""
+    return built.restore if built is not None and built.facets.revision == facets.revision else ""

@@ -108,6 +108,8 @@ class Work:
     doubt: str = ""
     """Why the proven address may not be its own any more; empty when nothing speaks against it."""
     when_stale: WhenStale = WhenStale.IDLE
+    idle_stop_after: timedelta | None = None
+    """How long it may be idle before it is stopped; None for ever."""
     frozen: frozenset[ConditionKind] = frozenset()
     """The conditions that stand unconfirmed."""
     delivered: bool | None = None

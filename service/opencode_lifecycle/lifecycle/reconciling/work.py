@@ -1,6 +1,8 @@
 """Puts together what a plan may look at: the row, what is seen of the stack, and what should be."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import timedelta
 
 from opencode_lifecycle.lifecycle.observing.fleet import Fleet, Known
 from opencode_lifecycle.lifecycle.reconciling.aims import Aims
@@ -20,6 +22,8 @@ class Desk:
     aims: Aims
     installation: str
     when_stale: WhenStale
+    idle_stop_after: Callable[[str], timedelta | None]
+    """How long a stack of a group may be idle before it is stopped."""
 
     def work_on(self, stack: Stack, known: Known) -> Work | None:
         """Return what is known of *stack* now, with what it should be; None while its releases are not in memory."""
@@ -47,6 +51,7 @@ class Desk:
             memory_max=resources.memory_max * _MIB if resources is not None else 0,
             doubt=known.doubt_of(_address_of(stack, seen)),
             when_stale=self.when_stale,
+            idle_stop_after=self.idle_stop_after(stack.intent.group),
             frozen=self.fleet.frozen,
         )
 

@@ -70,6 +70,21 @@ class Snapshots:
                 await self._store.put_snapshots(stack.user_id, report.snapshots, observed_at=seen_at)
         return report
 
+    async def before(self, stack: Stack, version: str, other: str) -> str:
+        """
+        Return the id of the latest snapshot of the data of *version* that was taken before *other* started on it.
+
+        Empty when there is none that is known: what lies there is as good then.
+        """
+        report = await self.look(stack, self._now())
+        known = report or await self._store.snapshots_of(stack.user_id)
+        fitting = [
+            snapshot.id
+            for snapshot in known.snapshots
+            if (snapshot.opencode_version, snapshot.before_version) == (version, other)
+        ]
+        return max(fitting, default="")
+
     def _allocation_of(self, stack: Stack) -> AllocationId | None:
         seen = self._fleet.latest(stack.job_id)
         if seen is not None and seen.newest is not None:

@@ -14,6 +14,7 @@ from typing import assert_never
 
 from opencode_lifecycle.lifecycle.reconciling.planning.brake import held_back
 from opencode_lifecycle.lifecycle.reconciling.planning.ending import (
+    plan_asleep,
     plan_deleted,
     plan_fresh_start,
     plan_interrupted_stop,
@@ -89,7 +90,9 @@ def _plan_wanted(work: Work, seen: Observation, now: datetime, limits: Limits) -
     match stack.status.phase:
         case Phase.STOPPING:
             return plan_interrupted_stop(work, seen, now, limits)
-        case Phase.STOPPED | Phase.DELETING:
+        case Phase.STOPPED:
+            return plan_asleep(work, seen, now)
+        case Phase.DELETING:
             return Move(entered(stack, Phase.PENDING, now=now))
         case Phase.FAILED:
             return plan_failed(work, seen, now, limits)

@@ -79,12 +79,25 @@ def plan_interrupted_stop(work: Work, seen: Observation, now: datetime, limits: 
     stack = work.stack
     if not_found_yet(work, seen):
         return Look()
+    falls_asleep = stack.status.reason is Reason.IDLE
     if isinstance(seen.job, JobSeen) and not seen.job.stopped:
-        if stack.status.reason in _REPLACING:
+        if stack.status.reason in _REPLACING or (falls_asleep and stack.is_settled):
             return StopJob()
         return Move(entered(stack, Phase.PENDING, now=now))
     waiting = wait_for_end(work, seen, now, limits)
+    if waiting is None and falls_asleep and stack.is_settled:
+        message = "nobody used it; an ensure wakes it"
+        return Move(entered(stack, Phase.STOPPED, now=now, reason=Reason.IDLE, message=message, runtime=None))
     return waiting or Move(entered(stack, Phase.PENDING, now=now, runtime=None))
+
+
+def plan_asleep(work: Work, seen: Observation, now: datetime) -> Step:
+    """Leave a stack asleep that was stopped because nobody used it, until anything is asked of it."""
+    stack = work.stack
+    runs = isinstance(seen.job, JobSeen) and not seen.job.stopped
+    if stack.status.reason is Reason.IDLE and stack.is_settled and not runs and not seen.live:
+        return Rest(stack.status, None)
+    return Move(entered(stack, Phase.PENDING, now=now))
 
 
 _HELD = "an operator holds it: no ensure starts it, until a start or a recover does"

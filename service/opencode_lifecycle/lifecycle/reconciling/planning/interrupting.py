@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from typing import assert_never
 
 from opencode_lifecycle.lifecycle.reconciling.planning.gate import Busy, Idle, Unknown, may_interrupt
+from opencode_lifecycle.lifecycle.reconciling.planning.moves import entered
 from opencode_lifecycle.lifecycle.reconciling.planning.recycling import age_of, health_of, replacing
 from opencode_lifecycle.lifecycle.reconciling.steps import (
     AbortTurns,
@@ -20,7 +21,7 @@ from opencode_lifecycle.lifecycle.reconciling.steps import (
 )
 from opencode_lifecycle.model.lease import is_reloading
 from opencode_lifecycle.model.migration import AtDeadline, MigrationOrder, OrderOutcome
-from opencode_lifecycle.model.states import MigrationState, Reason
+from opencode_lifecycle.model.states import MigrationState, Phase, Reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +72,29 @@ def at_gate(work: Work, change: Interruption, now: datetime, limits: Limits) -> 
     if order is not None and order.deadline is not None:
         wait = min(wait, order.deadline - now + timedelta(seconds=1))
     return Rest(status, wait, succeeded=True)
+
+
+def idle_stop(work: Work, now: datetime, limits: Limits) -> Step | timedelta | None:
+    """
+    Return the step by which a runtime that nobody has used for long is stopped, or when to look whether one is due.
+
+    None where its group stops nothing. It stays wanted: whoever asks for it wakes it.
+    """
+    after = work.idle_stop_after
+    if after is None:
+        return None
+    quiet = replace(limits, idle_after=max(after, limits.idle_after))
+    looked = Part.ACTIVITY in work.done
+    match may_interrupt(work, now, quiet):
+        case Idle() if looked:
+            message = f"stopping, since nobody has used it for {after.total_seconds():.0f} s"
+            asleep = entered(work.stack, Phase.STOPPING, now=now, reason=Reason.IDLE, message=message)
+            return Move(replace(asleep, observed_generation=work.stack.intent.generation), unless_busy=True)
+        case Busy(until=until) if until > now or looked or age_of(work.activity_at, now) < after:
+            # From the end of what it is at now, it has to be quiet for so long again.
+            return max(limits.idle_poll, until - now if until > now else after)
+        case _:
+            return LookAtActivity() if not looked else max(limits.idle_poll, after)
 
 
 def _interrupt(work: Work, change: Interruption, now: datetime, *, forced: bool) -> Step:

@@ -8,7 +8,7 @@ a *restart* waits at the gate until the agent is idle, or by an order until its 
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from opencode_lifecycle.lifecycle.reconciling.planning.interrupting import Interruption, at_gate
+from opencode_lifecycle.lifecycle.reconciling.planning.interrupting import Interruption, at_gate, idle_stop
 from opencode_lifecycle.lifecycle.reconciling.planning.moves import entered, is_fresh_start_due
 from opencode_lifecycle.lifecycle.reconciling.planning.recycling import (
     health_of,
@@ -249,6 +249,10 @@ def _settled(work: Work, stale: frozenset[Facet], now: datetime, limits: Limits)
     wait = _until_recycling(work, now, limits)
     if _is_on_footing(work):
         return Rest(_on_footing(status, stack.status), wait, succeeded=False)
+    if order is None and (falling_asleep := idle_stop(work, now, limits)) is not None:
+        if not isinstance(falling_asleep, timedelta):
+            return falling_asleep
+        wait = min(wait, falling_asleep) if wait is not None else falling_asleep
     if stale:
         return Rest(replace(status, migration_state=MigrationState.STALE), wait, succeeded=True)
     status = replace(

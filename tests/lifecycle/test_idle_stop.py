@@ -1,0 +1,141 @@
+"""A stack of a group that stops idle ones: stopped when nobody uses it, awake for whoever does."""
+
+from datetime import timedelta
+
+import pytest
+
+from opencode_lifecycle.lifecycle.reconciling.steps import Limits
+from opencode_lifecycle.model.clock import utc_now
+from opencode_lifecycle.model.group import GroupWish
+from opencode_lifecycle.model.identifiers import UserId
+from opencode_lifecycle.model.states import Desired, Phase, Reason
+from world import ADA, OPERATOR, World
+
+QUICK = Limits(
+    start=timedelta(seconds=60),
+    stop=timedelta(seconds=60),
+    poll=timedelta(milliseconds=20),
+    idle_after=timedelta(0),
+    idle_poll=timedelta(milliseconds=20),
+)
+NAMES = frozenset({"idle_stop_after"})
+SOON = timedelta(milliseconds=100)
+
+
+@pytest.fixture
+async def world(tmp_path):
+    world = World(tmp_path, limits=QUICK)
+    async with world.running():
+        yield world
+
+
+async def let_idle_ones_stop(world: World, after: timedelta = SOON) -> None:
+    await world.plane.groups.put("default", GroupWish(names=NAMES, idle_stop_after=after), by=OPERATOR)
+    world.plane.dispatcher.hint(ADA)
+
+
+def server_of(world: World):
+    (allocation,) = world.live_allocations()
+    return world.prober.servers[allocation.address.host, allocation.address.port]
+
+
+async def test_a_stack_that_nobody_uses_is_stopped_and_says_so(world):
+    await world.ensure()
+    await let_idle_ones_stop(world)
+
+    stack = await world.phase(Phase.STOPPED)
+
+    assert (stack.status.reason, stack.intent.desired) == (Reason.IDLE, Desired.RUNNING)
+    assert world.live_allocations() == []
+
+
+async def test_by_itself_no_stack_is_stopped_for_being_idle(world):
+    await world.ensure()
+    before = [each.id for each in world.live_allocations()]
+    world.plane.dispatcher.hint(ADA)
+    await world.until(lambda: world.plane.dispatcher.at_work == 0)
+
+    assert [each.id for each in world.live_allocations()] == before
+
+
+async def test_an_ensure_wakes_it(world):
+    await world.ensure()
+    await let_idle_ones_stop(world)
+    await world.phase(Phase.STOPPED)
+    await world.plane.groups.put("default", GroupWish(names=NAMES, idle_stop_after=None), by=OPERATOR)
+
+    answer = await world.ensure()
+
+    assert (answer.ready, world.stack().status.phase) == (True, Phase.RUNNING)
+
+
+async def test_it_sleeps_on_when_the_service_starts_anew(world):
+    await world.ensure()
+    await let_idle_ones_stop(world)
+    await world.phase(Phase.STOPPED)
+    stopped_in = world.nomad.jobs[world.job_id()].seen.version
+
+    async with world.another_plane().running(world.content):
+        assert world.nomad.jobs[world.job_id()].seen.version == stopped_in
+        assert world.stack().status.phase is Phase.STOPPED
+
+
+async def test_an_agent_at_work_keeps_it_awake(world):
+    await world.ensure()
+    server_of(world).busy = True
+    before = [each.id for each in world.live_allocations()]
+    await let_idle_ones_stop(world)
+    await world.until(lambda: world.plane.fleet.get(ADA).activity is not None)
+
+    assert [each.id for each in world.live_allocations()] == before
+    server_of(world).busy = False
+    await world.phase(Phase.STOPPED)
+
+
+async def test_a_lease_keeps_it_awake(world):
+    await world.ensure()
+    before = [each.id for each in world.live_allocations()]
+    stack = await world.store.extend_lease(UserId(ADA), utc_now() + timedelta(minutes=10))
+    world.plane.fleet.put(stack)
+    await let_idle_ones_stop(world)
+    await world.until(lambda: world.plane.dispatcher.at_work == 0)
+
+    assert [each.id for each in world.live_allocations()] == before
+    assert world.stack().status.phase is Phase.RUNNING
+
+
+async def test_a_lease_that_comes_before_the_stop_is_committed_keeps_it_awake(world):
+    await world.ensure()
+    before = [each.id for each in world.live_allocations()]
+    hold = world.prober.hold_next("activity", after_commit=True)
+    await let_idle_ones_stop(world)
+    await hold.reached.wait()
+    await world.store.extend_lease(UserId(ADA), utc_now() + timedelta(minutes=10))
+    hold.release()
+    await world.until(lambda: world.plane.dispatcher.at_work == 0)
+
+    assert [each.id for each in world.live_allocations()] == before
+
+
+async def test_a_change_that_is_asked_for_while_it_falls_asleep_wakes_it(world):
+    world.nomad.autostop = False
+    await world.ensure()
+    await let_idle_ones_stop(world)
+    await world.phase(Phase.STOPPING)
+    await world.plane.groups.put("default", GroupWish(names=NAMES, idle_stop_after=None), by=OPERATOR)
+    await world.ensure(labels={"team": "x"}, wait=None)
+    world.nomad.autostop = True
+    world.nomad.end_allocation(world.job_id())
+
+    stack = await world.phase(Phase.RUNNING)
+
+    assert stack.intent.labels == {"team": "x"}
+
+
+async def test_what_was_used_a_moment_ago_is_not_stopped_yet(world):
+    await world.ensure()
+    server_of(world).changed_at = utc_now()
+    await let_idle_ones_stop(world, timedelta(minutes=30))
+    await world.until(lambda: world.plane.dispatcher.at_work == 0)
+
+    assert world.stack().status.phase is Phase.RUNNING
