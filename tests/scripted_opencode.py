@@ -17,7 +17,7 @@ NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 SESSIONS = "GET /experimental/session"
 
 UNREADABLE: list[Reply] = [
-    reply(400, {"name": "ConfigJsonError"}),
+    reply(400, {"name": "BadRequest"}),
     reply(404, {}),
     reply(500, {}),
     reply(201, []),
@@ -84,8 +84,6 @@ def _sound(server: ScriptedOpenCode, asked: str) -> Reply:
     known = {
         SESSIONS: list(server.sessions),
         "GET /session/status": {},
-        "GET /permission": [],
-        "GET /question": [],
         "GET /pty": [],
         "GET /config": {},
         "POST /global/dispose": True,

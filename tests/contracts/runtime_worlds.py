@@ -195,7 +195,7 @@ class Stub(_OverState):
                 return reply(200, _listed(self._session(title=json.loads(request.body)["title"])))
             case "GET", "/session/status":
                 return self._status(directory)
-            case "GET", "/permission" | "/question" | "/pty":
+            case "GET", "/pty":
                 return reply(200, [])
         return None
 

@@ -232,6 +232,20 @@ async def test_a_project_that_its_user_broke_is_told_apart_from_a_bad_configurat
     assert (reloaded.result, list(reloaded.broken)) == (ReloadResult.RELOADED, [project])
 
 
+async def test_a_turn_in_a_project_that_its_user_breaks_is_seen_until_it_has_ended(own_world):
+    turn = await own_world.begin_turn()
+
+    own_world.spoil_project(turn.directory)
+    while_at_work = await activity(own_world)
+    await own_world.prober.reload(**how(own_world))
+    afterwards = await activity(own_world)
+
+    assert while_at_work.busy
+    assert afterwards is not None
+    assert not afterwards.busy
+    assert await own_world.prober.abort_turns(**how(own_world)) == []
+
+
 # Prompts
 
 

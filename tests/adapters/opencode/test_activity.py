@@ -25,11 +25,9 @@ REFUSAL = reply(401, WWW_Authenticate='Basic realm="Secure Area"', content_type=
 PAGE = reply(200, b"<!doctype html>", content_type="text/html")
 SESSIONS = "/experimental/session"
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
-EMPTY = {"/session/status": {}, "/permission": [], "/question": [], "/pty": []}
+EMPTY = {"/session/status": {}, "/pty": []}
 BUSY = {
     "/session/status": {"ses_1": {"type": "busy"}},
-    "/permission": [{"id": "per_1"}],
-    "/question": [{"id": "que_1"}],
     "/pty": [{"id": "pty_1", "status": "running"}],
 }
 each_list = pytest.mark.parametrize("path", EMPTY)
@@ -130,7 +128,12 @@ async def test_a_terminal_is_open_until_it_has_exited(runtime, status, busy):
 
 
 UNREADABLE = [
-    reply(400, {"name": "ConfigJsonError"}),
+    reply(400, {"name": "BadRequest"}),
+    reply(400, ["ConfigJsonError"]),
+    reply(400, b"{"),
+    reply(400, {"name": ["ConfigJsonError"]}),
+    reply(400, b'{"name": "ConfigJsonError"}', content_type="text/plain"),
+    reply(500, {"name": "ConfigJsonError"}),
     reply(401, content_type=""),
     reply(404, {}),
     reply(500, {}),
@@ -156,6 +159,17 @@ UNREADABLE = [
 
 
 @each_list
+@pytest.mark.parametrize("name", ["ConfigJsonError", "ConfigInvalidError"])
+@pytest.mark.parametrize("directory", ["/other", None])
+async def test_in_a_directory_that_it_cannot_load_nothing_is_at_work(runtime, path, name, directory):
+    runtime.script = Server(
+        [session("/work"), session("/other")], {(path, directory): reply(400, {"name": name})}
+    )
+
+    assert await activity(runtime) == Activity(busy=False, changed_at=NOW - timedelta(hours=1))
+
+
+@each_list
 @pytest.mark.parametrize("answer", UNREADABLE, ids=range(len(UNREADABLE)))
 async def test_what_cannot_be_read_in_one_directory_leaves_all_unknown(runtime, path, answer):
     runtime.script = Server([session("/work"), session("/other")], {(path, "/other"): answer})
@@ -169,8 +183,6 @@ async def test_what_cannot_be_read_in_one_directory_leaves_all_unknown(runtime, 
         ("/session/status", []),
         ("/session/status", {"ses_1": "busy"}),
         ("/session/status", {"ses_1": None}),
-        ("/permission", {}),
-        ("/question", {}),
         ("/pty", {}),
         ("/pty", ["pty_1"]),
         ("/pty", [None]),

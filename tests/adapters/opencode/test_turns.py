@@ -111,6 +111,15 @@ async def test_what_cannot_be_seen_in_one_directory_is_unknown_and_the_rest_is_a
     assert "POST /session/ses_1/abort?directory=/work" in asked_of(runtime)
 
 
+async def test_in_a_directory_that_it_cannot_load_there_is_nothing_to_abort(runtime):
+    server = until_aborted()
+    server.sessions = [session(), session("ses_2", "/broken")]
+    server.per_directory[STATUS, "/broken"] = reply(400, {"name": "ConfigInvalidError"})
+    runtime.script = server
+
+    assert await abort(runtime) == [Turn(session_id="ses_1", directory="/work")]
+
+
 @unreadable
 async def test_an_abort_that_is_not_confirmed_is_unknown(runtime, answer):
     server = until_aborted()

@@ -50,6 +50,22 @@ def object_of(answer: Answer | Silence) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
+def is_not_loaded(answer: Answer | Silence) -> bool:
+    """
+    Whether it says that it cannot load the configuration of the directory that was asked for.
+
+    Every path of such a directory says so. Nothing is at work in it: it answers as long as it is loaded, whatever
+    becomes of its files.
+    """
+    if isinstance(answer, Silence) or answer.status != HTTPStatus.BAD_REQUEST or not answer.is_json:
+        return False
+    try:
+        value = json.loads(answer.body)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(value, dict) and value.get("name") in ("ConfigJsonError", "ConfigInvalidError")
+
+
 def refusal_of(answer: Answer | Silence) -> Finding | None:
     """Return why nothing more can be asked with this password, or None when more can."""
     if isinstance(answer, Silence):

@@ -1,7 +1,7 @@
 """The sessions of all directories, as version 1 of OpenCode lists them."""
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -71,6 +71,17 @@ def may_be_at_work_elsewhere(
     if len(sessions) >= MOST_SESSIONS:
         unasked.append(sessions[-1].changed_at)  # there may be older ones, but none that is later than this
     return any(changed_at > now - LONGEST_TURN for changed_at in unasked)
+
+
+def statuses_of(answer: Any) -> Mapping[str, bool] | None:
+    """
+    Return by session whether it is at work, or None when the answer is no such list.
+
+    Idle sessions are left out by the server, but its schema lets it name them.
+    """
+    if not isinstance(answer, dict) or not all(isinstance(status, dict) for status in answer.values()):
+        return None
+    return {session_id: status.get("type") != "idle" for session_id, status in answer.items()}
 
 
 def is_id(value: Any) -> bool:

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from opencode_lifecycle.adapters.opencode.answers import json_of, shown
+from opencode_lifecycle.adapters.opencode.answers import is_not_loaded, json_of, shown
 from opencode_lifecycle.adapters.opencode.exchange import Credentials, Exchange, Query
 from opencode_lifecycle.adapters.opencode.sessions import (
     directories_of,
     is_id,
     latest_sessions,
     may_be_at_work_elsewhere,
+    statuses_of,
 )
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.ports.prober import Turn
@@ -74,12 +75,13 @@ async def _at_work_in(
     directory: str | None, exchange: Exchange, credentials: Credentials
 ) -> Sequence[str] | None:
     """Return the sessions at work in *directory*, or in the server's own; waiting for their user is at work, too."""
-    statuses = json_of(await exchange.get(_STATUS, query=_query(directory), credentials=credentials))
-    if not isinstance(statuses, dict) or not all(map(is_id, statuses)):
+    answer = await exchange.get(_STATUS, query=_query(directory), credentials=credentials)
+    if is_not_loaded(answer):
+        return ()
+    statuses = statuses_of(json_of(answer))
+    if statuses is None or not all(map(is_id, statuses)):
         return None
-    if not all(isinstance(status, dict) for status in statuses.values()):
-        return None
-    return [session_id for session_id, status in statuses.items() if status.get("type") != "idle"]
+    return [session_id for session_id, is_at_work in statuses.items() if is_at_work]
 
 
 async def _abort(

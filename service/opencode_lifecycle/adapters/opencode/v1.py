@@ -14,6 +14,7 @@ from typing import Any, Final
 from opencode_lifecycle.adapters.opencode.answers import (
     Finding,
     credentials_of,
+    is_not_loaded,
     json_of,
     object_of,
     refusal_of,
@@ -25,6 +26,7 @@ from opencode_lifecycle.adapters.opencode.sessions import (
     directories_of,
     latest_sessions,
     may_be_at_work_elsewhere,
+    statuses_of,
 )
 from opencode_lifecycle.model.password import Password
 from opencode_lifecycle.model.proof import ProofResult
@@ -116,18 +118,18 @@ async def _is_busy_in(directory: str | None, exchange: Exchange, password: Passw
     """Ask in *directory*, or with None in the server's own, whether somebody is at work. None when it did not say."""
     query = {} if directory is None else {"directory": directory}
     for path, says_busy in _PER_DIRECTORY.items():
-        answer = json_of(await exchange.get(path, query=query, credentials=credentials_of(password)))
-        busy = says_busy(answer)
+        answer = await exchange.get(path, query=query, credentials=credentials_of(password))
+        if is_not_loaded(answer):
+            return False
+        busy = says_busy(json_of(answer))
         if busy or busy is None:
             return busy
     return False
 
 
 def _has_working_session(answer: Any) -> bool | None:
-    """Read the statuses by session. Idle sessions are left out by the server, but its schema lets it name them."""
-    if not isinstance(answer, dict) or not all(isinstance(status, dict) for status in answer.values()):
-        return None
-    return any(status.get("type") != "idle" for status in answer.values())
+    statuses = statuses_of(answer)
+    return None if statuses is None else any(statuses.values())
 
 
 def _has_open_terminal(answer: Any) -> bool | None:
@@ -136,14 +138,13 @@ def _has_open_terminal(answer: Any) -> bool | None:
     return any(terminal.get("status") != "exited" for terminal in answer)
 
 
-def _is_waiting(answer: Any) -> bool | None:
-    return bool(answer) if isinstance(answer, list) else None
-
-
 _PER_DIRECTORY: Final[Mapping[str, Callable[[Any], bool | None]]] = {
     "/session/status": _has_working_session,
-    "/permission": _is_waiting,
-    "/question": _is_waiting,
     "/pty": _has_open_terminal,
 }
-"""Sessions at work, and what waits for its user or is a terminal of theirs."""
+"""
+Sessions at work, and terminals.
+
+A session that waits for its user's permission or answer is at work, too. What it asked for is not counted beside: once the
+turn was aborted it is listed for ever, and would keep the runtime from ever being seen idle.
+"""
