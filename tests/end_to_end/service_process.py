@@ -56,7 +56,9 @@ class StubProgram:
         stub = Path(__file__).with_name("stub_opencode.py")
         words = [sys.executable, "-I", "-S", str(stub), manner, version]
         new = self.path.with_suffix(".new")
-        new.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
+        # When a release is checked it is asked for its version, and takes any configuration.
+        checked = f'case "$1" in --version) echo {version}; exit;; debug) exit;; esac'
+        new.write_text(f'#!/bin/sh\n{checked}\nexec {shlex.join(words)} "$@"\n')
         new.chmod(0o755)
         new.replace(self.path)
 
