@@ -75,6 +75,7 @@ def a_member(rollout_id: RolloutId, user_id: str, **changes: object) -> Member:
     values = {
         "rollout_id": rollout_id,
         "user_id": UserId(user_id),
+        "stack_created_at": NOW,
         "wave": 1,
         "migration_class": MigrationClass.RESTART,
         "release_before": RELEASE,

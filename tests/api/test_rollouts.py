@@ -114,7 +114,7 @@ async def test_a_plan_says_of_each_stack_why_which_class_busy_or_not_and_whether
     world.rollouts.planned = [
         a_planned_stack("ada", busy=BusyState.BUSY),
         a_planned_stack("bob", placement=Placement.REFUSED, message="1 node exhausted: memory"),
-        a_planned_stack("eve", migration_class=MigrationClass.LIVE, wave=0),
+        a_planned_stack("eve", migration_class=MigrationClass.LIVE, wave=0, busy=BusyState.UNKNOWN),
         left_out("joe", MemberReason.PINNED),
     ]
 
@@ -130,7 +130,7 @@ async def test_a_plan_says_of_each_stack_why_which_class_busy_or_not_and_whether
     assert (eve["class"], eve["wave"]) == ("live", 0)
     assert (joe["left_out"], joe["wave"], joe["class"]) == ("pinned", None, None)
     assert answer.json["totals"] == {
-        "stacks": 4, "to_move": 3, "left_out": 1, "live": 1, "reload": 0, "restart": 2, "busy": 1, "not_placeable": 1,
+        "stacks": 4, "to_move": 3, "left_out": 1, "live": 1, "reload": 0, "restart": 2, "busy": 2, "not_placeable": 1,
     }  # fmt: skip
 
 
