@@ -20,7 +20,7 @@ from opencode_lifecycle.model.rollout import (
     RolloutState,
 )
 from opencode_lifecycle.model.rollout_specification import RolloutSpecification, Strategy
-from toy_fleet import NEW, OLD, ToyFleet, a_running_stack
+from toy_fleet import NEW, START, ToyFleet, a_running_stack
 
 
 def users(count: int) -> list[UserId]:
@@ -35,6 +35,19 @@ def a_fleet(count: int = 10, *, seed: int = 1, **values) -> ToyFleet:
 def a_specification(*, release=NEW, **strategy) -> RolloutSpecification:
     values = {"soak": timedelta(0), **strategy}
     return RolloutSpecification(release=release, strategy=Strategy(**values))
+
+
+def a_stored_rollout(number: int = 1, **changes) -> Rollout:
+    """Give one that is under way, as it is stored."""
+    values = {
+        "id": RolloutId(f"ro_{number}"),
+        "specification": RolloutSpecification(),
+        "entered_at": START,
+        "created_by": "olga",
+        "created_at": START,
+        "updated_at": START,
+    }
+    return Rollout(**{**values, **changes})
 
 
 class Crashed(Exception):
@@ -163,6 +176,3 @@ class ToyDriver:
 
     def _enter(self, state: RolloutState, reason: RolloutReason | None = None) -> None:
         self.rollout = entered(self.rollout, state, now=self.fleet.now, reason=reason)
-
-
-__all__ = ["NEW", "OLD", "Crashed", "ToyDriver", "a_fleet", "a_specification", "users"]

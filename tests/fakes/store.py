@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from fakes.faults import Faults
+from fakes.rollouts import FakeRollouts
 from opencode_lifecycle.model.clock import Clock, utc_now
 from opencode_lifecycle.model.condition import Condition
 from opencode_lifecycle.model.deadline import Deadline
@@ -83,7 +84,7 @@ class _Key:
     answer: IdempotentAnswer | None = None
 
 
-class FakeStore:
+class FakeStore(FakeRollouts):
     """All stores. `statements` counts what would have been asked of a database."""
 
     def __init__(self, *, clock: Clock = utc_now) -> None:
@@ -103,8 +104,7 @@ class FakeStore:
         self._of_settings: ReleaseId | None = None
         self.groups: dict[str, Group] = {}
         self.snapshots: dict[UserId, SnapshotsSeen] = {}
-        self.active_rollout: str | None = None
-        """The id of the rollout that is under way, as the store of rollouts has it."""
+        super().__init__()
         self._tokens: dict[TokenId, ServiceToken] = {}
         self._keys: dict[tuple[str, str, str], _Key] = {}
         self._clock = clock
@@ -592,8 +592,8 @@ class FakeStore:
         async with self._call("use_release"):
             if release_id not in self._releases:
                 raise ReleaseNotFound
-            if self.active_rollout is not None and not by_rollout:
-                raise RolloutActive(rollout=self.active_rollout)
+            if (active := self.the_active()) is not None and not by_rollout:
+                raise RolloutActive(rollout=active.id)
             if of_settings:
                 self._of_settings = release_id
             if self._current == release_id:

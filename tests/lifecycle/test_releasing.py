@@ -23,6 +23,7 @@ from opencode_lifecycle.model.errors import (
 from opencode_lifecycle.model.identifiers import ReleaseId
 from opencode_lifecycle.model.release import ReleaseWish, ResourceClass
 from opencode_lifecycle.ports.config_check import ConfigVerdict, NoConfigCheck, Outcome
+from rollout_examples import a_stored_rollout
 from world import OPERATOR, SITE, content
 
 CHANGED = ReleaseWish(instructions="Be brief.")
@@ -329,7 +330,7 @@ async def test_a_check_that_breaks_is_no_verdict_and_nothing_is_stored(place):
 async def test_beside_a_rollout_the_target_stays(place):
     made = (await place.create()).entry.release
     before = place.releases.current
-    place.store.active_rollout = "ro_1"
+    await place.store.create_rollout(a_stored_rollout(), [])
 
     with pytest.raises(RolloutActive):
         await place.releasing.use(made.id, by=OPERATOR)
@@ -353,10 +354,10 @@ async def test_what_an_operator_uses_outlives_a_restart_and_new_settings_take_it
 
 async def test_settings_that_change_while_a_rollout_is_under_way_wait_for_a_later_start(place):
     first = place.releases.current
-    place.store.active_rollout = "ro_1"
+    await place.store.create_rollout(a_stored_rollout(), [])
     assert await release_of_settings(content(instructions="Other."), place.store, now=utc_now()) == first
 
-    place.store.active_rollout = None
+    place.store.rollouts.clear()
     later = await release_of_settings(content(instructions="Other."), place.store, now=utc_now())
 
     assert later.instructions == "Other."

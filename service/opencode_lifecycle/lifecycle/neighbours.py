@@ -8,6 +8,7 @@ from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.ports.config_check import ConfigCheck, NoConfigCheck
 from opencode_lifecycle.ports.orchestrator import ClusterMark, LiveFiles, Orchestrator, Workspaces
 from opencode_lifecycle.ports.prober import RuntimeProber
+from opencode_lifecycle.ports.rollouts import RolloutStore
 from opencode_lifecycle.ports.runtime_events import RuntimeEvents
 from opencode_lifecycle.ports.secrets import PasswordStore
 from opencode_lifecycle.ports.service_catalog import ServiceCatalog
@@ -39,6 +40,7 @@ class Store(
     IdempotencyStore,
     ConditionStore,
     OrphanStore,
+    RolloutStore,
     InstallationStore,
     ChangeFeed,
     Protocol,

@@ -5,15 +5,13 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import text
 
 from database_examples import LATER, NOW, RELEASE, a_release, a_stack, an_event, put
-from opencode_lifecycle.adapters.database import schema
-from opencode_lifecycle.adapters.database.engine import parse_url
 from opencode_lifecycle.model.errors import ReleaseNotFound, RolloutActive
 from opencode_lifecycle.model.group import Group
 from opencode_lifecycle.model.identifiers import ReleaseId
 from opencode_lifecycle.model.states import Desired
+from rollout_examples import a_stored_rollout as a_rollout
 
 TWO = ReleaseId("rel_two")
 
@@ -103,38 +101,9 @@ async def test_the_release_of_the_settings_is_known_until_they_describe_another(
     assert await database.settings_release() == TWO
 
 
-async def begin_rollout(request, store_kind, database):
-    """Have a rollout be under way, as the store of rollouts would write it."""
-    if store_kind == "memory":
-        database.active_rollout = "ro_1"
-        return
-    columns = {
-        "id": "ro_1",
-        "state": "running",
-        "is_active": True,
-        "specification": "{}",
-        "progress": "{}",
-        "message": "",
-        "version": 1,
-        "created_by": "olga",
-        "created_at": NOW.isoformat(),
-        "updated_at": NOW.isoformat(),
-    }
-    names = ", ".join(columns)
-    insert = text(f"INSERT INTO rollouts ({names}) VALUES ({', '.join(f':{name}' for name in columns)})")
-    if store_kind == "postgresql":
-        columns["created_at"] = columns["updated_at"] = NOW
-
-    def write(connection):
-        connection.execute(insert, columns)
-        connection.commit()
-
-    await asyncio.to_thread(schema._run, parse_url(request.getfixturevalue("database_url")), write)
-
-
-async def test_while_a_rollout_is_active_only_it_changes_the_target(request, store_kind, database):
+async def test_while_a_rollout_is_active_only_it_changes_the_target(database):
     await database.add_release(a_release(TWO))
-    await begin_rollout(request, store_kind, database)
+    await database.create_rollout(a_rollout(), [])
 
     with pytest.raises(RolloutActive) as refused:
         await database.use_release(TWO, event=an_event("", kind="release.used"), of_settings=True)

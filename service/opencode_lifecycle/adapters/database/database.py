@@ -24,6 +24,7 @@ from opencode_lifecycle.adapters.database.leases import LeaseRows
 from opencode_lifecycle.adapters.database.operations import OperationRows
 from opencode_lifecycle.adapters.database.orphans import OrphanRows
 from opencode_lifecycle.adapters.database.releases import ReleaseRows
+from opencode_lifecycle.adapters.database.rollouts import RolloutRows
 from opencode_lifecycle.adapters.database.serving_lock import ServingLock
 from opencode_lifecycle.adapters.database.snapshots import SnapshotRows
 from opencode_lifecycle.adapters.database.stacks import StackRows
@@ -48,6 +49,7 @@ class Database(
     IdempotencyRows,
     ConditionRows,
     OrphanRows,
+    RolloutRows,
 ):
     """
     Implements every port of `ports.stores` on SQLite or PostgreSQL. Its schema must be current (see `schema`).
