@@ -214,7 +214,10 @@ def test_without_a_rollout_a_release_only_becomes_the_target(run, service):
     assert f"Release 2 ({SECOND}) is what new stacks want now" in result.stdout
 
 
-def test_a_service_without_rollouts_is_not_taken_to_have_begun_one(run, service):
+@pytest.mark.parametrize(("status", "code"), [(404, "not-found"), (405, "method-not-allowed")])
+def test_a_service_without_rollouts_is_not_taken_to_have_begun_one(run, service, status, code):
+    service.refuses("POST /v1/rollouts", status, code)
+
     result = run("release", "use", "2")
 
     assert result.exit_code == ExitCode.FAILED

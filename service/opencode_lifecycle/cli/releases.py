@@ -27,6 +27,8 @@ from opencode_lifecycle.model.identifiers import UserId
 CREATED: Final = 201
 """HTTP's word for: there was none of it before."""
 
+_NO_SUCH_CALL: Final = frozenset({"not-found", "method-not-allowed"})
+
 _CONTENT: Final = (
     click.option("--base", metavar="RELEASE", help="What it is made over.  [the fleet's target]"),
     click.option("--image", metavar="IMAGE", help="The image, best by digest."),
@@ -189,7 +191,7 @@ async def _begin_rollout(client: Client, release_id: str) -> JsonObject:
     try:
         return await client.start_rollout({"release": release_id})
     except CallFailed as failure:
-        if failure.code != "not-found":
+        if failure.code not in _NO_SUCH_CALL:
             raise
         raise CommandFailed(
             ExitCode.FAILED,
