@@ -81,7 +81,9 @@ class Snapshots:
         fitting = [
             snapshot.id
             for snapshot in known.snapshots
+            # One that was restored lies there already, and is not restored twice.
             if (snapshot.opencode_version, snapshot.before_version) == (version, other)
+            and snapshot.restored_at is None
         ]
         return max(fitting, default="")
 
