@@ -135,7 +135,7 @@ job "contract" {
         content {
           destination = "local/${template.value}"
           change_mode = "noop"
-          data        = "{{ with nomadVar \"nomad/jobs/${var.job_id}/opencode/server\" }}{{ with nomadVar (print \"opencode/bundles/\" .${template.key}) }}{{ .text }}{{ end }}{{ end }}"
+          data        = "{{ with nomadVar \\"nomad/jobs/${var.job_id}/opencode/server\\" }}{{ with nomadVar (print \\"opencode/bundles/\\" .${template.key}) }}{{ .text }}{{ end }}{{ end }}"
           wait {
             min = "10ms"
             max = "100ms"

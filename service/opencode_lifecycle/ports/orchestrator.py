@@ -178,7 +178,8 @@ class Orchestrator(Protocol):
         Return the file at *path* in the directory of the allocation, as `server/local/live/instructions/AGENTS.md`, or
         None when there is provably no such file or allocation.
 
-        More than *limit* bytes are `UpstreamNonsense`. A client that cannot be reached is `UpstreamUnavailable`.
+        More than *limit* bytes are `UpstreamNonsense`. A client that cannot be reached, or a file that changes while it
+        is read, is an error that passes.
         """
         ...
 

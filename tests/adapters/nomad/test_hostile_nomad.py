@@ -1,12 +1,12 @@
 """What the adapter makes of a Nomad that answers nonsense, too much, something else or nothing (B24)."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 
-from hostile_server import HostileServer, Misbehaviour, SeenRequest, hostile_server, reply
+from hostile_server import HostileServer, Misbehaviour, Reply, SeenRequest, hostile_server, reply
 from opencode_lifecycle.adapters.nomad.nomad import Nomad
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import (
@@ -351,64 +351,90 @@ async def test_a_404_that_is_not_nomads_says_nothing_of_the_job(nomad, server):
         await nomad.observe(JobId("oc-ada"), soon())
 
 
-async def test_a_file_is_asked_for_up_to_what_may_be_read(server, nomad):
-    server.always(reply(200, b"0123456789", content_type="text/plain"))
+def file_of(size: object, *, content: Reply, is_dir: object = False) -> Callable[[SeenRequest], Reply]:
+    """Say that the file has *size* bytes, and answer with *content* when it is read."""
+    status = reply(200, {"Name": "a", "IsDir": is_dir, "Size": size})
+    return lambda request: status if "/fs/stat/" in request.path else content
+
+
+def plain(content: bytes, status: int = 200) -> bytes:
+    return reply(status, content, content_type="text/plain")
+
+
+async def test_a_file_is_read_that_has_the_size_which_nomad_says(server, nomad):
+    server.script = file_of(10, content=plain(b"0123456789"))
 
     assert await _file(nomad) == b"0123456789"
-    [request] = server.requests
-    assert request.path.startswith(f"/v1/client/fs/readat/{LOG_OF}?")
-    assert "path=server%2Flocal%2Fa+b%26c&offset=0&limit=11" in request.path
+    asked, read = (request.path for request in server.requests)
+    assert asked.startswith(f"/v1/client/fs/stat/{LOG_OF}?")
+    assert read.startswith(f"/v1/client/fs/readat/{LOG_OF}?")
+    assert "path=server%2Flocal%2Fa+b%26c&offset=0&limit=11" in read
 
 
-@pytest.mark.parametrize("answer", [reply(200, b"0123456789x"), Misbehaviour.ENDLESS])
-async def test_a_file_that_is_too_large_is_not_read_to_its_end(server, nomad, answer):
-    server.always(answer)
+async def test_a_file_that_is_too_large_is_not_even_asked_for(server, nomad):
+    server.script = file_of(11, content=plain(b"0123456789x"))
 
     assert isinstance(await error_of(nomad, "read_file"), UpstreamNonsense)
-
-
-@pytest.mark.parametrize("answer", [Misbehaviour.HANG, Misbehaviour.DRIP])
-async def test_a_file_that_does_not_come_costs_the_deadline_and_no_more(server, nomad, answer):
-    server.always(answer)
-
-    with pytest.raises((DeadlineExceeded, UpstreamNonsense)):
-        await _file(nomad, soon(0.1))
+    assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize(
-    ("status", "text"),
+    "content",
     [
-        (400, b"stat /a/b: no such file or directory"),
-        (404, b'Unknown allocation "00000000-0000-4000-8000-000000000000"'),
-        (404, b"state for allocation 00000000-0000-4000-8000-000000000000 not found on client"),
+        plain(b"stat /a/b: no such file or directory"),
+        plain(b'Unknown allocation "00000000-0000-4000-8000-000000000000"'),
+        plain(b"012345678"),
+        plain(b"0123456789x"),
+        plain(b""),
+        Misbehaviour.ENDLESS,
+        Misbehaviour.CUT,
+    ],
+    ids=range(7),
+)
+async def test_what_comes_in_place_of_a_file_is_never_taken_for_it(server, nomad, content):
+    server.script = file_of(10, content=content)
+
+    assert isinstance(await error_of(nomad, "read_file"), UpstreamUnavailable)
+
+
+@pytest.mark.parametrize("content", [Misbehaviour.HANG, Misbehaviour.DRIP])
+async def test_a_file_that_does_not_come_costs_the_deadline_and_no_more(server, nomad, content):
+    server.script = file_of(10_000, content=content)
+
+    with pytest.raises(DeadlineExceeded):
+        await nomad.read_file(LOG_OF, "a", limit=10_000, deadline=soon(0.2))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"stat /a/b: no such file or directory",
+        b'Unknown allocation "00000000-0000-4000-8000-000000000000"',
     ],
 )
-async def test_a_file_is_missing_where_nomad_says_so(server, nomad, status, text):
-    server.always(reply(status, text, content_type="text/plain"))
+async def test_a_file_is_missing_where_nomad_says_so(server, nomad, text):
+    server.always(plain(text, 404))
 
     assert await _file(nomad) is None
 
 
 @pytest.mark.parametrize(
-    ("status", "text", "kind"),
+    ("answer", "kind"),
     [
-        (404, b"No path to node. Please see the logs", UpstreamUnavailable),
-        (400, b'Unknown node "n-1"', UpstreamUnavailable),
-        (404, b"<html>no such file or directory</html>", UpstreamRejected),
-        (404, b"", UpstreamRejected),
-        (400, b'file "server/local" is a directory', UpstreamRejected),
-        (400, b"Reading secret file prohibited: /a/b", UpstreamRejected),
+        (plain(b"No path to node. Please see the logs", 404), UpstreamNonsense),
+        (plain(b"<html>no such file or directory</html>", 404), UpstreamNonsense),
+        (plain(b"", 404), UpstreamNonsense),
+        (plain(b"rpc error: no such file or directory", 500), UpstreamUnavailable),
+        (reply(200, {"IsDir": True, "Size": 4}), UpstreamRejected),
+        (reply(200, {"Size": 4}), UpstreamRejected),
+        (reply(200, {"IsDir": False, "Size": "4"}), UpstreamNonsense),
+        (reply(200, {"IsDir": False}), UpstreamNonsense),
+        (reply(200, []), UpstreamNonsense),
+        (plain(b"0123456789"), UpstreamNonsense),
     ],
+    ids=range(10),
 )
-async def test_what_else_is_said_of_a_file_does_not_mean_that_it_is_missing(
-    server, nomad, status, text, kind
-):
-    server.always(reply(status, text, content_type="text/plain"))
+async def test_what_else_is_said_of_a_file_does_not_mean_that_it_is_missing(server, nomad, answer, kind):
+    server.always(answer)
 
     assert type(await error_of(nomad, "read_file")) is kind
-
-
-async def test_a_file_that_breaks_off_is_trouble_that_passes(server, nomad):
-    server.always(Misbehaviour.CUT)
-
-    assert isinstance(await error_of(nomad, "read_file"), UpstreamUnavailable)
