@@ -1,0 +1,281 @@
+"""
+Drives the active rollout: works out its next turn, does what it names, and saves what came of it.
+
+One replica does, under a claim that lapses. Whatever it did not come to save is seen in the rows of the stacks by whoever
+goes on, so that after a crash nothing is done twice and nobody is forgotten.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from time import monotonic
+from typing import Final
+
+import structlog
+
+from opencode_lifecycle.lifecycle.observing.fleet import Fleet
+from opencode_lifecycle.lifecycle.releases import Releases
+from opencode_lifecycle.lifecycle.rollouts.engine import next_turn
+from opencode_lifecycle.lifecycle.rollouts.orders import decision_of
+from opencode_lifecycle.lifecycle.rollouts.pace import Sights
+from opencode_lifecycle.lifecycle.rollouts.planning import busy_state
+from opencode_lifecycle.lifecycle.rollouts.standing import observed
+from opencode_lifecycle.lifecycle.rollouts.turns import Action, Ask, Turn, UseRelease
+from opencode_lifecycle.lifecycle.rollouts.waves import turn_of
+from opencode_lifecycle.model.clock import Clock
+from opencode_lifecycle.model.errors import ClaimLost
+from opencode_lifecycle.model.identifiers import UserId, new_event_id
+from opencode_lifecycle.model.operation import Event
+from opencode_lifecycle.model.rollout import BusyState, Member, PromptVerdict, Rollout
+from opencode_lifecycle.model.stack import Stack
+from opencode_lifecycle.ports.rollouts import ClaimedRollout, RolloutStore
+from opencode_lifecycle.ports.stores import ReleaseStore, StackStore
+
+log = structlog.get_logger(__name__)
+
+AskPrompt = Callable[[Stack, str], Awaitable[tuple[PromptVerdict, str]]]
+"""Puts a prompt to the runtime of a stack, and says whether it answered, and in prose what came instead."""
+
+CLAIM: Final = timedelta(seconds=60)
+LOOKS_EVERY: Final = 0.5
+"""Seconds after which the row of the rollout is read again: another replica may have been told to pause it."""
+GATHERING: Final = 0.05
+"""Seconds in which changes of stacks are taken together, at least: with a fleet that moves they never end."""
+SHARE: Final = 20
+"""How many times longer than it takes to work out a turn the next one is waited for."""
+DECISIONS_A_SECOND: Final = 100
+
+
+class RolloutDriver:
+    """`once()` is run again and again by every replica; the one that has the claim drives."""
+
+    def __init__(
+        self,
+        *,
+        rollouts: RolloutStore,
+        stacks: StackStore,
+        targets: ReleaseStore,
+        fleet: Fleet,
+        releases: Releases,
+        hint: Callable[[UserId], object],
+        ask: AskPrompt,
+        catch_up: Callable[[], Awaitable[object]],
+        now: Clock,
+        decisions_a_second: float = DECISIONS_A_SECOND,
+    ) -> None:
+        self._rollouts = rollouts
+        self._stacks = stacks
+        self._targets = targets
+        self._fleet = fleet
+        self._releases = releases
+        self._hint = hint
+        self._ask = ask
+        self._catch_up = catch_up
+        self._now = now
+        self._pause_between = 1 / decisions_a_second
+        self._held: ClaimedRollout | None = None
+        self._members: dict[UserId, Member] = {}
+        self._news = asyncio.Event()
+        self._is_told = False
+        self.is_driving = False
+
+    def notice(self, user_id: UserId | None = None) -> None:
+        """Look again soon: something of a stack changed. Costs nothing where it is none of the rollout's."""
+        if user_id is None or (self.is_driving and user_id in self._members):
+            self._news.set()
+
+    def told(self) -> None:
+        """Read the rollout again before anything else is done: somebody here has changed it, or begun one."""
+        self._is_told = True
+        self._news.set()
+
+    async def once(self) -> None:
+        """Drive the active rollout until it ends or its claim is lost; where there is none, wait for one."""
+        claimed = await self._claim()
+        if claimed is None:
+            await self._wait(LOOKS_EVERY)
+            return
+        self.is_driving = True
+        try:
+            await self._drive(claimed)
+        except ClaimLost:
+            # Another drives it, or it was changed: what is so is read anew.
+            await self._let_go()
+        finally:
+            self.is_driving = False
+
+    async def _claim(self) -> ClaimedRollout | None:
+        self._is_told = False
+        held, now = self._held, self._now()
+        if held is not None and held.lapses_at > now:
+            # From before a failure: it is ours still, and nobody else may begin before it lapses.
+            rollout = await self._rollouts.get_rollout(held.rollout.id)
+            if rollout is not None and rollout.is_active:
+                return replace(held, rollout=rollout)
+        self._held = None
+        claimed = await self._rollouts.claim_rollout(now=now, lapses_at=now + CLAIM)
+        self._held = claimed
+        return claimed
+
+    async def _let_go(self) -> None:
+        held, self._held = self._held, None
+        if held is not None:
+            await self._rollouts.release_rollout(held)
+
+    async def _drive(self, claimed: ClaimedRollout) -> None:
+        # What another replica did before it died may not have reached memory yet.
+        await self._catch_up()
+        await self._releases.refresh()
+        members = await self._rollouts.rollout_members(claimed.rollout.id)
+        members = sorted(members, key=lambda each: turn_of(claimed.rollout.release, each.user_id))
+        self._members = {member.user_id: member for member in members}
+        if claimed.rollout.release is not None:
+            await self._releases.get(claimed.rollout.release)
+        log.info("driving a rollout", rollout=claimed.rollout.id, stacks=len(members))
+        read_at = monotonic()
+        while claimed.rollout.is_active:
+            began = monotonic()
+            self._news.clear()
+            turn = self._next_turn(claimed.rollout)
+            took = monotonic() - began
+            claimed = await self._take(claimed, turn)
+            if not claimed.rollout.is_active:
+                break
+            if monotonic() - read_at >= LOOKS_EVERY:
+                read_at = monotonic()
+                await self._check(claimed)
+            await self._rest(turn, took)
+        self._held = None
+        log.info("rollout ended", rollout=claimed.rollout.id, state=claimed.rollout.state)
+
+    def _next_turn(self, rollout: Rollout) -> Turn:
+        target = self._releases.current
+        sights = Sights(stack=self._stack, busy=self._busy, target=target.id if target is not None else None)
+        return next_turn(rollout, list(self._members.values()), sights, self._now())
+
+    async def _check(self, claimed: ClaimedRollout) -> None:
+        """Raise `ClaimLost` when somebody has changed the rollout."""
+        active = await self._rollouts.active_rollout()
+        if active is None or (active.id, active.version) != (claimed.rollout.id, claimed.rollout.version):
+            raise ClaimLost
+
+    async def _take(self, claimed: ClaimedRollout, turn: Turn) -> ClaimedRollout:
+        """Do what *turn* names as long as nobody says otherwise, and save what is so then."""
+        rollout, changed = turn.rollout, {member.user_id: member for member in turn.members}
+        asks = [action for action in turn.actions if isinstance(action, Ask)]
+        try:
+            for action in turn.actions:
+                if self._is_told:
+                    raise ClaimLost
+                rollout = await self._act(action, rollout, changed)
+            await self._put_prompts(asks, rollout, changed)
+        finally:
+            self._members |= changed
+        is_old = claimed.lapses_at - self._now() < CLAIM * 2 / 3
+        if not changed and rollout == claimed.rollout and not is_old:
+            return claimed
+        return await self._save(claimed, rollout, list(changed.values()))
+
+    async def _save(
+        self, claimed: ClaimedRollout, rollout: Rollout, changed: Sequence[Member]
+    ) -> ClaimedRollout:
+        now = self._now()
+        if changed or rollout != claimed.rollout:
+            counts = Counter(member.state for member in self._members.values())
+            rollout = replace(rollout, counts=dict(counts), updated_at=now)
+        event = None
+        if (rollout.state, rollout.promoted_at) != (claimed.rollout.state, claimed.rollout.promoted_at):
+            event = _event_of(claimed.rollout, rollout)
+        self._held = await self._rollouts.save_rollout(
+            claimed, rollout, changed, lapses_at=now + CLAIM, event=event
+        )
+        return self._held
+
+    async def _act(self, action: Action, rollout: Rollout, changed: dict[UserId, Member]) -> Rollout:
+        now = self._now()
+        if isinstance(action, UseRelease):
+            await self._targets.use_release(action.release, by_rollout=True)
+            await self._releases.refresh()
+            return replace(rollout, promoted_at=None if action.back else now)
+        decide = decision_of(action, rollout, now)
+        if decide is None or isinstance(action, Ask):
+            return rollout
+        member = changed.get(action.member.user_id, action.member)
+        situation, decision = await self._stacks.decide(member.user_id, decide)
+        stack = decision.stack or situation.stack
+        if decision.stack is not None:
+            self._fleet.put(decision.stack)
+            self._hint(member.user_id)
+        seen = observed(rollout, member, stack, now)
+        if seen is not member:
+            changed[member.user_id] = seen
+        await asyncio.sleep(self._pause_between)
+        return rollout
+
+    async def _put_prompts(
+        self, asks: Sequence[Ask], rollout: Rollout, changed: dict[UserId, Member]
+    ) -> None:
+        text = rollout.specification.strategy.gate.prompt
+        if not asks or text is None:
+            return
+
+        async def put(member: Member) -> None:
+            stack = self._stack(member.user_id)
+            verdict, message = (PromptVerdict.UNKNOWN, "") if stack is None else await self._ask(stack, text)
+            now = self._now()
+            changed[member.user_id] = replace(member, prompt=verdict, message=message, changed_at=now)
+
+        async with asyncio.TaskGroup() as tasks:
+            for ask in asks:
+                tasks.create_task(put(ask.member), name=f"prompt {ask.member.user_id}")
+
+    async def _rest(self, turn: Turn, took: float) -> None:
+        """Wait for news, but for changes that come together, and not beyond what the turn says."""
+        if turn.actions or turn.members:
+            await self._wait(max(GATHERING, SHARE * took))
+            return
+        left = LOOKS_EVERY
+        if turn.again_at is not None:
+            left = min(left, max(GATHERING, (turn.again_at - self._now()).total_seconds()))
+        await self._wait(left)
+        if not self._is_told:
+            await asyncio.sleep(max(GATHERING, SHARE * took))
+
+    async def _wait(self, seconds: float) -> None:
+        if self._is_told:
+            return
+        try:
+            async with asyncio.timeout(seconds):
+                await self._news.wait()
+        except TimeoutError:
+            pass
+
+    def _stack(self, user_id: UserId) -> Stack | None:
+        known = self._fleet.get(user_id)
+        return known.stack if known is not None else None
+
+    def _busy(self, user_id: UserId) -> BusyState:
+        known = self._fleet.get(user_id)
+        return busy_state(known, self._now()) if known is not None else BusyState.UNKNOWN
+
+
+def _event_of(before: Rollout, after: Rollout) -> Event:
+    kind = after.state if after.state is not before.state else "promoted"
+    if after.state is before.state and after.promoted_at is None:
+        kind = "target_restored"
+    return Event(
+        id=new_event_id(),
+        user_id=UserId(""),
+        kind=f"rollout.{kind}",
+        actor="service",
+        at=after.updated_at,
+        generation=0,
+        data={
+            "rollout": after.id,
+            "release": after.release,
+            "reason": after.reason,
+            "message": after.message,
+        },
+    )

@@ -1,0 +1,157 @@
+"""What a rollout would do with each stack, and why: worked out from memory, for a whole fleet at once. Pure."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Final
+
+from opencode_lifecycle.lifecycle.observing.known import Known
+from opencode_lifecycle.lifecycle.rollouts.standing import is_at_rest
+from opencode_lifecycle.lifecycle.rollouts.waves import Candidate, in_waves, turn_of
+from opencode_lifecycle.model.facets import Facets
+from opencode_lifecycle.model.identifiers import ReleaseId
+from opencode_lifecycle.model.migration import MigrationClass
+from opencode_lifecycle.model.rollout import BusyState, Member, MemberReason, PlannedStack, Rollout
+from opencode_lifecycle.model.rollout_specification import RolloutSpecification
+from opencode_lifecycle.model.stack import Stack
+from opencode_lifecycle.model.staleness import Staleness, class_of, facets_of, staleness_of
+from opencode_lifecycle.model.states import Desired
+
+SEEN_LATELY: Final = timedelta(minutes=5)
+"""How long what was last seen of an agent says something of it."""
+
+FacetsOn = Callable[[Stack, ReleaseId | None], Facets | None]
+"""What a stack would be on a release, or on what it wants already; None where that is not in memory."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ground:
+    """What a plan is made on: the fleet's target, the pins of groups, and what a stack would be on a release."""
+
+    target: ReleaseId | None
+    pins: Mapping[str, ReleaseId]
+    facets_on: FacetsOn
+    now: datetime
+
+
+def busy_state(known: Known, now: datetime) -> BusyState:
+    """Return whether an agent was at work when that was last seen; a lease says that one is."""
+    if known.stack.busy_until is not None and known.stack.busy_until > now:
+        return BusyState.BUSY
+    if known.activity is None or known.activity_at is None or known.activity_at < now - SEEN_LATELY:
+        return BusyState.UNKNOWN
+    return BusyState.BUSY if known.activity.busy else BusyState.IDLE
+
+
+def planned(
+    fleet: Iterable[Known], specification: RolloutSpecification, ground: Ground
+) -> tuple[list[PlannedStack], int]:
+    """Return every stack that is selected, in the order of users, with its wave or why it is left out, and how many waves."""
+    found: list[tuple[PlannedStack, Stack]] = []
+    users = frozenset(specification.selector.users)
+    for known in fleet:
+        stack = known.stack
+        if (users and stack.user_id not in users) or not _is_selected(stack, specification):
+            continue
+        each = _planned(known, specification, ground)
+        if each is not None:
+            found.append((each, stack))
+    candidates = [
+        Candidate(user_id=each.user_id, group=stack.intent.group, rests=is_at_rest(stack), busy=each.busy)
+        for each, stack in found
+        if each.left_out is None
+    ]
+    waves = in_waves(candidates, specification.strategy, specification.release)
+    stacks = [replace(each, wave=waves.of.get(each.user_id)) for each, _ in found]
+    return sorted(stacks, key=lambda each: each.user_id), waves.count
+
+
+def member_of(rollout: Rollout, planned: PlannedStack, stack: Stack, now: datetime) -> Member:
+    """Return the member that *planned*, of which *stack* is the row, becomes."""
+    assert planned.wave is not None, "who is left out becomes none"
+    return Member(
+        rollout_id=rollout.id,
+        user_id=stack.user_id,
+        stack_created_at=stack.created_at,
+        wave=planned.wave,
+        migration_class=planned.migration_class,
+        release_before=stack.intent.wanted_release,
+        generation=stack.intent.generation,
+        changed_at=now,
+    )
+
+
+def in_turns(members: Iterable[Member], release: ReleaseId | None) -> Sequence[Member]:
+    return sorted(members, key=lambda each: turn_of(release, each.user_id))
+
+
+def revision_of(stack: Stack) -> str | None:
+    runtime = stack.status.runtime
+    return runtime.revision if runtime is not None else None
+
+
+def _is_selected(stack: Stack, specification: RolloutSpecification) -> bool:
+    selector, intent = specification.selector, stack.intent
+    return (
+        (not selector.groups or intent.group in selector.groups)
+        and (not selector.releases or stack.status.release in selector.releases)
+        and all(intent.labels.get(name) == value for name, value in selector.labels.items())
+    )
+
+
+def _planned(known: Known, specification: RolloutSpecification, ground: Ground) -> PlannedStack | None:
+    """Return what would be done with a stack that the filters let through; None when it does not differ."""
+    stack, release = known.stack, specification.release
+    facets = ground.facets_on(stack, release)
+    why = staleness_of(stack.status, facets, desired=stack.intent.desired) if facets is not None else ()
+    selected = specification.selector.reasons
+    if selected and not facets_of(why) & set(selected):
+        return None
+    rests = is_at_rest(stack)
+    moves = release is not None and stack.intent.wanted_release != release
+    if not (why or moves or _is_moved_anyway(specification, rests=rests)):
+        return None
+    if rests and not moves and not specification.rotate_passwords:
+        # It starts on what it wants in any case.
+        return None
+    left_out, message = _left_out(known, specification, ground)
+    runtime = stack.status.runtime
+    return PlannedStack(
+        user_id=stack.user_id,
+        generation=stack.intent.generation,
+        revision=runtime.revision if runtime is not None else None,
+        release=stack.status.release if runtime is not None else None,
+        why=why,
+        migration_class=None if rests or left_out is not None else _class(why, specification),
+        busy=busy_state(known, ground.now),
+        left_out=left_out,
+        message=message,
+    )
+
+
+def _is_moved_anyway(specification: RolloutSpecification, *, rests: bool) -> bool:
+    return specification.rotate_passwords or (specification.recreate and not rests)
+
+
+def _class(why: Sequence[Staleness], specification: RolloutSpecification) -> MigrationClass:
+    if specification.moves_all:
+        return MigrationClass.RESTART
+    return class_of(why) or MigrationClass.LIVE
+
+
+def _left_out(
+    known: Known, specification: RolloutSpecification, ground: Ground
+) -> tuple[MemberReason | None, str]:
+    stack, release = known.stack, specification.release
+    intent, pin = stack.intent, ground.pins.get(stack.intent.group)
+    if intent.desired is Desired.DELETED:
+        return MemberReason.DELETED, "it is being deleted"
+    if intent.held:
+        return MemberReason.HELD, "an operator holds it"
+    if release is not None and intent.pinned:
+        return MemberReason.PINNED, f"it is pinned to {intent.wanted_release}"
+    if release is not None and pin not in {None, release}:
+        return MemberReason.PINNED, f"its group {intent.group} is pinned to {pin}"
+    if stack.standing_order is not None:
+        return MemberReason.ORDERED_BY_ANOTHER, f"it is being migrated by {stack.standing_order.id}"
+    return None, ""

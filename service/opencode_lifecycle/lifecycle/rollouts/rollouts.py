@@ -1,0 +1,393 @@
+"""The use cases of rollouts: plan, start, steer and look. What is decided here the driver does."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import Final
+
+from opencode_lifecycle.lifecycle.observing.fleet import Fleet
+from opencode_lifecycle.lifecycle.reconciling.wanted import Site, wanted_facets
+from opencode_lifecycle.lifecycle.releases import Releases
+from opencode_lifecycle.lifecycle.rollouts.planning import Ground, member_of, planned, revision_of
+from opencode_lifecycle.lifecycle.rollouts.turns import entered
+from opencode_lifecycle.model.clock import Clock
+from opencode_lifecycle.model.errors import (
+    InvalidBody,
+    LifecycleError,
+    NothingToDo,
+    PlanLapsed,
+    PlanNotFound,
+    ReleaseNotFound,
+    RollbackImpossible,
+    RolloutFinished,
+    RolloutNotFound,
+)
+from opencode_lifecycle.model.facets import Facets
+from opencode_lifecycle.model.identifiers import (
+    PlanId,
+    ReleaseId,
+    RolloutId,
+    UserId,
+    new_event_id,
+    new_plan_id,
+    new_rollout_id,
+)
+from opencode_lifecycle.model.migration import MigrationClass
+from opencode_lifecycle.model.operation import Event
+from opencode_lifecycle.model.principal import Principal
+from opencode_lifecycle.model.rollout import (
+    ROLLOUT_MOVES,
+    Member,
+    MemberReason,
+    MemberState,
+    Placement,
+    PlannedStack,
+    Rollout,
+    RolloutPlan,
+    RolloutReason,
+    RolloutState,
+    RolloutView,
+)
+from opencode_lifecycle.model.rollout_specification import RolloutSpecification, validate
+from opencode_lifecycle.model.stack import Stack
+from opencode_lifecycle.model.view import Page
+from opencode_lifecycle.ports.rollouts import RolloutStore
+
+Place = Callable[[Stack, ReleaseId | None], Awaitable[tuple[Placement, str]]]
+"""Asks Nomad whether it could place the job of a stack on a release; never raises."""
+
+PLANS_KEPT: Final = timedelta(hours=1)
+MOST_PLACED: Final = 200
+"""Of how many stacks Nomad is asked in one plan."""
+_PLACED_AT_ONCE: Final = 8
+
+
+class Rollouts:
+    """Everything an operator may ask of rollouts. Writes are seen by the driver at its next action."""
+
+    def __init__(
+        self,
+        *,
+        store: RolloutStore,
+        fleet: Fleet,
+        releases: Releases,
+        pins: Callable[[], Mapping[str, ReleaseId]],
+        site: Site,
+        now: Clock,
+        told: Callable[[], None],
+        place: Place | None = None,
+    ) -> None:
+        self._store = store
+        self._fleet = fleet
+        self._releases = releases
+        self._pins = pins
+        self._site = site
+        self._now = now
+        self._told = told
+        self._place = place
+
+    # --- looking
+
+    async def is_active(self) -> bool:
+        """Return whether a rollout is under way: nobody else may change what the fleet is wanted to be."""
+        return await self._store.active_rollout() is not None
+
+    async def get(self, rollout_id: RolloutId) -> RolloutView:
+        rollout = await self._existing(rollout_id)
+        return RolloutView(rollout=rollout, waves=await self._store.count_members(rollout_id))
+
+    async def find(self, *, after: RolloutId | None, limit: int) -> Page[Rollout]:
+        return await self._store.find_rollouts(after=after, limit=limit)
+
+    async def members(
+        self, rollout_id: RolloutId, *, state: MemberState | None, after: UserId | None, limit: int
+    ) -> Page[Member]:
+        await self._existing(rollout_id)
+        return await self._store.find_members(rollout_id, state=state, after=after, limit=limit)
+
+    # --- planning
+
+    async def plan(self, specification: RolloutSpecification, *, by: Principal) -> RolloutPlan:
+        """Work out what a rollout would do, and keep it for `apply`. Nothing else is changed."""
+        plan = await self._plan(specification, by)
+        plan = replace(plan, stacks=await self._placed(specification, plan.stacks))
+        await self._store.prune_plans(plan.created_at)
+        await self._store.put_plan(plan)
+        return plan
+
+    async def _plan(self, specification: RolloutSpecification, by: Principal) -> RolloutPlan:
+        await self._check(specification)
+        now, target = self._now(), self._releases.current
+        ground = Ground(
+            target=target.id if target is not None else None,
+            pins=self._pins(),
+            facets_on=self._facets_on,
+            now=now,
+        )
+        stacks, waves = planned(self._fleet, specification, ground)
+        return RolloutPlan(
+            id=new_plan_id(),
+            specification=specification,
+            target_before=ground.target,
+            waves=waves,
+            stacks=stacks,
+            created_by=by.name,
+            created_at=now,
+            lapses_at=now + PLANS_KEPT,
+        )
+
+    async def _check(self, specification: RolloutSpecification) -> None:
+        """Raise `InvalidBody` with everything that is wrong, and have the release in memory."""
+        release, is_known = specification.release, True
+        if release is not None:
+            try:
+                await self._releases.find(release)
+            except ReleaseNotFound:
+                is_known = False
+        faults = validate(specification, is_release=lambda _: is_known)
+        if faults:
+            raise InvalidBody(faults)
+
+    async def _placed(
+        self, specification: RolloutSpecification, stacks: Sequence[PlannedStack]
+    ) -> Sequence[PlannedStack]:
+        """Ask Nomad about those whose migration needs another job, up to a bound; of the others nothing is known."""
+        place = self._place
+        if place is None:
+            return stacks
+        asked = [each for each in stacks if each.migration_class is MigrationClass.RESTART][:MOST_PLACED]
+        found: dict[UserId, tuple[Placement, str]] = {}
+        slots = asyncio.Semaphore(_PLACED_AT_ONCE)
+
+        async def ask(each: PlannedStack) -> None:
+            known = self._fleet.get(each.user_id)
+            if known is not None:
+                async with slots:
+                    found[each.user_id] = await place(known.stack, specification.release)
+
+        async with asyncio.TaskGroup() as tasks:
+            for each in asked:
+                tasks.create_task(ask(each), name=f"place {each.user_id}")
+        return [
+            replace(each, placement=found[each.user_id][0], message=found[each.user_id][1])
+            if each.user_id in found
+            else each
+            for each in stacks
+        ]
+
+    def _facets_on(self, stack: Stack, release_id: ReleaseId | None) -> Facets | None:
+        found = self._releases.peek(release_id or stack.intent.wanted_release)
+        if found is None:
+            return None
+        return wanted_facets(stack, found[0], self._site, secret_version=stack.status.secret_version or 0)
+
+    # --- starting
+
+    async def start(self, specification: RolloutSpecification, *, by: Principal) -> Rollout:
+        """Begin a rollout. `RolloutActive` while another one is, `NothingToDo` when nothing would change."""
+        return await self._begin(await self._plan(specification, by), by, bound=False)
+
+    async def apply(self, plan_id: PlanId, *, by: Principal) -> Rollout:
+        """
+        Begin the rollout that was planned. Whoever changed since is left out, and named with that reason.
+
+        `PlanNotFound` for no such plan, `PlanLapsed` for one that is too old, or was made for another target of the fleet.
+        """
+        plan = await self._store.get_plan(plan_id)
+        if plan is None:
+            raise PlanNotFound(plan=plan_id)
+        target = self._releases.current
+        if plan.lapses_at <= self._now():
+            raise PlanLapsed(plan=plan_id)
+        if target is not None and target.id != plan.target_before:
+            raise PlanLapsed("The fleet's target changed since the plan was made; plan anew.", plan=plan_id)
+        await self._check(plan.specification)
+        return await self._begin(plan, by, bound=True)
+
+    async def _begin(self, plan: RolloutPlan, by: Principal, *, bound: bool) -> Rollout:
+        if not plan.has_changes:
+            raise NothingToDo
+        now = self._now()
+        rollout = Rollout(
+            id=new_rollout_id(),
+            specification=plan.specification,
+            entered_at=now,
+            target_before=plan.target_before,
+            waves=plan.waves,
+            created_by=by.name,
+            created_at=now,
+            updated_at=now,
+        )
+        members = [
+            member for each in plan.stacks if (member := self._member(rollout, each, bound=bound)) is not None
+        ]
+        if not plan.changes_target and all(m.state is MemberState.LEFT_OUT for m in members):
+            raise NothingToDo("Everybody who was to be moved changed since; plan anew.")
+        rollout = replace(rollout, counts=dict(Counter(member.state for member in members)))
+        await self._store.create_rollout(rollout, members, self._event(rollout, "started", by))
+        self._told()
+        return rollout
+
+    def _member(self, rollout: Rollout, each: PlannedStack, *, bound: bool) -> Member | None:
+        known = self._fleet.get(each.user_id)
+        if known is None:
+            return None
+        stack = known.stack
+        if each.left_out is not None:
+            member = member_of(rollout, replace(each, wave=0), stack, rollout.created_at)
+            return replace(
+                member,
+                wave=rollout.waves,
+                state=MemberState.LEFT_OUT,
+                reason=each.left_out.value,
+                message=each.message,
+            )
+        member = member_of(rollout, each, stack, rollout.created_at)
+        was = (each.generation, each.revision)
+        if bound and was != (stack.intent.generation, revision_of(stack)):
+            return replace(member, state=MemberState.LEFT_OUT, reason=MemberReason.CHANGED.value)
+        return member
+
+    # --- steering
+
+    async def pause(self, rollout_id: RolloutId, *, by: Principal) -> Rollout:
+        return await self._enter(rollout_id, RolloutState.PAUSED, by)
+
+    async def abort(self, rollout_id: RolloutId, *, by: Principal) -> Rollout:
+        return await self._enter(rollout_id, RolloutState.ABORTED, by)
+
+    async def resume(self, rollout_id: RolloutId, *, by: Principal) -> Rollout:
+        """Go on in the same direction, letting pass the failures that there are."""
+        failed = [
+            member
+            for member in await self._store.rollout_members(rollout_id)
+            if member.state is MemberState.FAILED
+        ]
+
+        def change(there: Rollout) -> Rollout:
+            if there.state in {RolloutState.RUNNING, RolloutState.ROLLING_BACK}:
+                return there
+            if there.state is not RolloutState.PAUSED:
+                raise RolloutFinished(f"The rollout is {there.state}, so there is nothing to resume.")
+            back = there.goes_back
+            state = RolloutState.ROLLING_BACK if back else RolloutState.RUNNING
+            gone_on = entered(there, state, now=self._now())
+            forgiven = sum(member.goes_back is back for member in failed)
+            return replace(gone_on, forgiven=forgiven, updated_at=self._now())
+
+        return await self._change(rollout_id, change, "resumed", by)
+
+    async def rollback(self, rollout_id: RolloutId, *, by: Principal) -> Rollout:
+        """Bring back whoever was moved, and the fleet's target to what it was before."""
+        rollout = await self._existing(rollout_id)
+        if rollout.release is None:
+            raise NothingToDo("The rollout moves nobody to another release; there is nothing to take back.")
+        await self._check_way_back(rollout)
+        latecomers = await self._latecomers(rollout)
+
+        def change(there: Rollout) -> Rollout:
+            if there.state is RolloutState.ROLLING_BACK:
+                return there
+            if RolloutState.ROLLING_BACK not in ROLLOUT_MOVES[there.state]:
+                raise RolloutFinished(f"The rollout is {there.state}, so it cannot be rolled back.")
+            back = entered(there, RolloutState.ROLLING_BACK, now=self._now(), reason=RolloutReason.OPERATOR)
+            return replace(back, updated_at=self._now())
+
+        return await self._change(rollout_id, change, "rolling_back", by, members=latecomers)
+
+    async def _check_way_back(self, rollout: Rollout) -> None:
+        target, before = self._releases.current, rollout.target_before
+        if target is not None and target.id not in {rollout.release, before}:
+            raise RolloutFinished(
+                f"Since then {target.id} became the fleet's target; start a rollout to {before} instead."
+            )
+        if before is not None:
+            try:
+                await self._releases.find(before)
+            except LifecycleError as error:
+                if isinstance(error, ReleaseNotFound):
+                    raise RollbackImpossible(release=before) from None
+                raise
+
+    async def _latecomers(self, rollout: Rollout) -> list[Member]:
+        """Return, as members, whoever came to the release while it was the fleet's target without being moved to it."""
+        if rollout.promoted_at is None or rollout.target_before in {None, rollout.release}:
+            return []
+        members = {member.user_id for member in await self._store.rollout_members(rollout.id)}
+        now = self._now()
+        return [
+            Member(
+                rollout_id=rollout.id,
+                user_id=known.stack.user_id,
+                stack_created_at=known.stack.created_at,
+                wave=rollout.waves + 1,
+                state=MemberState.MIGRATED,
+                migration_class=MigrationClass.RESTART,
+                release_before=rollout.target_before,
+                generation=known.stack.intent.generation,
+                reason=MemberReason.CAME_LATER.value,
+                changed_at=now,
+            )
+            for known in self._fleet
+            if known.stack.user_id not in members and _came_to(rollout, known.stack)
+        ]
+
+    # --- parts
+
+    async def _enter(self, rollout_id: RolloutId, state: RolloutState, by: Principal) -> Rollout:
+        def change(there: Rollout) -> Rollout:
+            if there.state is state:
+                return there
+            if state not in ROLLOUT_MOVES[there.state]:
+                raise RolloutFinished(f"The rollout is {there.state}, so it cannot be {state}.")
+            now = self._now()
+            return replace(
+                entered(there, state, now=now, reason=RolloutReason.OPERATOR, message=f"by {by.name}"),
+                updated_at=now,
+            )
+
+        return await self._change(rollout_id, change, state.value, by)
+
+    async def _change(
+        self,
+        rollout_id: RolloutId,
+        change: Callable[[Rollout], Rollout],
+        kind: str,
+        by: Principal,
+        members: Sequence[Member] = (),
+    ) -> Rollout:
+        event = self._event(await self._existing(rollout_id), kind, by)
+        changed = await self._store.change_rollout(rollout_id, change, members=members, event=event)
+        self._told()
+        return changed
+
+    async def _existing(self, rollout_id: RolloutId) -> Rollout:
+        rollout = await self._store.get_rollout(rollout_id)
+        if rollout is None:
+            raise RolloutNotFound(rollout=rollout_id)
+        return rollout
+
+    def _event(self, rollout: Rollout, kind: str, by: Principal) -> Event:
+        return Event(
+            id=new_event_id(),
+            user_id=UserId(""),
+            kind=f"rollout.{kind}",
+            actor=by.name,
+            at=self._now(),
+            generation=0,
+            data={"rollout": rollout.id, "release": rollout.release},
+        )
+
+
+def _came_to(rollout: Rollout, stack: Stack) -> bool:
+    """Whether the stack wants the release of the rollout because it was made or started while that was the target."""
+    if stack.intent.wanted_release != rollout.release or stack.intent.pinned:
+        return False
+    promoted_at, runtime = rollout.promoted_at, stack.status.runtime
+    assert promoted_at is not None, "it was the target"
+    if stack.created_at >= promoted_at:
+        return True
+    started_at = runtime.started_at if runtime is not None else None
+    return started_at is not None and started_at >= promoted_at
