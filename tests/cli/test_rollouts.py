@@ -127,6 +127,16 @@ def test_a_plan_counts_who_is_waited_for_and_whom_nomad_cannot_place(run, servic
     )
 
 
+def test_a_plan_counts_of_whom_nomad_was_not_asked(run, service):
+    unknown = planned_stack("ada", placement="unknown")
+    live = planned_stack("bob", placement="unknown", **{"class": "live"})
+    service.answers(PLAN_CALL, plan(unknown, live))
+
+    (totals,) = [line for line in lines_of(run("rollout", "plan")) if "selected" in line]
+
+    assert totals.endswith("; 1 of which Nomad was not asked, or could not say, whether it can place them.")
+
+
 def test_a_plan_ends_with_its_id_and_the_exact_command_that_applies_it(run, service):
     service.answers(
         PLAN_CALL, plan(planned_stack(wave=0), planned_stack("bob"), planned_stack("eve", wave=2))
@@ -600,7 +610,7 @@ def test_whoever_was_at_work_at_his_turn_comes_last_and_is_called_so(run, servic
 def test_what_a_message_says_is_not_said_twice(reason):
     (person,) = waits(state="paused", reason=reason, message="as it is", counts={"waiting": 7})
 
-    assert "since as it is. Then" in person
+    assert "it is paused (as it is); then" in person
 
 
 def test_a_rollout_that_soaks_says_until_when():

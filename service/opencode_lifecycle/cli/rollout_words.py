@@ -9,10 +9,17 @@ from typing import Any, Final
 from opencode_lifecycle.cli.client import JsonObject
 from opencode_lifecycle.cli.output import counted, duration, parse_time
 from opencode_lifecycle.model.facets import Facet
-from opencode_lifecycle.model.rollout import MemberReason, MemberState, RolloutReason, RolloutState
+from opencode_lifecycle.model.migration import MigrationClass
+from opencode_lifecycle.model.rollout import (
+    MemberReason,
+    MemberState,
+    Placement,
+    RolloutReason,
+    RolloutState,
+)
 
 OF_ROLLOUTS: Final[Mapping[RolloutReason, str]] = {
-    RolloutReason.OPERATOR: "somebody asked for that",
+    RolloutReason.OPERATOR: "somebody asked for it",
     RolloutReason.FAILURES: "more stacks failed than the failure budget allows",
     RolloutReason.CANARY_FAILED: "a canary failed, was not healthy, or did not answer the prompt",
     RolloutReason.NO_CANARY: "no canary could be moved, so nothing is known of the release",
@@ -139,9 +146,10 @@ def waits_of(rollout: JsonObject, *, now: datetime) -> Iterator[str]:
         return
     state, rollout_id = rollout.get("state"), quote(str(rollout.get("id")))
     if state == RolloutState.PAUSED:
+        why = because(rollout)
         yield (
-            f"a person: it is paused, since {because(rollout) or 'that was asked'}. Then: opencode-lifecycle rollout "
-            f"resume, abort or rollback {rollout_id}"
+            f"a person, since it is paused{f' ({why})' if why else ''}; then: opencode-lifecycle rollout resume, abort or "
+            f"rollback {rollout_id}"
         )
     in_flight = count_of(rollout.get("counts"), MemberState.ORDERED)
     if in_flight:
@@ -191,6 +199,12 @@ def totals_text(plan: JsonObject) -> str:
     said += f" ({', '.join(f'{number} {why}' for why, number in left_out.items())})" if left_out else ""
     if totals.get("busy"):
         said += f"; {totals['busy']} busy or not seen to be idle, which are waited for"
+    not_asked = sum(
+        each.get("class") == MigrationClass.RESTART and each.get("placement") == Placement.UNKNOWN
+        for each in plan.get("stacks") or []
+    )
+    if not_asked:
+        said += f"; {not_asked} of which Nomad was not asked, or could not say, whether it can place them"
     if totals.get("not_placeable"):
         said += f"; {totals['not_placeable']} that Nomad cannot place now"
     return f"{said}."
