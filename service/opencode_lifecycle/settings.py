@@ -136,7 +136,7 @@ class Settings(BaseSettings):
     }
     default_resources: str = "small"
     allowed_environment: tuple[VariableName, ...] = ()
-    """Names that callers may set in the environment of a runtime."""
+    """Names that callers, and releases, may set in the environment of a runtime."""
     secret_environment: tuple[VariableName, ...] = ()
     """Names under `env` of a stack's Vault secret that are rendered into its runtime."""
     public_url_template: str | None = None
