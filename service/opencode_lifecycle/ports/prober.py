@@ -32,7 +32,7 @@ class Liveness(StrEnum):
 class Activity:
     """
     What the sessions of a runtime show. `busy`: one of them works now, or waits for its user. `changed_at` is when any of
-    them last changed, None when there is none.
+    them last changed, which the end of a turn does and an abort does not; None when there is none.
     """
 
     busy: bool
@@ -153,7 +153,9 @@ class RuntimeProber(Protocol):
         Return the turns that were cut off, of the latest 50 sessions that changed at or after *since*, or None when
         that could not be seen.
 
-        A turn that is at work looks the same: ask a runtime that has just started. The password is treated as in `prove`.
+        A turn that is at work looks the same: ask a runtime that has just started. One that was cut off bears the time of
+        its beginning, so *since* is how long ago it may have begun. The directories are loaded for it, and one that cannot
+        be leaves all unknown. The password is treated as in `prove`.
         """
         ...
 

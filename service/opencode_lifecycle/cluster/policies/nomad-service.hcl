@@ -1,4 +1,5 @@
-# The lifecycle service. No alloc-exec, no node or operator writes, and no namespace but its own.
+# The lifecycle service. No alloc-exec, no node or operator writes, and no namespace but its own. It reads files of
+# allocations (read-fs) to see that live files have come; Nomad keeps their secrets from everyone.
 namespace "opencode" {
   capabilities = [
     "parse-job", "list-jobs", "read-job", "register-job", "deregister-job", "purge-job", "plan-job", "evaluate-job",
