@@ -2,7 +2,9 @@
 
 import pytest
 
-from opencode_lifecycle.adapters.nomad.placement import placement_failure
+from opencode_lifecycle.adapters.nomad.placement import placement_failure, placement_of
+from opencode_lifecycle.model.errors import UpstreamNonsense
+from opencode_lifecycle.ports.orchestrator import Placement
 
 
 def blocked(**metric: object) -> dict[str, object]:
@@ -62,3 +64,22 @@ def test_an_account_has_an_end():
     metric = {"ConstraintFiltered": {f"constraint {number}": 1 for number in range(1000)}}
 
     assert len(placement_failure([blocked(**metric)])) <= 512
+
+
+def test_a_plan_that_places_everything_is_possible():
+    assert placement_of({"Annotations": {}, "FailedTGAllocs": None}) == Placement(failure=None)
+
+
+def test_a_plan_tells_why_it_places_nothing():
+    plan = {"Annotations": {}, "FailedTGAllocs": blocked(DimensionExhausted={"cpu": 1})["FailedTGAllocs"]}
+
+    planned = placement_of(plan)
+
+    assert planned == Placement(failure="no node can take it: 1 node without enough cpu")
+    assert not planned.is_possible
+
+
+@pytest.mark.parametrize("answer", [None, [], 7, {}, {"JobModifyIndex": 5}])
+def test_an_answer_that_is_no_plan_does_not_say_that_everything_could_be_placed(answer):
+    with pytest.raises(UpstreamNonsense):
+        placement_of(answer)
