@@ -37,14 +37,7 @@ class Handler(BaseHTTPRequestHandler):
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NONE)
             self.close_connection = True
             return
-        given = self.headers.get("Authorization", "")
-        right = "Basic " + base64.b64encode(f"opencode:{self.password}".encode()).decode()
-        if given != right and self.manner != "open":
-            if not given:
-                Handler.refused += 1
-            else:
-                sys.stdout.write(f"{STRANGER}\n")
-                sys.stdout.flush()
+        if not self._admits():
             self._answer(401, {})
         elif self.path == REFUSED:
             self._answer(200, {"refused": self.refused})
@@ -57,6 +50,34 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(200, [])
         else:
             self._answer(200, {})
+
+    def do_POST(self) -> None:
+        """Do as it is told in no time: reload, open a session, answer a prompt, abort."""
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if not self._admits():
+            self._answer(401, {})
+        elif self.path == "/session":
+            self._answer(200, {"id": "ses_stub"})
+        elif self.path.partition("?")[0].endswith("/message"):
+            info = {"role": "assistant", "time": {"created": 1, "completed": 2}}
+            self._answer(200, {"info": info, "parts": [{"type": "text", "text": "I am a stub."}]})
+        else:
+            self._answer(200, True)
+
+    def do_DELETE(self) -> None:
+        self._answer(200, True) if self._admits() else self._answer(401, {})
+
+    def _admits(self) -> bool:
+        given = self.headers.get("Authorization", "")
+        right = "Basic " + base64.b64encode(f"opencode:{self.password}".encode()).decode()
+        if given == right or self.manner == "open":
+            return True
+        if not given:
+            Handler.refused += 1
+        else:
+            sys.stdout.write(f"{STRANGER}\n")
+            sys.stdout.flush()
+        return False
 
     def _answer(self, status: int, value: object) -> None:
         body = json.dumps(value).encode()
