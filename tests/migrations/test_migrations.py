@@ -184,8 +184,9 @@ def test_rows_survive_a_table_that_others_refer_to_being_built_anew(tmp_path):
     def rebuild(connection):
         connection.execute(
             text(
-                "INSERT INTO releases VALUES ('rel_1', 1, '', '', '', '', '', '{}', '{}', "
-                "'2026-01-01 00:00:00.000000', 1)"
+                "INSERT INTO releases (id, number, image, opencode_version, template, instructions, managed_config, "
+                "environment, resource_classes, created_at, is_current) VALUES ('rel_1', 1, '', '', '', '', '', '{}', "
+                "'{}', '2026-01-01 00:00:00.000000', 1)"
             )
         )
         connection.execute(text("CREATE TABLE copy AS SELECT * FROM releases"))
