@@ -102,6 +102,7 @@ async def serving(settings: Settings, neighbours: Neighbours) -> AsyncIterator[s
             releasing=plane.releasing,
             groups=plane.groups,
             snapshots=plane.snapshots,
+            rollouts=plane.rollouts,
             idempotency=neighbours.store,
             registry=registry,
             allowed_environment=settings.allowed_environment,

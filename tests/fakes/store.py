@@ -282,6 +282,7 @@ class FakeStore(FakeRollouts):
                 if row.claim_token is not None:
                     row.claim_token, row.claim_lapses_at, row.next_attempt_at = None, None, AT_ONCE
             self.orphan_claims.clear()
+            self.rollout_claim = None
 
     async def finish_deletion(
         self,

@@ -45,6 +45,7 @@ from opencode_lifecycle.lifecycle.requests.releasing import releasing_among
 from opencode_lifecycle.lifecycle.requests.snapshots import Snapshots
 from opencode_lifecycle.lifecycle.requests.views import Views
 from opencode_lifecycle.lifecycle.retention import Retention
+from opencode_lifecycle.lifecycle.rollouts.asking import rolling_out
 from opencode_lifecycle.model.condition import Condition
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import DeadlineExceeded, UpstreamError
@@ -212,6 +213,16 @@ class ControlPlane:
             region=p.region,
             default_resources=p.default_resources,
             observation_max_age=p.observation_max_age,
+        )
+        self.rollouts, self._rollout_driver = rolling_out(
+            neighbours=neighbours,
+            parameters=p,
+            fleet=self.fleet,
+            releases=self.releases,
+            groups=self.groups,
+            vouching=vouching,
+            hint=self.dispatcher.hint,
+            catch_up=self._changes.catch_up,
         )
         self.leases = Leases(stacks=neighbours.store, fleet=self.fleet, now=now)
         self.snapshots = Snapshots(
@@ -381,6 +392,7 @@ class ControlPlane:
         try:
             self._proving.consider(known)
             self.busy_watch.consider(known)
+            self._rollout_driver.notice(known.stack.user_id)
             self.dispatcher.attend(known)
         except Exception:
             # A defect with one stack must not end the watch that all others depend on.
@@ -389,6 +401,7 @@ class ControlPlane:
     def _on_removal(self, user_id: UserId) -> None:
         self._proving.forget(user_id)
         self.busy_watch.forget(user_id)
+        self._rollout_driver.notice(user_id)
 
     def _on_idle(self, known: Known) -> None:
         """Have what waited for the agent to finish seen to now, not when it is looked at the next time."""
@@ -421,6 +434,7 @@ class ControlPlane:
             "consul comparison": self._catalog.compare_periodically,
             "orphans": self._orphans.sweep_periodically,
             "retention": self._retention.round,
+            "rollouts": self._rollout_driver.once,
         }
         if self._parameters.shares_database:
             loops["database changes"] = self._changes.follow_once

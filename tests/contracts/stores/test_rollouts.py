@@ -328,3 +328,12 @@ async def test_a_plan_comes_back_as_it_was_put_until_it_is_forgotten(database):
     assert await database.prune_plans(NOW) == 0
     assert await database.prune_plans(LATER) == 1
     assert await database.get_plan(plan.id) is None
+
+
+async def test_a_process_that_is_the_only_one_drives_on_at_once_when_it_starts(database):
+    await database.create_rollout(a_rollout(), [])
+    await claim(database)
+
+    await database.void_claims()
+
+    assert await database.claim_rollout(now=NOW, lapses_at=LATER) is not None

@@ -21,7 +21,13 @@ from opencode_lifecycle.adapters.database.stack_statements import (
     last_operation_of,
     stack_row,
 )
-from opencode_lifecycle.adapters.database.tables import orphans, removed_stacks, user_stacks, workspaces
+from opencode_lifecycle.adapters.database.tables import (
+    orphans,
+    removed_stacks,
+    rollouts,
+    user_stacks,
+    workspaces,
+)
 from opencode_lifecycle.adapters.database.transaction import Transaction
 from opencode_lifecycle.model.errors import Busy, ClaimLost
 from opencode_lifecycle.model.identifiers import UserId
@@ -64,6 +70,9 @@ _VOID: Final = (
 )
 _VOID_ON_ORPHANS: Final = (
     update(orphans).where(orphans.c.claim_token.is_not(None)).values(claim_token=None, claim_lapses_at=None)
+)
+_VOID_ON_ROLLOUTS: Final = (
+    update(rollouts).where(rollouts.c.claim_token.is_not(None)).values(claim_token=None, claim_lapses_at=None)
 )
 _RELEASE: Final = (
     update(user_stacks)
@@ -143,6 +152,7 @@ class ClaimRows(Store):
         def void(transaction: Transaction) -> None:
             transaction.write(_VOID, {})
             transaction.write(_VOID_ON_ORPHANS, {})
+            transaction.write(_VOID_ON_ROLLOUTS, {})
 
         await self._write("void claims", void)
 
