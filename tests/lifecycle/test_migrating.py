@@ -264,10 +264,10 @@ async def test_a_recover_clears_the_mark_of_what_was_refused_and_goes_on_as_the_
 
 
 async def test_an_environment_that_keeps_a_runtime_from_starting_is_taken_back_with_its_reason(tmp_path):
-    world = World(tmp_path, limits=replace(QUICK, start=timedelta(seconds=1)), when_stale=WhenStale.NOW)
+    world = World(tmp_path, limits=QUICK, when_stale=WhenStale.NOW)
     async with world.running():
         await world.ensure()
-        world.server_changes = {"healthy": False}
+        world.server_changes = {"version": "0.0.1"}
         answer = await world.ensure(environment={"LANG": "xx"}, wait=None)
         await world.until(lambda: world.stack().status.refused is not None)
         world.server_changes = {}
@@ -280,16 +280,16 @@ async def test_an_environment_that_keeps_a_runtime_from_starting_is_taken_back_w
 
 
 async def test_a_password_that_was_rotated_away_is_never_gone_back_to(tmp_path):
-    world = World(tmp_path, limits=replace(QUICK, start=timedelta(seconds=1)))
+    world = World(tmp_path, limits=QUICK)
     async with world.running():
         await world.ensure()
-        world.server_changes = {"healthy": False}
+        world.server_changes = {"version": "0.0.1"}
         operation = await world.plane.provisioning.rotate_password(ADA, by=OPERATOR, if_match=None)
         failed = await world.finished(operation)
         world.server_changes = {}
         await world.phase(Phase.RUNNING)
 
-        assert failed.reason is Reason.NEVER_HEALTHY
+        assert failed.reason is Reason.WRONG_VERSION
         assert world.stack().status.runtime.secret_version == 2
 
 
