@@ -67,25 +67,21 @@ def build_app(
     provisioning: Provisioning,
     leases: Leases,
     oversight: Oversight,
+    rollouts: Rollouts,
     access: Access,
     readiness: Readiness,
     releasing: Releasing,
     groups: Groups,
+    snapshots: Snapshots,
     idempotency: IdempotencyStore,
     registry: CollectorRegistry,
-    rollouts: Rollouts | None = None,
-    snapshots: Snapshots | None = None,
     allowed_environment: Collection[str] = (),
     max_body_bytes: int = 65536,
     rates: Mapping[RateClass, RatePolicy] = DEFAULT_POLICIES,
     now: Clock = utc_now,
     monotonic_clock: Callable[[], float] = monotonic,
 ) -> web.Application:
-    """
-    Put the whole API together: each route of the table with its handler, behind the one middleware.
-
-    Without *rollouts* there are no calls on them, nor on *snapshots*.
-    """
+    """Put the whole API together: each route of the table with its handler, behind the one middleware."""
     gate = Gate(
         access=access,
         metrics=RequestMetrics(registry),
@@ -96,7 +92,7 @@ def build_app(
     once = Idempotency(idempotency, now)
     texts = BodyReader(max_bytes=max(max_body_bytes, RELEASE_BODY_BYTES), seconds=BODY_SECONDS)
     streams = Streams(access)
-    handlers: tuple[object, ...] = (
+    handlers = (
         StackHandlers(
             provisioning=provisioning,
             idempotency=once,
@@ -109,15 +105,13 @@ def build_app(
         ReleaseHandlers(releasing=releasing, idempotency=once, bodies=bodies, texts=texts),
         PinHandlers(provisioning=provisioning, idempotency=once, bodies=bodies),
         GroupHandlers(groups=groups, idempotency=once, bodies=bodies),
+        SnapshotHandlers(snapshots=snapshots),
+        RolloutHandlers(rollouts=rollouts, idempotency=once, bodies=bodies),
         TokenHandlers(access=access, idempotency=once, bodies=bodies),
         HistoryHandlers(provisioning=provisioning, streams=streams),
         HealthHandlers(readiness=readiness, registry=registry),
         DocumentationHandlers(describe(ROUTES, version=version("opencode-lifecycle"))),
     )
-    if rollouts is not None:
-        handlers = (*handlers, RolloutHandlers(rollouts=rollouts, idempotency=once, bodies=bodies))
-    if snapshots is not None:
-        handlers = (*handlers, SnapshotHandlers(snapshots=snapshots))
     app = web.Application(client_max_size=max(max_body_bytes, RELEASE_BODY_BYTES))
     app.on_shutdown.append(streams.stop)
     _register(app, gate, handlers)
@@ -127,10 +121,7 @@ def build_app(
 def _register(app: web.Application, gate: Gate, groups: Collection[object]) -> None:
     """Give every row of the table its handler behind the gate, and what no row matches its refusal."""
     for route in ROUTES:
-        found = _handler(groups, route.handler)
-        if found is None:
-            continue
-        handler = gate.guard(route, found)
+        handler = gate.guard(route, _handler(groups, route.handler))
         for method in methods_of(route):
             app.router.add_route(method, route.path, handler, expect_handler=expect_nothing_yet)
     app.router.add_route("*", "/{anything:.*}", gate.guard(None, refuse), expect_handler=expect_nothing_yet)
@@ -155,10 +146,10 @@ async def refuse(request: web.Request) -> web.Response:
     raise web.HTTPMethodNotAllowed(request.method, allowed)
 
 
-def _handler(groups: Collection[object], name: str) -> Handler | None:
-    found = [getattr(group, name) for group in groups if hasattr(group, name)]
-    assert len(found) <= 1, f"{name} has one handler"
-    return found[0] if found else None
+def _handler(groups: Collection[object], name: str) -> Handler:
+    (found,) = [getattr(group, name) for group in groups if hasattr(group, name)]
+    handler: Handler = found
+    return handler
 
 
 class Connection(web.RequestHandler):
