@@ -17,8 +17,8 @@ from opencode_lifecycle.model.migration import AtDeadline, MigrationClass
 from opencode_lifecycle.model.rollout import MemberState, RolloutState
 from opencode_lifecycle.model.rollout_specification import Amount, Gate
 from opencode_lifecycle.model.states import Desired
-from rollout_examples import NEW, OLD, Crashed, ToyDriver, a_fleet, a_specification
-from toy_fleet import stopped
+from rollout_examples import Crashed, ToyDriver, a_fleet, a_specification
+from toy_fleet import NEW, OLD, stopped
 
 SEEDS = 200
 STEPS = 400

@@ -211,7 +211,7 @@ def _give_places(making: Making) -> None:
         member = case.member
         if not waiting or (member.wave >= last and not is_full):
             continue
-        if gives_its_place(case, deadline, making.sights, making.now):
+        if gives_its_place(case, deadline, making.now):
             making.actions.append(Release(member))
         elif member.ordered_at is not None:
             making.look_again(member.ordered_at + patience_with(member))

@@ -13,13 +13,11 @@ from opencode_lifecycle.model.stack import Stack
 from opencode_lifecycle.model.states import Desired, MigrationState, Phase
 
 PATIENCE_WITH_AGENTS: Final = timedelta(seconds=30)
-"""How long an agent that is seen at work keeps the place of its stack while others wait for one; longer each time."""
+"""How long a stack that is not idle keeps its place while others wait for one; longer each time."""
 MOST_PATIENCE: Final = timedelta(minutes=5)
 
 _GENTLE: Final = frozenset({MigrationClass.LIVE, MigrationClass.RELOAD})
-_WAITS: Final = frozenset(
-    {MigrationState.CURRENT, MigrationState.STALE, MigrationState.QUEUED, MigrationState.DRAINING}
-)
+_WAITS: Final = frozenset({MigrationState.QUEUED, MigrationState.DRAINING})
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +79,9 @@ def in_turn(cases: Iterable[Case], sights: Sights) -> list[Case]:
     )
 
 
-def gives_its_place(case: Case, deadline: timedelta, sights: Sights, now: datetime) -> bool:
+def gives_its_place(case: Case, deadline: timedelta, now: datetime) -> bool:
     """
-    Whether the stack waits for an agent that is seen at work, and has done so for long enough.
+    Whether the stack waits until it is idle, and has done so for long enough.
 
     With its *deadline* behind it, counted from its first order, it stays: its last order brings it to an end.
     """
@@ -95,7 +93,6 @@ def gives_its_place(case: Case, deadline: timedelta, sights: Sights, now: dateti
         and stack is not None
         and stack.status.phase is Phase.RUNNING
         and stack.status.migration_state in _WAITS
-        and sights.busy(member.user_id) is BusyState.BUSY
     )
 
 

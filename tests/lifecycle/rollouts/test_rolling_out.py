@@ -1,0 +1,284 @@
+"""Rollouts through the whole control plane: planned, started, steered, driven, and gone on with after a restart."""
+
+import asyncio
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from opencode_lifecycle.lifecycle.reconciling.steps import Limits
+from opencode_lifecycle.model.clock import utc_now
+from opencode_lifecycle.model.errors import (
+    InvalidBody,
+    NothingToDo,
+    PlanLapsed,
+    PlanNotFound,
+    RolloutActive,
+    RolloutFinished,
+    RolloutNotFound,
+)
+from opencode_lifecycle.model.facets import Facet
+from opencode_lifecycle.model.identifiers import PlanId, ReleaseId, RolloutId, UserId
+from opencode_lifecycle.model.migration import MigrationClass
+from opencode_lifecycle.model.release import Release
+from opencode_lifecycle.model.rollout import MemberReason, MemberState, Rollout, RolloutReason, RolloutState
+from opencode_lifecycle.model.rollout_specification import (
+    Amount,
+    Gate,
+    RolloutSpecification,
+    Selector,
+    Strategy,
+)
+from opencode_lifecycle.model.states import Phase
+from opencode_lifecycle.ports.prober import PromptOutcome, PromptResult
+from world import BACKEND, OPERATOR, World
+
+USERS = ("ada", "bob", "cyd", "dan")
+AT_ONCE = Strategy(soak=timedelta(0), waves=(Amount(percent=50),))
+
+
+async def a_new_release(world, **changes) -> ReleaseId:
+    content = replace(world.content, **changes)
+    release = Release(
+        id=content.id,
+        number=0,
+        image=content.image,
+        opencode_version=content.opencode_version,
+        template=content.template,
+        instructions=content.instructions,
+        managed_config=content.managed_config,
+        environment=content.environment,
+        resource_classes=content.resource_classes,
+        created_at=utc_now(),
+    )
+    return (await world.store.add_release(release)).id
+
+
+@pytest.fixture
+async def four(tmp_path):
+    """Give a world in which four runtimes run, of which each may be interrupted."""
+    limits = Limits(
+        start=timedelta(seconds=5),
+        stop=timedelta(seconds=60),
+        poll=timedelta(milliseconds=50),
+        idle_after=timedelta(0),
+    )
+    world = World(tmp_path, limits=limits)
+    async with world.running():
+        for user in USERS:
+            await world.ensure(user)
+        yield world
+
+
+async def ended(world, rollout_id) -> Rollout:
+    """Wait until the rollout has ended or waits for somebody, and return how it is."""
+    async with asyncio.timeout(20):
+        while True:
+            rollout = (await world.plane.rollouts.get(rollout_id)).rollout
+            if not rollout.is_active or rollout.state is RolloutState.PAUSED:
+                return rollout
+            await asyncio.sleep(0.02)
+
+
+async def members(world, rollout_id) -> dict:
+    page = await world.plane.rollouts.members(rollout_id, state=None, after=None, limit=500)
+    return {member.user_id: member for member in page.items}
+
+
+async def test_a_release_reaches_everybody_wave_by_wave_and_becomes_the_target(four):
+    release = await a_new_release(four, environment={"LANG": "C"})
+    specification = RolloutSpecification(release=release, strategy=AT_ONCE)
+
+    rollout = await four.plane.rollouts.start(specification, by=OPERATOR)
+
+    assert (await ended(four, rollout.id)).state is RolloutState.SUCCEEDED
+    assert four.plane.releases.current.id == release
+    assert {four.stack(user).status.release for user in USERS} == {release}
+    assert {m.state for m in (await members(four, rollout.id)).values()} == {MemberState.MIGRATED}
+
+
+async def test_instructions_reach_everybody_in_the_same_process(four):
+    before = {user: four.stack(user).status.runtime.allocation_id for user in USERS}
+    release = await a_new_release(four, instructions="Be brief.")
+    plan = await four.plane.rollouts.plan(
+        RolloutSpecification(release=release, strategy=AT_ONCE), by=OPERATOR
+    )
+
+    rollout = await four.plane.rollouts.apply(plan.id, by=OPERATOR)
+
+    assert (await ended(four, rollout.id)).state is RolloutState.SUCCEEDED
+    assert {each.migration_class for each in plan.stacks} == {MigrationClass.LIVE}
+    assert {user: four.stack(user).status.runtime.allocation_id for user in USERS} == before
+
+
+async def test_a_plan_says_why_and_how_and_changes_nothing(four):
+    release = await a_new_release(four, environment={"LANG": "C"})
+    target = four.plane.releases.current
+
+    plan = await four.plane.rollouts.plan(RolloutSpecification(release=release), by=OPERATOR)
+
+    assert [each.user_id for each in plan.stacks] == list(USERS)
+    assert {reason.facet for each in plan.stacks for reason in each.why} == {Facet.ENVIRONMENT}
+    assert {each.migration_class for each in plan.stacks} == {MigrationClass.RESTART}
+    assert sorted(each.wave for each in plan.stacks) == [0, 1, 2, 3]
+    assert four.plane.releases.current == target
+    assert not await four.plane.rollouts.is_active()
+
+
+async def test_whoever_changed_since_the_plan_is_left_out_and_said_so(four):
+    release = await a_new_release(four, environment={"LANG": "C"})
+    plan = await four.plane.rollouts.plan(
+        RolloutSpecification(release=release, strategy=AT_ONCE), by=OPERATOR
+    )
+    await four.ensure("bob", labels={"team": "a"})
+
+    rollout = await four.plane.rollouts.apply(plan.id, by=OPERATOR)
+
+    await ended(four, rollout.id)
+    found = (await members(four, rollout.id))[UserId("bob")]
+    assert (found.state, found.reason) == (MemberState.LEFT_OUT, MemberReason.CHANGED.value)
+    assert four.stack("bob").status.release != release
+
+
+async def test_a_release_whose_canary_answers_no_prompt_is_taken_back(four):
+    target = four.plane.releases.current
+    release = await a_new_release(four, environment={"LANG": "C"})
+    refused = PromptResult(outcome=PromptOutcome.FAILED, detail="it answered with status 500")
+    four.server_changes = {"answers": refused}
+    gate = Gate(prompt="Say hello.")
+    specification = RolloutSpecification(release=release, strategy=replace(AT_ONCE, gate=gate))
+
+    rollout = await four.plane.rollouts.start(specification, by=OPERATOR)
+    found = await ended(four, rollout.id)
+
+    assert (found.state, found.reason) == (RolloutState.FAILED, RolloutReason.CANARY_FAILED)
+    assert four.plane.releases.current == target
+    assert {four.stack(user).intent.wanted_release for user in USERS} == {target.id}
+
+
+async def test_a_rollout_that_succeeded_is_rolled_back_with_its_target(four):
+    target = four.plane.releases.current
+    release = await a_new_release(four, environment={"LANG": "C"})
+    rollout = await four.plane.rollouts.start(
+        RolloutSpecification(release=release, strategy=AT_ONCE), by=OPERATOR
+    )
+    await ended(four, rollout.id)
+    await four.ensure("eve")
+
+    await four.plane.rollouts.rollback(rollout.id, by=OPERATOR)
+
+    assert (await ended(four, rollout.id)).state is RolloutState.ROLLED_BACK
+    assert four.plane.releases.current == target
+    assert {four.stack(user).status.release for user in (*USERS, "eve")} == {target.id}
+
+
+async def test_a_rollout_that_was_paused_goes_on_when_it_is_resumed(four):
+    release = await a_new_release(four, environment={"LANG": "C"})
+    rollout = await four.plane.rollouts.start(
+        RolloutSpecification(release=release, strategy=AT_ONCE), by=OPERATOR
+    )
+    await four.plane.rollouts.pause(rollout.id, by=OPERATOR)
+
+    await four.store.void_claims()
+    await four.plane.rollouts.resume(rollout.id, by=OPERATOR)
+
+    assert (await ended(four, rollout.id)).state is RolloutState.SUCCEEDED
+
+
+async def test_recreating_everybody_gives_each_a_new_allocation_once(four):
+    before = {user: four.stack(user).status.runtime.allocation_id for user in USERS}
+
+    rollout = await four.plane.rollouts.start(
+        RolloutSpecification(recreate=True, strategy=AT_ONCE), by=OPERATOR
+    )
+
+    assert (await ended(four, rollout.id)).state is RolloutState.SUCCEEDED
+    after = {user: four.stack(user).status.runtime.allocation_id for user in USERS}
+    assert not set(before.values()) & set(after.values())
+    assert {len(four.nomad.allocations[four.job_id(user)]) for user in USERS} == {2}
+
+
+async def test_rotating_everybodys_password_is_a_rollout(four):
+    before = {user: four.stack(user).status.secret_version for user in USERS}
+
+    rollout = await four.plane.rollouts.start(
+        RolloutSpecification(rotate_passwords=True, strategy=AT_ONCE), by=OPERATOR
+    )
+
+    assert (await ended(four, rollout.id)).state is RolloutState.SUCCEEDED
+    assert {user: four.stack(user).status.secret_version for user in USERS} == {
+        user: version + 1 for user, version in before.items()
+    }
+
+
+async def test_what_is_stopped_only_wants_the_release_and_starts_on_it(four):
+    await four.plane.provisioning.stop(UserId("dan"), by=BACKEND, hold=False, if_match=None)
+    await four.phase(Phase.STOPPED, "dan")
+    release = await a_new_release(four, environment={"LANG": "C"})
+
+    rollout = await four.plane.rollouts.start(
+        RolloutSpecification(release=release, strategy=AT_ONCE), by=OPERATOR
+    )
+
+    await ended(four, rollout.id)
+    assert four.stack("dan").intent.wanted_release == release
+    assert four.stack("dan").status.phase is Phase.STOPPED
+
+
+async def test_beside_a_rollout_none_is_begun(four):
+    release = await a_new_release(four, environment={"LANG": "C"})
+    specification = RolloutSpecification(release=release, strategy=Strategy(soak=timedelta(hours=1)))
+    await four.plane.rollouts.start(specification, by=OPERATOR)
+
+    with pytest.raises(RolloutActive):
+        await four.plane.rollouts.start(specification, by=OPERATOR)
+
+
+async def test_what_cannot_be_done_is_refused(four):
+    rollouts, current = four.plane.rollouts, four.plane.releases.current
+    with pytest.raises(NothingToDo):
+        await rollouts.start(RolloutSpecification(release=current.id), by=OPERATOR)
+    with pytest.raises(InvalidBody) as refused:
+        await rollouts.start(
+            RolloutSpecification(
+                release=ReleaseId("rel_none"),
+                selector=Selector(users=(UserId("ada"), UserId("ada"))),
+                strategy=Strategy(
+                    waves=(Amount(count=0), Amount(percent=101)), max_unavailable=Amount(count=0)
+                ),
+            ),
+            by=OPERATOR,
+        )
+    assert [fault.pointer for fault in refused.value.faults] == [
+        "/release",
+        "/selector/users/1",
+        "/strategy/waves/0",
+        "/strategy/waves/1",
+        "/strategy/max_unavailable",
+    ]
+    with pytest.raises(RolloutNotFound):
+        await rollouts.get(RolloutId("ro_none"))
+    with pytest.raises(PlanNotFound):
+        await rollouts.apply(PlanId("plan_none"), by=OPERATOR)
+
+
+async def test_a_plan_for_another_target_has_lapsed(four):
+    release = await a_new_release(four, environment={"LANG": "C"})
+    plan = await four.plane.rollouts.plan(RolloutSpecification(release=release), by=OPERATOR)
+    await four.store.use_release(release)
+    await four.plane.releases.refresh()
+
+    with pytest.raises(PlanLapsed):
+        await four.plane.rollouts.apply(plan.id, by=OPERATOR)
+
+
+async def test_what_has_ended_is_neither_paused_nor_aborted(four):
+    release = await a_new_release(four, instructions="Be brief.")
+    rollout = await four.plane.rollouts.start(
+        RolloutSpecification(release=release, strategy=AT_ONCE), by=OPERATOR
+    )
+    await ended(four, rollout.id)
+
+    for refused in (four.plane.rollouts.pause, four.plane.rollouts.resume, four.plane.rollouts.abort):
+        with pytest.raises(RolloutFinished):
+            await refused(rollout.id, by=OPERATOR)

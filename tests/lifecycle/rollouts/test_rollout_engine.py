@@ -1,0 +1,317 @@
+"""What a rollout does next, case by case. `test_rollout_schedules` has everything at once."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from opencode_lifecycle.lifecycle.rollouts.engine import BLOCKED_AFTER, STALLED_AFTER
+from opencode_lifecycle.lifecycle.rollouts.gates import GATE_PATIENCE
+from opencode_lifecycle.lifecycle.rollouts.standing import OrderName, order_of
+from opencode_lifecycle.lifecycle.rollouts.turns import Ask, Order, Release, UseRelease
+from opencode_lifecycle.lifecycle.rollouts.waves import Candidate, in_waves
+from opencode_lifecycle.model.identifiers import RolloutId, UserId
+from opencode_lifecycle.model.migration import AtDeadline, OrderOutcome
+from opencode_lifecycle.model.rollout import (
+    BusyState,
+    MemberReason,
+    MemberState,
+    PromptVerdict,
+    RolloutReason,
+    RolloutState,
+)
+from opencode_lifecycle.model.rollout_specification import Amount, Gate, Strategy
+from opencode_lifecycle.model.states import Health, Phase, Reason
+from rollout_examples import ToyDriver, a_fleet, a_specification, users
+from toy_fleet import NEW, OLD, stopped
+
+
+def driven(fleet=None, **strategy) -> ToyDriver:
+    return ToyDriver.of(fleet or a_fleet(4), a_specification(**strategy))
+
+
+def test_only_the_canary_is_ordered_first():
+    turn = driven(a_fleet(20)).look()
+
+    assert [type(action) for action in turn.actions] == [Order]
+    assert turn.actions[0].member.wave == 0
+
+
+def test_the_release_becomes_the_target_when_the_canary_has_passed():
+    driver = driven()
+    driver.run(stop=lambda: driver.rollout.promoted_at is not None)
+
+    assert driver.fleet.target == NEW
+    assert len(driver.in_state(MemberState.MIGRATED)) == 1
+
+
+def test_a_bad_release_stops_at_its_canary_and_is_taken_back():
+    driver = driven(a_fleet(10, bad=frozenset({NEW})))
+
+    driver.run()
+
+    assert (driver.rollout.state, driver.rollout.reason) == (RolloutState.FAILED, RolloutReason.CANARY_FAILED)
+    assert driver.fleet.target == OLD
+    assert len(driver.in_state(MemberState.TAKEN_BACK)) == 1
+    assert sum(driver.fleet.replaced.values()) == 1
+
+
+def test_more_failures_than_the_budget_pause_it_and_resuming_lets_them_pass():
+    fleet = a_fleet(10)
+    driver = driven(fleet, waves=(Amount(count=3),), gate=Gate(failure_budget=Amount(count=0)))
+    driver.run(stop=lambda: driver.rollout.wave == 1)
+    fleet.clumsy = frozenset(driver.in_state(MemberState.WAITING)[:1])
+
+    driver.run()
+    assert (driver.rollout.state, driver.rollout.reason) == (RolloutState.PAUSED, RolloutReason.FAILURES)
+    driver.resume()
+    driver.run()
+
+    assert driver.rollout.state is RolloutState.SUCCEEDED
+    assert driver.in_state(MemberState.FAILED) == sorted(fleet.clumsy)
+
+
+def test_an_agent_at_work_keeps_nobody_waiting_and_moves_when_it_has_finished():
+    fleet = a_fleet(4)
+    driver = driven(fleet, max_in_flight=1)
+    fleet.busy = {driver.members[-1].user_id}
+
+    driver.run(stop=lambda: len(driver.in_state(MemberState.MIGRATED)) == 3)
+    fleet.busy.clear()
+    driver.run()
+
+    assert driver.rollout.state is RolloutState.SUCCEEDED
+    assert len(driver.in_state(MemberState.MIGRATED)) == 4
+
+
+def test_a_busy_canary_gives_its_part_to_another():
+    fleet = a_fleet(4)
+    driver = driven(fleet)
+    canary = next(user for user, member in driver.saved.items() if member.wave == 0)
+    fleet.busy = {canary}
+
+    driver.run(stop=lambda: driver.rollout.promoted_at is not None)
+
+    assert driver.saved[canary].wave == driver.rollout.waves + 1
+    assert driver.saved[canary].state is not MemberState.MIGRATED
+
+
+@pytest.mark.parametrize(
+    ("policy", "state"), [(AtDeadline.SKIP, MemberState.SKIPPED), (AtDeadline.HOLD, MemberState.HELD)]
+)
+def test_at_its_deadline_an_agent_that_never_rests_is_left_as_it_is(policy, state):
+    fleet = a_fleet(4)
+    driver = driven(fleet, at_deadline=policy, deadline=timedelta(minutes=10))
+    busy = driver.members[-1].user_id
+    fleet.busy = {busy}
+
+    driver.run()
+
+    assert driver.rollout.state is RolloutState.SUCCEEDED
+    assert driver.in_state(state) == [busy]
+    assert fleet.now < driver.rollout.created_at + timedelta(minutes=12)
+
+
+def test_without_a_canary_that_could_be_moved_nothing_is_known_and_nothing_goes_on():
+    fleet = a_fleet(2)
+    fleet.busy = set(fleet.stacks)
+    driver = driven(fleet, deadline=timedelta(0))
+
+    driver.run()
+
+    assert (driver.rollout.state, driver.rollout.reason) == (RolloutState.FAILED, RolloutReason.NO_CANARY)
+    assert fleet.target == OLD
+    assert {stack.intent.wanted_release for stack in fleet.stacks.values()} == {OLD}
+
+
+def test_what_cannot_be_called_healthy_is_not_and_pauses_it_after_a_while():
+    fleet = a_fleet(4)
+    driver = driven(fleet)
+    driver.run(stop=lambda: bool(driver.in_state(MemberState.MIGRATED)))
+    for user in driver.in_state(MemberState.MIGRATED):
+        stack = fleet.stacks[user]
+        fleet.put(replace(stack, status=replace(stack.status, health=Health.UNKNOWN)))
+    began = fleet.now
+
+    driver.run()
+
+    assert (driver.rollout.state, driver.rollout.reason) == (RolloutState.PAUSED, RolloutReason.INCONCLUSIVE)
+    assert fleet.now - began >= GATE_PATIENCE
+
+
+def test_a_canary_that_failed_for_want_of_a_neighbour_is_no_verdict():
+    driver = driven()
+    canary = driver.look().actions[0].member.user_id
+    driver.take_turn()
+    stack = driver.fleet.stacks[canary]
+    status = replace(
+        stack.status,
+        order_done=stack.intent.order.id,
+        order_outcome=OrderOutcome.FAILED,
+        reason=Reason.NOMAD_UNAVAILABLE,
+    )
+    driver.fleet.put(replace(stack, status=status))
+
+    driver.take_turn()
+
+    assert (driver.rollout.state, driver.rollout.reason) == (RolloutState.PAUSED, RolloutReason.INCONCLUSIVE)
+    assert driver.saved[canary].reason == MemberReason.UNSEEN.value
+
+
+def test_the_prompt_is_put_before_the_gate_opens_and_decides_about_it():
+    driver = driven(gate=Gate(prompt="Say hello."))
+    driver.answers = PromptVerdict.FAILED
+
+    driver.run()
+
+    assert driver.asked == driver.in_state(MemberState.TAKEN_BACK)
+    assert driver.rollout.state is RolloutState.FAILED
+
+
+def test_a_runtime_that_could_not_be_asked_is_asked_again_and_is_no_pass():
+    driver = driven(gate=Gate(prompt="Say hello."))
+    driver.answers = PromptVerdict.UNKNOWN
+
+    driver.run()
+
+    assert len(driver.asked) > 1
+    assert driver.rollout.reason is RolloutReason.INCONCLUSIVE
+
+
+def test_it_soaks_before_the_gate_is_asked():
+    driver = driven(soak=timedelta(minutes=3))
+    driver.run(stop=lambda: driver.rollout.settled_at is not None)
+
+    turn = driver.look()
+
+    assert not any(isinstance(action, UseRelease | Ask) for action in turn.actions)
+    assert turn.again_at == driver.rollout.settled_at + timedelta(minutes=3)
+
+
+def test_while_paused_nobody_is_ordered():
+    driver = driven()
+    driver.pause()
+
+    assert driver.look().actions == ()
+
+
+def test_aborting_calls_off_whoever_still_waits_and_lets_the_others_finish():
+    fleet = a_fleet(4)
+    driver = driven(fleet, canary=Amount(count=0), waves=(Amount(percent=100),))
+    fleet.busy = set(users(4)[:2])
+    driver.run(stop=lambda: len(driver.in_state(MemberState.ORDERED)) == 4)
+    driver.abort()
+
+    assert sum(isinstance(action, Release) for action in driver.look().actions) == 2
+    driver.run()
+
+    assert driver.rollout.finished_at is not None
+    assert driver.in_state(MemberState.LEFT_OUT) == sorted(fleet.busy)
+    assert {fleet.stacks[user].intent.wanted_release for user in fleet.busy} == {OLD}
+
+
+def test_rolling_back_restores_the_target_before_anybody_is_ordered_back():
+    driver = driven()
+    driver.run()
+    driver.roll_back()
+
+    assert driver.look().actions == (UseRelease(OLD, back=True),)
+    driver.run()
+
+    assert driver.rollout.state is RolloutState.ROLLED_BACK
+    assert set(driver.states().values()) == {MemberState.TAKEN_BACK}
+
+
+@pytest.mark.parametrize(
+    ("what", "reason"),
+    [
+        ("stop", None),
+        ("recreate", MemberReason.RECREATED),
+        ("pin", MemberReason.PINNED),
+        ("delete", MemberReason.DELETED),
+    ],
+)
+def test_what_somebody_does_to_a_stack_meanwhile_counts_more_than_the_rollout(what, reason):
+    fleet = a_fleet(6)
+    driver = driven(fleet)
+    user = driver.members[-1].user_id
+    getattr(fleet, what)(user)
+
+    driver.run()
+
+    member = driver.saved[user]
+    expected = MemberState.MIGRATED if reason is None else MemberState.LEFT_OUT
+    assert (member.state, member.reason) == (expected, (reason or MemberReason.NOT_RUNNING).value)
+
+
+def test_what_does_not_run_wants_the_release_only_when_that_is_proven():
+    fleet = a_fleet(4)
+    driver_user = users(4)[0]
+    fleet.put(stopped(fleet.stacks[driver_user]))
+    driver = driven(fleet)
+
+    driver.run(stop=lambda: driver.rollout.promoted_at is not None)
+    assert fleet.stacks[driver_user].intent.wanted_release == OLD
+    driver.run()
+
+    assert fleet.stacks[driver_user].intent.wanted_release == NEW
+    assert not fleet.issued[driver_user, "ro_1"]
+
+
+def test_when_as_many_are_without_a_runtime_as_may_be_a_person_looks():
+    fleet = a_fleet(6)
+    driver = driven(fleet, max_unavailable=Amount(count=1))
+    driver.run(stop=lambda: driver.rollout.wave == 1)
+    moved = driver.in_state(MemberState.MIGRATED)[0]
+    stack = fleet.stacks[moved]
+    lost = replace(stack.status, phase=Phase.PENDING, runtime=None, reason=Reason.LOST)
+    fleet.put(replace(stack, status=lost))
+    step, fleet.step = fleet.step, lambda user: None if user == moved else step(user)
+    began = fleet.now
+
+    driver.run()
+
+    assert (driver.rollout.state, driver.rollout.reason) == (RolloutState.PAUSED, RolloutReason.UNAVAILABLE)
+    assert fleet.now - began >= BLOCKED_AFTER
+
+
+def test_when_nothing_comes_of_an_order_a_person_looks():
+    fleet = a_fleet(1)
+    driver = driven(fleet)
+    fleet.step = lambda _: None
+
+    driver.run()
+
+    assert driver.rollout.reason is RolloutReason.INCONCLUSIVE
+    assert fleet.now >= driver.rollout.created_at + timedelta(hours=1) + STALLED_AFTER
+
+
+def test_the_first_order_bears_the_id_of_the_rollout_and_every_other_one_of_its_own():
+    rollout = RolloutId("ro_1")
+    names = [OrderName(back=back, number=number) for back in (False, True) for number in (1, 2, 31)]
+
+    assert names[0].id_in(rollout) == rollout
+    assert [order_of(rollout, name.id_in(rollout)) for name in names] == names
+    assert order_of(rollout, "ro_11") is None
+    assert order_of(rollout, "op_1") is None
+
+
+def test_canaries_are_idle_ones_of_every_group_and_always_the_same():
+    candidates = [
+        Candidate(
+            user_id=UserId(f"{group}-{number}"),
+            group=group,
+            rests=number == 0,
+            busy=BusyState.IDLE if number == 3 else BusyState.BUSY if number == 1 else BusyState.UNKNOWN,
+        )
+        for group in ("a", "b", "c")
+        for number in range(5)
+    ]
+    strategy = Strategy(canary=Amount(count=3), waves=(Amount(percent=20),))
+
+    waves = in_waves(candidates, strategy, NEW)
+
+    assert sorted(user for user, wave in waves.of.items() if wave == 0) == ["a-3", "b-3", "c-3"]
+    assert in_waves(list(reversed(candidates)), strategy, NEW) == waves
+    assert waves.of[UserId("a-0")] == waves.count == 3
+    assert {waves.of[UserId(f"{group}-1")] for group in "abc"} == {3}
