@@ -24,6 +24,9 @@ from opencode_lifecycle.model.migration import AtDeadline, MigrationOrder, Order
 from opencode_lifecycle.model.states import MigrationState, Phase, Reason
 
 
+_SOON = timedelta(seconds=1)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interruption:
     """What a runtime is to be interrupted for: a restart, or a reload under which its process runs on."""
@@ -50,9 +53,11 @@ def at_gate(work: Work, change: Interruption, now: datetime, limits: Limits) -> 
                 return LookAtActivity()
             return _interrupt(work, change, now, forced=False)
         case Busy(until=until, why=why):
-            state, wait = MigrationState.DRAINING, until - now
+            # Before that nothing can make it idle; what is at work now is looked at again and again.
+            state = MigrationState.DRAINING
+            wait = max(until - now, _SOON) if until > now else limits.idle_poll
         case Unknown(why=why):
-            state, wait = MigrationState.QUEUED, timedelta(0)
+            state, wait = MigrationState.QUEUED, limits.idle_poll
         case unreachable:
             assert_never(unreachable)
     if order is not None and order.deadline is not None and now >= order.deadline:
@@ -68,7 +73,6 @@ def at_gate(work: Work, change: Interruption, now: datetime, limits: Limits) -> 
         message=f"waits until it is idle: {change.why}; {why}",
         attempts=0,
     )
-    wait = max(limits.idle_poll, wait)
     if order is not None and order.deadline is not None:
         wait = min(wait, order.deadline - now + timedelta(seconds=1))
     return Rest(status, wait, succeeded=True)
