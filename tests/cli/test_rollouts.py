@@ -606,6 +606,18 @@ def test_whoever_was_at_work_at_his_turn_comes_last_and_is_called_so(run, servic
     assert "at work 1 1" in lines
 
 
+def test_after_the_last_wave_nobody_is_said_to_have_been_at_work_who_was_not(run, service):
+    service.answers(GET, rollout_detail(wave=3, waves=2, counts={"migrated": 10}))
+
+    assert "state running, all waves done" in lines_of(run("rollout", "show", ROLLOUT))
+
+
+def test_a_rollout_on_its_way_back_is_at_no_wave(run, service):
+    service.answers(GET, rollout_detail("rolling_back", goes_back=True))
+
+    assert "state rolling_back" in lines_of(run("rollout", "show", ROLLOUT))
+
+
 @pytest.mark.parametrize("reason", ["no_canary", "inconclusive", "unavailable"])
 def test_what_a_message_says_is_not_said_twice(reason):
     (person,) = waits(state="paused", reason=reason, message="as it is", counts={"waiting": 7})

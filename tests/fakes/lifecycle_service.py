@@ -359,7 +359,9 @@ def plan(*stacks: Any, **changes: Any) -> dict[str, Any]:
             **{
                 each: sum(stack["class"] == each for stack in moved) for each in ("live", "reload", "restart")
             },
-            "busy": sum(stack["busy"] != "idle" for stack in moved),
+            "busy": sum(
+                stack["busy"] != "idle" and stack["class"] in {"reload", "restart"} for stack in moved
+            ),
             "not_placeable": sum(stack["placement"] == "refused" for stack in moved),
         },
         "stacks": list(stacks),

@@ -111,16 +111,20 @@ def standing(rollout: JsonObject) -> str:
     said = str(rollout.get("state"))
     if rollout.get("state") == RolloutState.PAUSED and rollout.get("goes_back"):
         said += " on its way back"
-    if not is_over(rollout):
+    if not is_over(rollout) and not rollout.get("goes_back"):
         said += f", {_whose_turn(rollout)}"
     return said
 
 
 def _whose_turn(rollout: JsonObject) -> str:
-    name = wave_name(rollout.get("wave"), rollout.get("waves"))
+    wave, waves = rollout.get("wave"), rollout.get("waves")
+    name = wave_name(wave, waves)
     if name == "canary":
         return "canaries"
-    return "those that were at work" if name == "at work" else f"wave {name} of {rollout.get('waves')}"
+    if name != "at work":
+        return f"wave {name} of {waves}"
+    was_anybody = any(each.get("wave") == wave for each in rollout.get("wave_counts") or ())
+    return "those that were at work" if was_anybody else "all waves done"
 
 
 def because(rollout: JsonObject) -> str:

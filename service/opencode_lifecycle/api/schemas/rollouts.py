@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from pydantic import ConfigDict, Field
 
@@ -24,6 +24,8 @@ from opencode_lifecycle.model.rollout import (
     RolloutState,
     RolloutView,
 )
+
+_INTERRUPTS: Final = frozenset({MigrationClass.RELOAD, MigrationClass.RESTART})
 
 
 class PlannedStackShape(Outgoing):
@@ -66,7 +68,11 @@ class PlannedStackShape(Outgoing):
 
 
 class PlanTotalsShape(Outgoing):
-    """Of `stacks` that are selected, `to_move` are moved and `left_out` are not; the others count those to be moved."""
+    """
+    Of `stacks` that are selected, `to_move` are moved and `left_out` are not; the others count those to be moved.
+
+    `busy` are those that are interrupted and not seen to be idle: they are waited for.
+    """
 
     stacks: int
     to_move: int
@@ -88,7 +94,9 @@ class PlanTotalsShape(Outgoing):
             live=classes.count(MigrationClass.LIVE),
             reload=classes.count(MigrationClass.RELOAD),
             restart=classes.count(MigrationClass.RESTART),
-            busy=sum(stack.busy is not BusyState.IDLE for stack in moved),
+            busy=sum(
+                stack.busy is not BusyState.IDLE and stack.migration_class in _INTERRUPTS for stack in moved
+            ),
             not_placeable=sum(stack.placement is Placement.REFUSED for stack in moved),
         )
 
