@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from opencode_lifecycle.model.operation import OPERATION_MOVES, OperationState
+from opencode_lifecycle.model.rollout import MEMBER_MOVES, ROLLOUT_MOVES, MemberState, RolloutState
 from opencode_lifecycle.model.states import (
     HEALTH_MOVES,
     MIGRATION_MOVES,
@@ -60,6 +61,20 @@ MACHINES: Final = (
         entries=(OperationState.ACCEPTED, OperationState.SUCCEEDED),
         ends=frozenset(state for state in OperationState if state.is_finished),
     ),
+    Machine(
+        title="Rollout",
+        about="How far a rollout is. One that is paused goes on in the direction that it had.",
+        moves=ROLLOUT_MOVES,
+        entries=(RolloutState.RUNNING,),
+        ends=frozenset(RolloutState) - {RolloutState.RUNNING, RolloutState.PAUSED, RolloutState.ROLLING_BACK},
+    ),
+    Machine(
+        title="Member of a rollout",
+        about="What became of one stack in a rollout. Whoever was moved is ordered once more to go back.",
+        moves=MEMBER_MOVES,
+        entries=(MemberState.WAITING,),
+        ends=frozenset(MemberState) - {MemberState.WAITING, MemberState.ORDERED},
+    ),
 )
 
 
@@ -91,7 +106,7 @@ def _exits() -> str:
 
 _INTRODUCTION: Final = """# States
 
-Drawn from the tables in `opencode_lifecycle/model/states.py` and `operation.py` by
+Drawn from the tables in `opencode_lifecycle/model/states.py`, `operation.py` and `rollout.py` by
 
     python -m opencode_lifecycle.model.diagrams > service/STATES.md
 

@@ -143,6 +143,8 @@ def _lacks_canaries(making: Making) -> bool:
             making.change(replace(case.member, wave=max(1, rollout.waves)))
             return True
     lacking = canaries_lacking(rollout, making.cases)
+    if lacking <= 0:
+        return False
     others = [
         case
         for case in making.cases
@@ -153,7 +155,7 @@ def _lacks_canaries(making: Making) -> bool:
         and not is_at_rest(case.stack)
         and may_be_moved(rollout, case.member, case.stack)
     ]
-    drawn = in_turn(others, making.sights)[: max(0, lacking)]
+    drawn = in_turn(others, making.sights)[:lacking]
     for case in drawn:
         making.change(replace(case.member, wave=0))
     return bool(drawn)
@@ -205,7 +207,7 @@ def _give_places(making: Making) -> None:
     Their deadline goes on from their first order.
     """
     rollout, last = making.rollout, making.rollout.waves + 1
-    waiting = [case for case in making.with_state(MemberState.WAITING) if not _rests(case)]
+    waiting = any(case.member.state is MemberState.WAITING and not _rests(case) for case in making.cases)
     deadline, is_full = rollout.specification.strategy.deadline, Pace(rollout, making.cases).is_full
     for case in making.with_state(MemberState.ORDERED):
         member = case.member
