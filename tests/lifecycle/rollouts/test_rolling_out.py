@@ -156,6 +156,24 @@ async def test_a_release_whose_canary_answers_no_prompt_is_taken_back(four):
     assert {four.stack(user).intent.wanted_release for user in USERS} == {target.id}
 
 
+async def test_an_ensure_in_the_middle_of_a_migration_does_not_take_it_back(four):
+    release = await a_new_release(four, environment={"LANG": "C"})
+    four.nomad.autostop = False
+    specification = RolloutSpecification(
+        release=release, selector=Selector(users=(UserId("ada"),)), strategy=AT_ONCE
+    )
+    rollout = await four.plane.rollouts.start(specification, by=OPERATOR)
+    await four.until(lambda: four.stack("ada").status.phase is not Phase.RUNNING)
+
+    await four.ensure("ada", wait=None)
+    assert four.stack("ada").intent.wanted_release == release
+    four.nomad.autostop = True
+    four.nomad.end_allocation(four.job_id("ada"))
+
+    assert (await ended(four, rollout.id)).state is RolloutState.SUCCEEDED
+    assert four.stack("ada").status.release == release
+
+
 async def test_a_rollout_that_succeeded_is_rolled_back_with_its_target(four):
     target = four.plane.releases.current
     release = await a_new_release(four, environment={"LANG": "C"})

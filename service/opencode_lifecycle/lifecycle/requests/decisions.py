@@ -39,7 +39,7 @@ def ensure(request: Request, wish: EnsureRequest) -> Decide:
         changed = _wished(stack.intent, wish)
         if stack.intent.desired is Desired.STOPPED or changed != stack.intent:
             intent = replace(changed, desired=Desired.RUNNING)
-            if stack.status.phase is not Phase.RUNNING and not intent.pinned:
+            if stack.status.phase is not Phase.RUNNING and not _keeps_its_release(stack):
                 intent = replace(intent, wanted_release=request.target(intent.group))
             request.check_resources(intent.wanted_release, wish.resources)
             return change(request, stack, intent, OperationKind.ENSURE)
@@ -48,7 +48,7 @@ def ensure(request: Request, wish: EnsureRequest) -> Decide:
         # have the change tried again.
         if _runs(stack) or (is_at_work(situation.last_operation) and not has_failed):
             return Decision()
-        if stack.intent.pinned:
+        if _keeps_its_release(stack):
             return change(request, stack, stack.intent, OperationKind.ENSURE)
         target = request.target(stack.intent.group)
         request.check_resources(target, wish.resources)
@@ -67,7 +67,7 @@ def start(request: Request, *, recover: bool = False) -> Decide:
         intent = replace(stack.intent, desired=Desired.RUNNING, held=False)
         if stack.intent.desired is Desired.DELETED:
             return _succeed(request, EnsureRequest(), stack, situation)
-        if stack.status.phase is not Phase.RUNNING and not intent.pinned:
+        if stack.status.phase is not Phase.RUNNING and not _keeps_its_release(stack):
             intent = replace(intent, wanted_release=request.target(intent.group))
         if intent == stack.intent and _runs(stack) and not stack.waits_for_a_person:
             return noted(request, stack, kind)
@@ -211,6 +211,16 @@ def kept_status(situation: Situation, now: datetime) -> Status:
     """Return the first status of a stack, with the workspace that an earlier life of it left behind."""
     kept = situation.kept_workspace
     return Status(phase_since=now, workspace=kept.workspace if kept is not None else None)
+
+
+def _keeps_its_release(stack: Stack) -> bool:
+    """
+    Whether what it wants is not the fleet's to say: it is pinned, or just being moved by an order.
+
+    An ensure that comes while a canary is replaced must not take it back to the target from before.
+    """
+    is_moved = stack.intent.desired is Desired.RUNNING and stack.standing_order is not None
+    return stack.intent.pinned or is_moved
 
 
 def _runs(stack: Stack) -> bool:
