@@ -3,12 +3,12 @@
 import aiohttp
 
 
-def client_of(base_url: str, password: str) -> aiohttp.ClientSession:
+def client_of(base_url: str, password: str, *, seconds: float = 60) -> aiohttp.ClientSession:
     """Return a client that logs in with every request and fails on every refusal."""
     return aiohttp.ClientSession(
         base_url,
         headers={"Authorization": aiohttp.encode_basic_auth("opencode", password)},
-        timeout=aiohttp.ClientTimeout(total=60),
+        timeout=aiohttp.ClientTimeout(total=seconds),
         raise_for_status=True,
     )
 
@@ -33,11 +33,19 @@ async def archive(base_url: str, password: str, directory: str, session: str) ->
         await response.read()
 
 
-async def ask(base_url: str, password: str, directory: str, text: str, *, session: str | None = None) -> str:
+async def ask(
+    base_url: str,
+    password: str,
+    directory: str,
+    text: str,
+    *,
+    session: str | None = None,
+    seconds: float = 60,
+) -> str:
     """Say *text* in *session*, a new one of *directory* when None, wait for the whole answer and return its words."""
     session = session or await open_session(base_url, password, directory)
     async with (
-        client_of(base_url, password) as server,
+        client_of(base_url, password, seconds=seconds) as server,
         server.post(
             f"/session/{session}/message",
             params={"directory": directory},

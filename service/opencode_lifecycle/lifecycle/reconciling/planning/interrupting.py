@@ -23,7 +23,6 @@ from opencode_lifecycle.model.lease import is_reloading
 from opencode_lifecycle.model.migration import AtDeadline, MigrationOrder, OrderOutcome
 from opencode_lifecycle.model.states import MigrationState, Phase, Reason
 
-
 _SOON = timedelta(seconds=1)
 
 
