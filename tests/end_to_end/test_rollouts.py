@@ -41,6 +41,7 @@ def service(new_service: NewService, opencode_path, model, tmp_path_factory) -> 
         managed_config_file=managed,
         idle_after=1,
         when_stale="report",
+        start_deadline=90,
         liveness_interval=5,
     )
 
@@ -137,7 +138,7 @@ async def test_a_release_whose_server_never_runs_stops_at_the_canary_and_is_take
     target = (await service.call("GET", "/v1/releases", role="operator")).body["items"]
     release = await a_release(service, template=broken())
 
-    ended = await end_of(service, await begin(service, release))
+    ended = await end_of(service, await begin(service, release), 420)
 
     assert ended["state"] != "succeeded", ended
     for user in USERS:
