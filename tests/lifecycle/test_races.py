@@ -10,6 +10,7 @@ import structlog
 from fakes.opencode import FakeOpenCode
 from opencode_lifecycle.lifecycle.control_plane import ControlPlane, Neighbours, Parameters
 from opencode_lifecycle.lifecycle.reconciling.steps import Limits
+from opencode_lifecycle.model.clock import utc_now
 from opencode_lifecycle.model.errors import RuntimeNotReady, StackHeld, UpstreamRejected, UpstreamUnavailable
 from opencode_lifecycle.model.identifiers import UserId
 from opencode_lifecycle.model.operation import OperationState
@@ -324,6 +325,22 @@ async def test_a_replica_that_sees_nothing_new_does_not_orphan_a_job_that_anothe
 
             assert done.receipt["job"] == "purged"
             assert world.job_id() not in world.nomad.jobs
+
+
+async def test_a_replica_that_starts_leaves_the_claims_of_another_alone(tmp_path):
+    world = World(tmp_path, shares_database=True)
+    async with world.running():
+        world.nomad.autorun = False
+        hold = world.nomad.faults.hold_next("register")
+        await world.ensure(wait=None)
+        await hold.reached.wait()
+
+        await world.another_plane()._begin(world.content)
+
+        now = utc_now()
+        lapses_at = now + timedelta(minutes=1)
+        assert not await world.store.claim(limit=5, now=now, lapses_at=lapses_at, hinted=[ADA])
+        hold.release()
 
 
 @pytest.fixture

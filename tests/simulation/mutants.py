@@ -130,12 +130,6 @@ MUTANTS = (
         planted_for_two.the_claim_of_the_dead_never_lapses,
         replicas=2,
     ),
-    Mutant(
-        "G26",
-        "a replica that starts ends the claims of all",
-        planted_for_two.a_start_voids_the_claims_of_all,
-        replicas=2,
-    ),
     Mutant("G27", "a password is written into the history", planted.a_password_is_written_into_the_history),
     Mutant("G30", "what fails is tried again without a pause", planted.it_is_tried_again_without_a_pause),
     Mutant(

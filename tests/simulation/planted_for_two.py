@@ -8,7 +8,6 @@ from unittest.mock import patch
 
 from fakes import store
 from fakes.store import FakeStore
-from opencode_lifecycle.lifecycle.control_plane import ControlPlane
 from opencode_lifecycle.lifecycle.observing.fleet import Fleet
 from opencode_lifecycle.lifecycle.observing.watching import StoreWatch
 from opencode_lifecycle.lifecycle.reconciling.reconciler import Reconciler
@@ -68,18 +67,6 @@ def a_lost_claim_is_ignored() -> Iterator[None]:
 @contextmanager
 def the_claim_of_the_dead_never_lapses() -> Iterator[None]:
     with patch.object(store._Row, "is_free", lambda self, _: self.claim_token is None):
-        yield
-
-
-@contextmanager
-def a_start_voids_the_claims_of_all() -> Iterator[None]:
-    begin = ControlPlane._begin
-
-    async def alone(self, content):
-        await self._neighbours.store.void_claims()
-        await begin(self, content)
-
-    with patch.object(ControlPlane, "_begin", alone):
         yield
 
 
