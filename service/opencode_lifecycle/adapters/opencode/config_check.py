@@ -104,25 +104,41 @@ async def _run(command: Sequence[str], place: Path) -> tuple[int, str, str]:
     """Run *command* in *place* and return its exit code and what it said, each up to a bound. It leaves no process behind."""
     (place / "work").mkdir(exist_ok=True)
     (place / "tmp").mkdir(exist_ok=True)
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        cwd=place / "work",
-        env=_environment(place),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        start_new_session=True,
-    )
+    process = await _started(command, place)
     assert process.stdout is not None
     assert process.stderr is not None
     try:
         out, err = await asyncio.gather(_bounded(process.stdout), _bounded(process.stderr))
         return await process.wait(), out, err
     finally:
-        # What it may have started, too: they share its session.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
+        await _end(process)
+
+
+async def _started(command: Sequence[str], place: Path) -> asyncio.subprocess.Process:
+    """Start *command*. Who gives up while it starts would leave behind what it has started itself by then: it is ended first."""
+    starting = asyncio.ensure_future(
+        asyncio.create_subprocess_exec(
+            *command,
+            cwd=place / "work",
+            env=_environment(place),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+    )
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        await _end(await starting)
+        raise
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """End it and what it may have started, which shares its session, and read what is left, so that nothing stays open."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    await process.communicate()
 
 
 def _environment(place: Path) -> Mapping[str, str]:
