@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from random import Random
 from typing import Any
 
-from opencode_lifecycle.lifecycle.reconciling.steps import Limits, Part, Rest, Work
+from opencode_lifecycle.lifecycle.reconciling.steps import Limits, Move, Part, Rest, Work
 from opencode_lifecycle.model.facets import Facet, Facets
 from opencode_lifecycle.model.observation import AllocationSeen, JobSeen, Observation
 from opencode_lifecycle.model.proof import Proof
@@ -49,6 +49,12 @@ def failed(stack: Stack, reason: Reason, message: str, now: datetime) -> Status:
         migration_state=MigrationState.FAILED if was_migrating else stack.status.migration_state,
         runtime=None,
     )
+
+
+def stop_open(work: Work, now: datetime) -> Move:
+    """A server without a password is an open shell: it is stopped, and stays so until a person has looked."""
+    message = "the server answers without credentials; it was stopped. Check its secret and its template, then recover"
+    return Move(failed(work.stack, Reason.OPEN_WITHOUT_PASSWORD, message, now))
 
 
 def is_fresh_start_due(stack: Stack) -> bool:

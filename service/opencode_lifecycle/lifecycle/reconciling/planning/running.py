@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from opencode_lifecycle.lifecycle.reconciling.planning.migrating import put_right
-from opencode_lifecycle.lifecycle.reconciling.planning.moves import entered, failed
+from opencode_lifecycle.lifecycle.reconciling.planning.moves import entered, stop_open
 from opencode_lifecycle.lifecycle.reconciling.planning.recycling import recycled_lately, replacing
 from opencode_lifecycle.lifecycle.reconciling.steps import (
     CompareJob,
@@ -30,12 +30,6 @@ def plan_running(work: Work, seen: Observation, now: datetime, limits: Limits) -
         or _replace_wedged(work, seen, now, limits)
         or put_right(work, seen, now, limits)
     )
-
-
-def stop_open(work: Work, now: datetime) -> Step:
-    """A server without a password is an open shell: it is stopped, and stays so until a person has looked."""
-    message = "the server answers without credentials; it was stopped. Check its secret and its template, then recover"
-    return Move(failed(work.stack, Reason.OPEN_WITHOUT_PASSWORD, message, now))
 
 
 def _lost(work: Work, seen: Observation, now: datetime) -> Step | None:

@@ -12,6 +12,7 @@ from opencode_lifecycle.lifecycle.reconciling.planning.moves import (
     is_about,
     not_found_yet,
     retry_at,
+    stop_open,
     wait_for_end,
 )
 from opencode_lifecycle.lifecycle.reconciling.steps import (
@@ -224,9 +225,3 @@ def _proven(work: Work, job: JobSeen, allocation: AllocationSeen, proof: Proof, 
         proven_at=proof.at,
     )
     return entered(stack, Phase.RUNNING, now=now, runtime=runtime, health=Health.HEALTHY, attempts=0)
-
-
-def stop_open(work: Work, now: datetime) -> Step:
-    """A server without a password is an open shell: it is stopped, and stays so until a person has looked."""
-    message = "the server answers without credentials; it was stopped. Check its secret and its template, then recover"
-    return Move(failed(work.stack, Reason.OPEN_WITHOUT_PASSWORD, message, now))
