@@ -43,6 +43,7 @@ def service(new_service: NewService, opencode_path, model, tmp_path_factory) -> 
         when_stale="report",
         start_deadline=90,
         liveness_interval=5,
+        secret_sweep_interval=5,
     )
 
 
