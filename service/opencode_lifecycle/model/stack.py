@@ -195,6 +195,22 @@ class Stack:
         order = self.intent.order
         return order if order is not None and order.id != self.status.order_done else None
 
+    def order_beside(self, intent: Intent) -> MigrationOrder | None:
+        """
+        Return which order stands when somebody asks for *intent*: people come before a rollout.
+
+        1. A rollout orders the stack to be moved, at its deadline by force. Somebody stops it before that, or pins it.
+        2. Started again weeks later, it would still be under that order, whose deadline has long passed: the next change of
+           it would cut its agent off at once, and no other rollout could take it up.
+
+        So an order ends with a request about the same: whether the stack runs, on which release, or that it be replaced
+        or deleted. One that was seen to the end stays, since what came of it is still to be read.
+        """
+        order = self.intent.order
+        if self.standing_order is None or _subject(intent) == _subject(self.intent):
+            return order
+        return None
+
     def is_on_footing(self, aim: str) -> bool:
         """
         Whether the stack stays on what ran before, since *aim*, which is what is asked for, was tried and taken back.
@@ -217,6 +233,11 @@ class Stack:
     def is_refused(self) -> bool:
         """Whether the change of a runtime was refused or failed; it is left alone until somebody asks again."""
         return self.status.migration_state is MigrationState.FAILED
+
+
+def _subject(intent: Intent) -> tuple[object, ...]:
+    """Return what an order is about, as *intent* has it."""
+    return intent.desired, intent.wanted_release, intent.pinned, intent.fresh_start, intent.rotation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

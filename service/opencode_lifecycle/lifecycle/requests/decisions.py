@@ -303,6 +303,7 @@ def change(request: Request, stack: Stack, intent: Intent, kind: OperationKind) 
     row has moved on, and the new try is not lost in that worker's save.
     """
     generation = stack.intent.generation + 1
+    intent = replace(intent, order=stack.order_beside(intent))
     changes = _differences(stack.intent, intent)
     changed = replace(stack, intent=replace(intent, generation=generation), updated_at=request.now)
     operation = _operation(request, changed, kind)
@@ -378,22 +379,18 @@ def _event(request: Request, stack: Stack, kind: OperationKind, changes: Mapping
     )
 
 
+_TOLD = ("desired", "group", "resources", "labels", "held", "wanted_release", "pinned", "delete_workspace")
+
+
 def _differences(before: Intent, after: Intent) -> Mapping[str, Any]:
     """Return what changed, by name. Environment values are not repeated in history; their names are."""
     changes: dict[str, Any] = {}
-    for name in (
-        "desired",
-        "group",
-        "resources",
-        "labels",
-        "held",
-        "wanted_release",
-        "pinned",
-        "delete_workspace",
-    ):
+    for name in _TOLD:
         old, new = getattr(before, name), getattr(after, name)
         if old != new:
             changes[name] = {"from": old, "to": new}
+    if before.order != after.order and before.order is not None:
+        changes["order_ended"] = before.order.id
     if before.environment != after.environment:
         changes["environment"] = {"names": sorted(after.environment)}
     return changes
