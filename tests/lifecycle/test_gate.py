@@ -109,10 +109,16 @@ def test_a_lease_counts_before_everything_that_is_seen(activity):
     until = NOW + timedelta(seconds=60)
 
     assert verdict(activity=activity, busy_until=until) == Busy(
-        until=until, why="a backend is at work with it"
+        until=until + LIMITS.idle_after, why="a backend is at work with it"
     )
 
 
-@pytest.mark.parametrize("busy_until", [NOW, NOW - MOMENT], ids=["just now", "before"])
-def test_a_lease_that_has_lapsed_is_in_no_way(busy_until):
-    assert verdict(activity=idle(minutes=5), busy_until=busy_until) == Idle()
+@pytest.mark.parametrize("lapsed", [timedelta(0), LIMITS.idle_after - MOMENT], ids=["now", "a while ago"])
+def test_the_quiet_period_begins_anew_when_a_lease_lapses(lapsed):
+    found = verdict(activity=idle(hours=1), busy_until=NOW - lapsed)
+
+    assert found == Busy(until=NOW - lapsed + LIMITS.idle_after, why="it was used a moment ago")
+
+
+def test_a_lease_that_lapsed_a_quiet_period_ago_is_in_no_way():
+    assert verdict(activity=idle(minutes=5), busy_until=NOW - LIMITS.idle_after) == Idle()

@@ -45,7 +45,7 @@ def may_interrupt(work: Work, now: datetime, limits: Limits) -> Verdict:
     stack, activity = work.stack, work.activity
     busy_until = stack.busy_until
     if busy_until is not None and is_leased(stack, now):
-        return Busy(until=busy_until, why="a backend is at work with it")
+        return Busy(until=busy_until + limits.idle_after, why="a backend is at work with it")
     quiet_at = _quiet_since(work) + limits.idle_after
     if activity is not None and activity.busy:
         return Busy(until=max(now, quiet_at), why="a session of it works or waits for its user")
@@ -59,9 +59,13 @@ def may_interrupt(work: Work, now: datetime, limits: Limits) -> Verdict:
 
 
 def _quiet_since(work: Work) -> datetime:
-    """Return when anything last happened in the runtime. One that has just started is about to be used."""
-    runtime, activity = work.stack.status.runtime, work.activity
-    assert runtime is not None, "only what runs can be interrupted"
-    if activity is None or activity.changed_at is None:
-        return runtime.proven_at
-    return max(runtime.proven_at, activity.changed_at)
+    """
+    Return when anything last happened in the runtime. One that has just started is about to be used.
+
+    A lease that has lapsed is use like any other: whoever held it was at work until then, whatever the sessions show.
+    """
+    stack, activity = work.stack, work.activity
+    assert stack.status.runtime is not None, "only what runs can be interrupted"
+    changed_at = activity.changed_at if activity is not None else None
+    used = (stack.status.runtime.proven_at, stack.busy_until, changed_at)
+    return max(at for at in used if at is not None)
