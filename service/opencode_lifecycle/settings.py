@@ -168,7 +168,7 @@ class Settings(BaseSettings):
     """How long an orphan that is proven ours is found again and again before it is deleted."""
     events_kept: timedelta = timedelta(days=90)
     claim_lifetime: timedelta = timedelta(seconds=60)
-    """How long a worker of a replica that died keeps others off a stack."""
+    """How long a replica that died keeps others off the stacks that it worked on, and off the rollout that it drove."""
     workers: Annotated[int, Field(ge=1, le=512)] = 64
     """Stacks worked on at the same time by one replica."""
     upstream_timeout: timedelta = timedelta(seconds=10)

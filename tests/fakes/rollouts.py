@@ -122,10 +122,7 @@ class FakeRollouts:
         event: Event | None = None,
     ) -> ClaimedRollout:
         async with self._call("save_rollout"):
-            if self.rollout_claim is None or self.rollout_claim[:2] != (rollout.id, claimed.token):
-                raise ClaimLost
-            if self.rollouts[rollout.id].version != claimed.rollout.version:
-                raise ClaimLost
+            self.check_rollout_claim(claimed)
             saved = rollout
             if rollout != claimed.rollout:
                 saved = replace(rollout, version=claimed.rollout.version + 1)
@@ -154,6 +151,14 @@ class FakeRollouts:
             for plan_id in gone:
                 del self.plans[plan_id]
             return len(gone)
+
+    def check_rollout_claim(self, claimed: ClaimedRollout) -> None:
+        """Raise `ClaimLost` when it is another's, or somebody has changed the rollout."""
+        rollout_id = claimed.rollout.id
+        if self.rollout_claim is None or self.rollout_claim[:2] != (rollout_id, claimed.token):
+            raise ClaimLost
+        if self.rollouts[rollout_id].version != claimed.rollout.version:
+            raise ClaimLost
 
     def _check_that_none_is_active(self, rollout: Rollout) -> None:
         active = self.the_active()

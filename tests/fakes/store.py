@@ -51,6 +51,7 @@ from opencode_lifecycle.model.stack import KeptWorkspace, Stack, Status
 from opencode_lifecycle.model.staleness import StaleCount, StalenessSummary, needs_restart
 from opencode_lifecycle.model.states import Desired
 from opencode_lifecycle.model.view import Page
+from opencode_lifecycle.ports.rollouts import ClaimedRollout
 from opencode_lifecycle.ports.stores import (
     Claimed,
     ClaimedOrphan,
@@ -140,9 +141,15 @@ class FakeStore(FakeRollouts):
         return Page(items=found, next_cursor=found[-1].user_id if len(matching) > query.limit else None)
 
     async def decide(
-        self, user_id: UserId, decision: Callable[[Situation], Decision]
+        self,
+        user_id: UserId,
+        decision: Callable[[Situation], Decision],
+        *,
+        under: ClaimedRollout | None = None,
     ) -> tuple[Situation, Decision]:
         async with self._call("decide"):
+            if under is not None:
+                self.check_rollout_claim(under)
             row = self.rows.get(user_id)
             stack = row.stack if row is not None else None
             last = (
@@ -587,13 +594,15 @@ class FakeStore(FakeRollouts):
         release_id: ReleaseId,
         *,
         event: Event | None = None,
-        by_rollout: bool = False,
+        under: ClaimedRollout | None = None,
         of_settings: bool = False,
     ) -> None:
         async with self._call("use_release"):
             if release_id not in self._releases:
                 raise ReleaseNotFound
-            if (active := self.the_active()) is not None and not by_rollout:
+            if under is not None:
+                self.check_rollout_claim(under)
+            elif (active := self.the_active()) is not None:
                 raise RolloutActive(rollout=active.id)
             if of_settings:
                 self._of_settings = release_id

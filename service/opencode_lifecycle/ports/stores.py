@@ -30,6 +30,7 @@ from opencode_lifecycle.model.stack import KeptWorkspace, Stack, Status
 from opencode_lifecycle.model.staleness import StalenessSummary
 from opencode_lifecycle.model.states import Health, MigrationState, Phase, Reason
 from opencode_lifecycle.model.view import Page
+from opencode_lifecycle.ports.rollouts import ClaimedRollout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,13 +133,21 @@ class StackStore(Protocol):
         ...
 
     async def decide(
-        self, user_id: UserId, decision: Callable[[Situation], Decision]
+        self,
+        user_id: UserId,
+        decision: Callable[[Situation], Decision],
+        *,
+        under: ClaimedRollout | None = None,
     ) -> tuple[Situation, Decision]:
         """
         Read the situation, call *decision* (pure, possibly more than once) and write what it says, in one transaction.
 
         What *decision* raises is passed on and nothing is written. Returned are the situation and the decision as
         written, with the stack's new `change_seq`.
+
+        What is decided for a rollout is so *under* the claim on it: where that is another's by then, or somebody has
+        changed the rollout, it raises `ClaimLost`. So a driver that was overtaken or overruled without knowing it does
+        nothing more.
         """
         ...
 
@@ -374,14 +383,14 @@ class ReleaseStore(Protocol):
         release_id: ReleaseId,
         *,
         event: Event | None = None,
-        by_rollout: bool = False,
+        under: ClaimedRollout | None = None,
         of_settings: bool = False,
     ) -> None:
         """
         Make it the fleet's target. One that is it already stays it, and *event* is not written.
 
-        Raises `ReleaseNotFound`, and while a rollout is active `RolloutActive`, unless it is done *by_rollout*. With
-        *of_settings* it is remembered as the one that the settings describe.
+        Raises `ReleaseNotFound`, and while a rollout is active `RolloutActive`, unless it is done *under* the claim on
+        it: then `ClaimLost`, as `StackStore.decide` does. With *of_settings* it is remembered as the one that the settings describe.
         """
         ...
 

@@ -112,7 +112,8 @@ async def test_while_a_rollout_is_active_only_it_changes_the_target(database):
     assert (await database.current_release()).id == RELEASE
     assert await database.settings_release() is None
     assert await kinds(database) == []
-    await database.use_release(TWO, by_rollout=True)
+    claimed = await database.claim_rollout(now=NOW, lapses_at=LATER)
+    await database.use_release(TWO, under=claimed)
     assert (await database.current_release()).id == TWO
 
 

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from database_examples import LATER, MUCH_LATER, NOW, RELEASE, an_event
+from database_examples import ADA, LATER, MUCH_LATER, NOW, RELEASE, an_event, changing, put
 from opencode_lifecycle.model.errors import ClaimLost, RolloutActive, RolloutNotFound
 from opencode_lifecycle.model.facets import Facet
 from opencode_lifecycle.model.identifiers import PlanId, RolloutId, UserId
@@ -275,6 +275,38 @@ async def test_what_was_concluded_before_somebody_changed_the_rollout_is_not_sav
     assert left is not None
     assert left.state is RolloutState.PAUSED
     assert await database.rollout_members(RolloutId("ro_1")) == [a_member()]
+
+
+async def test_whoever_was_overtaken_decides_nothing_more(database):
+    await put(database)
+    await database.create_rollout(a_rollout(), [a_member()])
+    first = await claim(database)
+    second = await claim(database, now=LATER, lapses_at=MUCH_LATER)
+
+    with pytest.raises(ClaimLost):
+        await database.decide(ADA, changing(), under=first)
+    with pytest.raises(ClaimLost):
+        await database.use_release(RELEASE, under=first)
+
+    assert (await database.get(ADA)).intent.generation == 1
+    await database.decide(ADA, changing(), under=second)
+    assert (await database.get(ADA)).intent.generation == 2
+
+
+async def test_what_was_decided_before_somebody_changed_the_rollout_is_not_done(database):
+    await put(database)
+    await database.create_rollout(a_rollout(), [a_member()])
+    claimed = await claim(database)
+    await database.change_rollout(
+        RolloutId("ro_1"), lambda there: replace(there, state=RolloutState.PAUSED, entered_at=LATER)
+    )
+
+    with pytest.raises(ClaimLost):
+        await database.decide(ADA, changing(), under=claimed)
+    with pytest.raises(ClaimLost):
+        await database.use_release(RELEASE, under=claimed)
+
+    assert (await database.get(ADA)).intent.generation == 1
 
 
 async def test_a_turn_is_saved_whole(database):

@@ -8,6 +8,7 @@ from sqlalchemy import bindparam, func, insert, select, update
 
 from opencode_lifecycle.adapters.database.base import Store
 from opencode_lifecycle.adapters.database.events import append_events
+from opencode_lifecycle.adapters.database.rollout_claims import check_claim
 from opencode_lifecycle.adapters.database.tables import releases, rollouts, user_stacks
 from opencode_lifecycle.adapters.database.transaction import Transaction
 from opencode_lifecycle.model.errors import ReleaseNotFound, RolloutActive
@@ -16,6 +17,7 @@ from opencode_lifecycle.model.operation import Event
 from opencode_lifecycle.model.release import Release, ReleaseInUse, ResourceClass
 from opencode_lifecycle.model.states import Desired
 from opencode_lifecycle.model.view import Page
+from opencode_lifecycle.ports.rollouts import ClaimedRollout
 
 _GET: Final = select(releases).where(releases.c.id == bindparam("which"))
 _CURRENT: Final = select(releases).where(releases.c.is_current)
@@ -76,14 +78,16 @@ class ReleaseRows(Store):
         release_id: ReleaseId,
         *,
         event: Event | None = None,
-        by_rollout: bool = False,
+        under: ClaimedRollout | None = None,
         of_settings: bool = False,
     ) -> None:
         def use(transaction: Transaction) -> None:
             found = transaction.read(_GET, {"which": release_id})
             if not found:
                 raise ReleaseNotFound(release=release_id)
-            if not by_rollout and (active := transaction.read(_ACTIVE_ROLLOUTS)):
+            if under is not None:
+                check_claim(transaction, under)
+            elif active := transaction.read(_ACTIVE_ROLLOUTS):
                 raise RolloutActive(rollout=active[0]["id"])
             if of_settings:
                 transaction.write(_NONE_IS_OF_SETTINGS)

@@ -10,6 +10,7 @@ from sqlalchemy import bindparam, delete, func, insert, select, update
 
 from opencode_lifecycle.adapters.database.base import Store
 from opencode_lifecycle.adapters.database.events import append_events
+from opencode_lifecycle.adapters.database.rollout_claims import check_claim
 from opencode_lifecycle.adapters.database.rollout_rows import (
     member_of,
     member_values,
@@ -21,7 +22,7 @@ from opencode_lifecycle.adapters.database.rollout_rows import (
 from opencode_lifecycle.adapters.database.tables import rollout_plans, rollout_stacks
 from opencode_lifecycle.adapters.database.tables import rollouts as rows_of_rollouts
 from opencode_lifecycle.adapters.database.transaction import Transaction
-from opencode_lifecycle.model.errors import ClaimLost, RolloutActive, RolloutNotFound
+from opencode_lifecycle.model.errors import RolloutActive, RolloutNotFound
 from opencode_lifecycle.model.identifiers import PlanId, RolloutId, UserId
 from opencode_lifecycle.model.operation import Event
 from opencode_lifecycle.model.rollout import Member, MemberState, Rollout, RolloutPlan, WaveCount
@@ -153,11 +154,7 @@ class RolloutRows(Store):
         event: Event | None = None,
     ) -> ClaimedRollout:
         def save(transaction: Transaction) -> ClaimedRollout:
-            rows = transaction.read(_GET, {"which": rollout.id})
-            if not rows or rows[0]["claim_token"] != claimed.token:
-                raise ClaimLost("Another replica drives the rollout now.")
-            if rows[0]["version"] != claimed.rollout.version:
-                raise ClaimLost("Somebody has changed the rollout since it was read.")
+            check_claim(transaction, claimed)
             saved = rollout
             if rollout != claimed.rollout:
                 saved = replace(rollout, version=claimed.rollout.version + 1)

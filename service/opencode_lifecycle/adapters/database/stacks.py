@@ -12,6 +12,7 @@ from opencode_lifecycle.adapters.database.base import Store
 from opencode_lifecycle.adapters.database.events import append_events
 from opencode_lifecycle.adapters.database.facet_mask import BITS, EDITS_RESTART, facets_in_mask, mask_of
 from opencode_lifecycle.adapters.database.operations import insert_operation, supersede_unfinished
+from opencode_lifecycle.adapters.database.rollout_claims import check_claim
 from opencode_lifecycle.adapters.database.stack_rows import intent_values, kept_workspace_of, stack_of
 from opencode_lifecycle.adapters.database.stack_statements import (
     AT_ONCE,
@@ -26,6 +27,7 @@ from opencode_lifecycle.model.identifiers import UserId
 from opencode_lifecycle.model.stack import KeptWorkspace, Stack
 from opencode_lifecycle.model.staleness import StaleCount, StalenessSummary, needs_restart
 from opencode_lifecycle.model.view import Page
+from opencode_lifecycle.ports.rollouts import ClaimedRollout
 from opencode_lifecycle.ports.stores import Decision, Situation, StackChange, StackQuery
 
 _GET: Final = select(user_stacks).where(user_stacks.c.user_id == bindparam("whose"))
@@ -75,9 +77,15 @@ class StackRows(Store):
         return Page(items=found, next_cursor=found[-1].user_id if len(rows) > query.limit else None)
 
     async def decide(
-        self, user_id: UserId, decision: Callable[[Situation], Decision]
+        self,
+        user_id: UserId,
+        decision: Callable[[Situation], Decision],
+        *,
+        under: ClaimedRollout | None = None,
     ) -> tuple[Situation, Decision]:
         def decide(transaction: Transaction) -> tuple[Situation, Decision]:
+            if under is not None:
+                check_claim(transaction, under)
             situation = _situation_of(transaction, user_id)
             return situation, _write_decision(transaction, user_id, situation, decision(situation))
 

@@ -21,7 +21,7 @@ from opencode_lifecycle.model.stack import Address, Stack
 from opencode_lifecycle.ports.prober import PromptOutcome, PromptResult, ReadPassword, RuntimeProber
 
 PROMPT_SECONDS: Final = 40.0
-"""How long an answer to the prompt of the gate is waited for: less than the claim of the one who asks lasts."""
+"""How long an answer to the prompt of the gate is waited for."""
 
 _VERDICTS: Final = {
     PromptOutcome.ANSWERED: PromptVerdict.ANSWERED,
@@ -98,6 +98,7 @@ def rolling_out(
         ask=asking.prompt,
         catch_up=catch_up,
         now=now,
+        claim_lifetime=parameters.claim_lifetime,
     )
     rollouts = Rollouts(
         store=store,

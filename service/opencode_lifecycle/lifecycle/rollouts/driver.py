@@ -6,6 +6,7 @@ goes on, so that after a crash nothing is done twice and nobody is forgotten.
 """
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -38,7 +39,6 @@ log = structlog.get_logger(__name__)
 AskPrompt = Callable[[Stack, str], Awaitable[tuple[PromptVerdict, str]]]
 """Puts a prompt to the runtime of a stack, and says whether it answered, and in prose what came instead."""
 
-CLAIM: Final = timedelta(seconds=60)
 LOOKS_EVERY: Final = 0.5
 """Seconds after which the row of the rollout is read again: another replica may have been told to pause it."""
 GATHERING: Final = 0.05
@@ -63,6 +63,7 @@ class RolloutDriver:
         ask: AskPrompt,
         catch_up: Callable[[], Awaitable[object]],
         now: Clock,
+        claim_lifetime: timedelta,
         decisions_a_second: float = DECISIONS_A_SECOND,
     ) -> None:
         self._rollouts = rollouts
@@ -74,6 +75,7 @@ class RolloutDriver:
         self._ask = ask
         self._catch_up = catch_up
         self._now = now
+        self._claim_lifetime = claim_lifetime
         self._pause_between = 1 / decisions_a_second
         self._held: ClaimedRollout | None = None
         self._members: dict[UserId, Member] = {}
@@ -115,7 +117,7 @@ class RolloutDriver:
             if rollout is not None and rollout.is_active:
                 return replace(held, rollout=rollout)
         self._held = None
-        claimed = await self._rollouts.claim_rollout(now=now, lapses_at=now + CLAIM)
+        claimed = await self._rollouts.claim_rollout(now=now, lapses_at=now + self._claim_lifetime)
         self._held = claimed
         return claimed
 
@@ -169,14 +171,24 @@ class RolloutDriver:
             for action in turn.actions:
                 if self._is_told:
                     raise ClaimLost
-                rollout = await self._act(action, rollout, changed)
-            await self._put_prompts(asks, rollout, changed)
+                claimed = await self._kept(claimed)
+                rollout = await self._act(claimed, action, rollout, changed)
+            claimed = await self._put_prompts(claimed, asks, changed)
         finally:
             self._members |= changed
-        is_old = claimed.lapses_at - self._now() < CLAIM * 2 / 3
-        if not changed and rollout == claimed.rollout and not is_old:
-            return claimed
+        if not changed and rollout == claimed.rollout:
+            return await self._kept(claimed)
         return await self._save(claimed, rollout, list(changed.values()))
+
+    async def _kept(self, claimed: ClaimedRollout) -> ClaimedRollout:
+        """Hold on to a claim of which a third has passed."""
+        now = self._now()
+        if claimed.lapses_at - now >= self._claim_lifetime * 2 / 3:
+            return claimed
+        self._held = await self._rollouts.save_rollout(
+            claimed, claimed.rollout, (), lapses_at=now + self._claim_lifetime
+        )
+        return self._held
 
     async def _save(
         self, claimed: ClaimedRollout, rollout: Rollout, changed: Sequence[Member]
@@ -189,21 +201,23 @@ class RolloutDriver:
         if (rollout.state, rollout.promoted_at) != (claimed.rollout.state, claimed.rollout.promoted_at):
             event = _event_of(claimed.rollout, rollout)
         self._held = await self._rollouts.save_rollout(
-            claimed, rollout, changed, lapses_at=now + CLAIM, event=event
+            claimed, rollout, changed, lapses_at=now + self._claim_lifetime, event=event
         )
         return self._held
 
-    async def _act(self, action: Action, rollout: Rollout, changed: dict[UserId, Member]) -> Rollout:
+    async def _act(
+        self, claimed: ClaimedRollout, action: Action, rollout: Rollout, changed: dict[UserId, Member]
+    ) -> Rollout:
         now = self._now()
         if isinstance(action, UseRelease):
-            await self._targets.use_release(action.release, by_rollout=True)
+            await self._targets.use_release(action.release, under=claimed)
             await self._releases.refresh()
             return replace(rollout, promoted_at=None if action.back else now)
         decide = decision_of(action, rollout, now)
         if decide is None or isinstance(action, Ask):
             return rollout
         member = changed.get(action.member.user_id, action.member)
-        situation, decision = await self._stacks.decide(member.user_id, decide)
+        situation, decision = await self._stacks.decide(member.user_id, decide, under=claimed)
         stack = decision.stack or situation.stack
         if decision.stack is not None:
             self._fleet.put(decision.stack)
@@ -215,11 +229,16 @@ class RolloutDriver:
         return rollout
 
     async def _put_prompts(
-        self, asks: Sequence[Ask], rollout: Rollout, changed: dict[UserId, Member]
-    ) -> None:
-        text = rollout.specification.strategy.gate.prompt
+        self, claimed: ClaimedRollout, asks: Sequence[Ask], changed: dict[UserId, Member]
+    ) -> ClaimedRollout:
+        """
+        Wait for the answers, and hold on to the claim, than which they may take longer.
+
+        They are given up when somebody changes the rollout: whoever pauses it or turns it back waits for no answer.
+        """
+        text = claimed.rollout.specification.strategy.gate.prompt
         if not asks or text is None:
-            return
+            return claimed
 
         async def put(member: Member) -> None:
             stack = self._stack(member.user_id)
@@ -227,9 +246,19 @@ class RolloutDriver:
             now = self._now()
             changed[member.user_id] = replace(member, prompt=verdict, message=message, changed_at=now)
 
-        async with asyncio.TaskGroup() as tasks:
-            for ask in asks:
-                tasks.create_task(put(ask.member), name=f"prompt {ask.member.user_id}")
+        answers = asyncio.gather(*(put(ask.member) for ask in asks))
+        try:
+            while not answers.done():
+                await asyncio.wait((answers,), timeout=LOOKS_EVERY)
+                if self._is_told:
+                    raise ClaimLost
+                await self._check(claimed)
+                claimed = await self._kept(claimed)
+        finally:
+            answers.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await answers
+        return claimed
 
     async def _rest(self, turn: Turn, took: float) -> None:
         """Wait for news, but for changes that come together, and not beyond what the turn says."""

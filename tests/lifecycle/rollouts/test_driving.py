@@ -1,0 +1,145 @@
+"""Who drives a rollout, and what becomes of that one when another does, or when somebody says otherwise meanwhile."""
+
+import asyncio
+from contextlib import asynccontextmanager
+from dataclasses import fields, replace
+from datetime import timedelta
+
+import pytest
+
+from opencode_lifecycle.lifecycle.reconciling.steps import Limits
+from opencode_lifecycle.model.clock import utc_now
+from opencode_lifecycle.model.identifiers import ReleaseId
+from opencode_lifecycle.model.release import Release
+from opencode_lifecycle.model.rollout import PromptVerdict, Rollout, RolloutState
+from opencode_lifecycle.model.rollout_specification import Amount, Gate, RolloutSpecification, Strategy
+from world import OPERATOR, World
+
+USERS = ("ada", "bob", "cyd", "dan")
+ALL_AT_ONCE = Strategy(canary=Amount(count=0), soak=timedelta(0), waves=(Amount(percent=100),))
+ASKING = replace(ALL_AT_ONCE, gate=Gate(prompt="Say hello."))
+CLAIM = timedelta(milliseconds=600)
+
+
+@asynccontextmanager
+async def a_world(path, **parameters):
+    """Give a world in which four runtimes run, of which each may be interrupted."""
+    limits = Limits(
+        start=timedelta(seconds=5),
+        stop=timedelta(seconds=60),
+        poll=timedelta(milliseconds=50),
+        idle_after=timedelta(0),
+    )
+    world = World(path, limits=limits, **parameters)
+    async with world.running():
+        for user in USERS:
+            await world.ensure(user)
+        yield world
+
+
+@pytest.fixture
+async def four(tmp_path):
+    async with a_world(tmp_path) as world:
+        yield world
+
+
+@pytest.fixture
+async def brief(tmp_path):
+    """Give one in which claims are short."""
+    async with a_world(tmp_path, claim_lifetime=CLAIM) as world:
+        yield world
+
+
+async def a_new_release(world) -> ReleaseId:
+    content = replace(world.content, environment={"LANG": "C"})
+    values = {field.name: getattr(content, field.name) for field in fields(content)}
+    release = Release(id=content.id, number=0, created_at=utc_now(), **values)
+    return (await world.store.add_release(release)).id
+
+
+async def started(world, strategy=ALL_AT_ONCE) -> Rollout:
+    specification = RolloutSpecification(release=await a_new_release(world), strategy=strategy)
+    return await world.plane.rollouts.start(specification, by=OPERATOR)
+
+
+async def ended(world, rollout: Rollout) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            if not (await world.plane.rollouts.get(rollout.id)).rollout.is_active:
+                return
+            await asyncio.sleep(0.02)
+
+
+def ordered(world) -> list[str]:
+    return [user for user in USERS if world.stack(user).intent.order is not None]
+
+
+async def test_a_driver_that_was_overtaken_in_the_middle_of_a_turn_orders_nobody_else(four, monkeypatch):
+    decide, decided = four.store.decide, []
+
+    async def overtaken(user_id, decision, **under):
+        if under and not decided:
+            await four.store.void_claims()
+            now = utc_now()
+            assert await four.store.claim_rollout(now=now, lapses_at=now + timedelta(hours=1)) is not None
+        decided.extend([user_id] if under else [])
+        return await decide(user_id, decision, **under)
+
+    monkeypatch.setattr(four.store, "decide", overtaken)
+    await started(four)
+    await four.until(lambda: bool(decided))
+    await four.until(lambda: not four.plane._rollout_driver.is_driving)
+
+    assert len(decided) == 1
+    assert ordered(four) == []
+
+
+async def test_nobody_else_is_ordered_once_another_replica_has_paused_the_rollout(four, monkeypatch):
+    decide, decided = four.store.decide, []
+
+    async def pausing(user_id, decision, **under):
+        if len(decided) == 1:
+            await four.store.change_rollout(rollout.id, paused)
+        decided.extend([user_id] if under else [])
+        return await decide(user_id, decision, **under)
+
+    def paused(there: Rollout) -> Rollout:
+        return replace(there, state=RolloutState.PAUSED)
+
+    monkeypatch.setattr(four.store, "decide", pausing)
+    rollout = await started(four)
+    await four.until(lambda: len(decided) > 1)
+    await four.until(lambda: not four.plane._rollout_driver.is_driving)
+
+    assert len(ordered(four)) == 1
+
+
+async def test_a_claim_outlasts_a_prompt_that_takes_longer_to_answer(brief, monkeypatch):
+    lapses, hold = [], brief.prober.faults.hold_next("prompt")
+    save = brief.store.save_rollout
+
+    async def noted(*args, lapses_at, **more):
+        if hold.reached.is_set():
+            lapses.append(lapses_at)
+        return await save(*args, lapses_at=lapses_at, **more)
+
+    monkeypatch.setattr(brief.store, "save_rollout", noted)
+    rollout = await started(brief, ASKING)
+    await hold.reached.wait()
+    asked_at = utc_now()
+    await brief.until(lambda: bool(lapses) and lapses[-1] > asked_at + 2 * CLAIM)
+    hold.release()
+    await ended(brief, rollout)
+    assert {member.prompt for member in await brief.store.rollout_members(rollout.id)} == {
+        PromptVerdict.ANSWERED
+    }
+
+
+@pytest.mark.parametrize("verb", ["rollback", "abort"])
+async def test_whoever_takes_a_rollout_back_or_ends_it_waits_for_no_answer_to_a_prompt(four, verb):
+    hold = four.prober.faults.hold_next("prompt")
+    rollout = await started(four, ASKING)
+    await hold.reached.wait()
+
+    await getattr(four.plane.rollouts, verb)(rollout.id, by=OPERATOR)
+    await ended(four, rollout)
