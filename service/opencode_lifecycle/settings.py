@@ -159,7 +159,7 @@ class Settings(BaseSettings):
     when_stale: WhenStale = WhenStale.IDLE
     """What is done about a running runtime that is stale: `report`, `idle` or `now`."""
     idle_after: timedelta = timedelta(minutes=5)
-    """A runtime of which no session has changed for so long is idle."""
+    """A runtime of which no session has changed, and that no backend has leased, for so long is idle."""
     recycle_age: timedelta | None = None
     """A runtime that is idle and older is started afresh; never, when not set."""
     recycle_memory: Annotated[float, Field(gt=0, le=1)] | None = 0.9

@@ -250,9 +250,10 @@ def _listed(session: FakeSession) -> dict[str, object]:
 
 
 def _message(session: FakeSession) -> dict[str, object]:
-    ended = {} if session.at_work or session.was_cut else {"completed": 2}
+    began = round(session.changed_at.timestamp() * 1000)
+    ended = {} if session.at_work or session.was_cut else {"completed": began + 1}
     error = {"error": {"name": "MessageAbortedError"}} if session.was_aborted else {}
-    return {"info": {"role": "assistant", "time": {"created": 1, **ended}, **error}, "parts": []}
+    return {"info": {"role": "assistant", "time": {"created": began, **ended}, **error}, "parts": []}
 
 
 Start = Callable[[], AbstractContextManager[RealOpenCode]]

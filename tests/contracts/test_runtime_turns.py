@@ -195,6 +195,19 @@ async def test_what_was_cut_off_before_is_not_told(own_world):
     assert await own_world.prober.interrupted_turns(**how(own_world), since=later) == []
 
 
+async def test_a_turn_that_was_cut_off_bears_the_time_of_its_beginning_whenever_it_is_asked_for(own_world):
+    before = datetime.now(UTC) - timedelta(seconds=1)
+    await own_world.begin_turn()
+    after = datetime.now(UTC) + timedelta(seconds=1)
+    await own_world.kill_and_start()
+
+    [found] = await own_world.prober.interrupted_turns(**how(own_world), since=LONG_AGO)
+    [again] = await own_world.prober.interrupted_turns(**how(own_world), since=LONG_AGO)
+
+    assert before < found.began_at < after
+    assert again.began_at == found.began_at
+
+
 async def test_what_came_to_its_end_was_not_cut_off(world):
     turn = await world.begin_turn()
     await world.prober.abort_turns(**how(world))

@@ -45,7 +45,7 @@ class FakeSession:
 
     @property
     def turn(self) -> Turn:
-        return Turn(session_id=self.id, directory=self.directory)
+        return Turn(session_id=self.id, directory=self.directory, began_at=self.changed_at)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -417,6 +417,13 @@ class FakeStore(FakeRollouts):
         found = matching[:limit]
         return Page(items=found, next_cursor=found[-1].id if len(matching) > limit else None)
 
+    async def latest_events(self, user_id: UserId, kind: str, *, limit: int) -> Sequence[Event]:
+        async with self._call("latest_events"):
+            matching = [
+                each for each in reversed(self.events) if (each.user_id, each.kind) == (user_id, kind)
+            ]
+            return matching[:limit]
+
     async def prune_events(self, before: datetime) -> int:
         async with self._call("prune_events"):
             kept = [event for event in self.events if event.at >= before]

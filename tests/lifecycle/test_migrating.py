@@ -403,6 +403,24 @@ async def test_turns_that_a_restart_has_cut_off_are_told(world):
     assert [turn["session"] for turn in events["stack.turns_cut_off"]["turns"]] == ["ses_9"]
 
 
+async def test_a_turn_is_told_by_the_restart_that_cut_it_off_and_by_no_later_one(world):
+    old = FakeSession(id="ses_9", changed_at=utc_now(), was_cut=True)
+    world.server_changes = {"sessions": [old]}
+    await until_outcome(world, await order(world, await a_release(world, opencode_version="1.18.35")))
+    went_on = replace(old, id="ses_8"), replace(old, changed_at=old.changed_at + timedelta(seconds=1))
+
+    for sessions in ([old], [old, went_on[0]], [went_on[1], went_on[0]]):
+        world.server_changes = {"sessions": sessions}
+        await until_outcome(world, await order(world, fresh=True))
+
+    told = await world.store.latest_events(ADA, "stack.turns_cut_off", limit=10)
+    assert [[turn["session"] for turn in event.data["turns"]] for event in reversed(told)] == [
+        ["ses_9"],
+        ["ses_8"],
+        ["ses_9"],
+    ]
+
+
 async def test_what_nomad_would_refuse_is_found_before_anything_is_stopped(world):
 
     before = ids(world)

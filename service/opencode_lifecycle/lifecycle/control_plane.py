@@ -101,7 +101,11 @@ class ControlPlane:
             catalog=neighbours.catalog,
             snapshot_before=self._snapshot_before,
             of_runtime=RuntimeEffects(
-                orchestrator=neighbours.orchestrator, vouching=vouching, fleet=self.fleet, now=now
+                orchestrator=neighbours.orchestrator,
+                history=neighbours.store,
+                vouching=vouching,
+                fleet=self.fleet,
+                now=now,
             ),
             releases=self.releases,
             aims=self._aims,

@@ -1,7 +1,7 @@
 """Asking a runtime for itself. OpenCode's HTTP API in production."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
@@ -41,10 +41,15 @@ class Activity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """What an agent was doing when it was stopped: the session, and the directory that it works in."""
+    """
+    What an agent was doing when it was stopped: the session, and the directory that it works in.
+
+    *began_at* is when its last answer began, where that was looked for; it tells two turns of one session apart.
+    """
 
     session_id: str
     directory: str
+    began_at: datetime | None = field(default=None, compare=False)
 
 
 class ReloadResult(StrEnum):
@@ -154,7 +159,7 @@ class RuntimeProber(Protocol):
         that could not be seen.
 
         A turn that is at work looks the same: ask a runtime that has just started. One that was cut off bears the time of
-        its beginning, so *since* is how long ago it may have begun. The directories are loaded for it, and one that cannot
+        its beginning, so *since* is how long ago it may have begun; it is found again until its session goes on. The directories are loaded for it, and one that cannot
         be leaves all unknown. The password is treated as in `prove`.
         """
         ...

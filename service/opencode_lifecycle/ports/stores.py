@@ -257,6 +257,10 @@ class EventStore(Protocol):
         """Return events in the order they happened; *after* and `next_cursor` are event ids."""
         ...
 
+    async def latest_events(self, user_id: UserId, kind: str, *, limit: int) -> Sequence[Event]:
+        """Return the latest events of that kind that the user has, the latest first."""
+        ...
+
     async def prune_events(self, before: datetime) -> int:
         """Forget events that happened before that, a part at a time, and return how many there were."""
         ...

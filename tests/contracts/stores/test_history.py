@@ -39,6 +39,14 @@ async def test_an_unknown_operation_is_none(database):
     assert await database.get_operation(OperationId("op_none")) is None
 
 
+async def test_the_latest_events_of_one_kind_of_one_user_come_the_latest_first(database):
+    told = [replace(an_event(user), kind=kind) for user in (ADA, BOB) for kind in ("a", "b", "a", "a")]
+    await database.append(told)
+
+    assert await database.latest_events(ADA, "a", limit=2) == [told[3], told[2]]
+    assert await database.latest_events(ADA, "none", limit=2) == []
+
+
 async def test_only_operations_finished_before_are_pruned(database):
     old, young, unfinished = (an_operation("carol") for _ in range(3))
     for operation, finished_at in [(old, NOW), (young, NOW + timedelta(days=2)), (unfinished, None)]:

@@ -163,6 +163,13 @@ async def test_events_that_are_old_are_found_by_their_age(filled):
     assert not reads_whole(plans, "events")
 
 
+async def test_the_latest_events_of_a_user_are_read_off_their_index_from_its_end(filled):
+    plans = await plans_of(filled, lambda: filled.latest_events(UserId("bob"), "stack.ensure", limit=5))
+
+    assert "ix_events_user_id_seq" in plans
+    assert not sorts(plans)
+
+
 async def ask_for_a_claimed_one(database) -> None:
     with pytest.raises(ClaimLost):
         await database.claim_orphan(an_orphan(0).id, now=NOW, lapses_at=LATER)

@@ -21,6 +21,12 @@ _SEQ_OF_AFTER: Final = func.coalesce(
     select(func.max(_EARLIER.c.seq)).where(_EARLIER.c.id < bindparam("after")).scalar_subquery(),
     0,
 )
+_LATEST: Final = (
+    select(rows_of_events)
+    .where(rows_of_events.c.user_id == bindparam("whose"), rows_of_events.c.kind == bindparam("of"))
+    .order_by(rows_of_events.c.seq.desc())
+    .limit(bindparam("most"))
+)
 _PRUNED_AT_ONCE: Final = 1000
 """So that nobody waits for long while a table of years is cut short."""
 _OLD: Final = (
@@ -48,6 +54,12 @@ class EventRows(Store):
         rows = await self._read("find events", statement, values)
         found = [_event_of(row) for row in rows[:limit]]
         return Page(items=found, next_cursor=found[-1].id if len(rows) > limit else None)
+
+    async def latest_events(self, user_id: UserId, kind: str, *, limit: int) -> Sequence[Event]:
+        rows = await self._read(
+            "find the latest events", _LATEST, {"whose": user_id, "of": kind, "most": limit}
+        )
+        return [_event_of(row) for row in rows]
 
     async def prune_events(self, before: datetime) -> int:
         def prune(transaction: Transaction) -> int:

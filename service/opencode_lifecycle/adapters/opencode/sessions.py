@@ -84,6 +84,13 @@ def statuses_of(answer: Any) -> Mapping[str, bool] | None:
     return {session_id: status.get("type") != "idle" for session_id, status in answer.items()}
 
 
+def moment_of(milliseconds: Any) -> datetime | None:
+    """Return the moment that *milliseconds* since 1970 name, or None when they name none."""
+    if not isinstance(milliseconds, int | float) or not 0 <= milliseconds < _END_OF_TIME:
+        return None
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
 def is_id(value: Any) -> bool:
     """Whether *value* can be an id, which becomes a part of a path."""
     return isinstance(value, str) and _ID.fullmatch(value) is not None
@@ -107,7 +114,8 @@ def _sessions_of(answer: Any) -> Sequence[Session] | None:
 def _session_of(source: Any) -> Session | None:
     time = source.get("time") if isinstance(source, dict) else None
     updated = time.get("updated") if isinstance(time, dict) else None
-    if not isinstance(updated, int | float) or not 0 <= updated < _END_OF_TIME:
+    changed_at = moment_of(updated)
+    if changed_at is None:
         return None
     directory, title = source.get("directory"), source.get("title", "")
     if not isinstance(directory, str) or not directory or not _can_be_sent(directory):
@@ -118,7 +126,7 @@ def _session_of(source: Any) -> Session | None:
         id=source["id"],
         directory=directory,
         title=title,
-        changed_at=datetime.fromtimestamp(updated / 1000, UTC),
+        changed_at=changed_at,
     )
 
 

@@ -7,6 +7,7 @@ nothing of its end, for ever, and nothing resumes it.
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ from opencode_lifecycle.adapters.opencode.sessions import (
     is_id,
     latest_sessions,
     may_be_at_work_elsewhere,
+    moment_of,
     statuses_of,
 )
 from opencode_lifecycle.model.deadline import Deadline
@@ -63,11 +65,13 @@ async def interrupted_turns(
     for session in sessions[:MOST_LOOKED_AT]:
         if session.changed_at < since:
             break
-        has_ended = await _last_turn_has_ended(session.id, session.directory, exchange, credentials)
-        if has_ended is None:
+        last = await _last_answer(session.id, session.directory, exchange, credentials)
+        if last is None:
             return None
+        began, has_ended = last
         if not has_ended:
-            interrupted.append(Turn(session_id=session.id, directory=session.directory))
+            turn = Turn(session_id=session.id, directory=session.directory, began_at=moment_of(began))
+            interrupted.append(turn)
     return _told(interrupted, credentials)
 
 
@@ -106,10 +110,14 @@ async def _have_ended(
     return True
 
 
-async def _last_turn_has_ended(
+async def _last_answer(
     session_id: str, directory: str, exchange: Exchange, credentials: Credentials
-) -> bool | None:
-    """Whether the last answer in the session came to an end, with or without an error. None when it did not say."""
+) -> tuple[float, bool] | None:
+    """
+    Return when the last answer in the session began, and whether it came to an end, with or without an error.
+
+    None when that was not said. Where there was no answer, none was cut off.
+    """
     query = {"directory": directory, "limit": str(_LAST_MESSAGES)}
     answer = await exchange.get(f"/session/{session_id}/message", query=query, credentials=credentials)
     messages = json_of(answer)
@@ -119,7 +127,8 @@ async def _last_turn_has_ended(
     if None in ends:
         return None
     of_answers = [end for end in ends if end is not None and end[1] is not None]
-    return bool(max(of_answers)[1]) if of_answers else True
+    began, has_ended = max(of_answers, default=(0, True))
+    return began, bool(has_ended)
 
 
 def _end_of(message: Any) -> tuple[float, bool | None] | None:
@@ -136,7 +145,11 @@ def _end_of(message: Any) -> tuple[float, bool | None] | None:
 
 def _told(turns: Sequence[Turn], credentials: Credentials) -> Sequence[Turn]:
     return [
-        Turn(session_id=shown(turn.session_id, credentials), directory=shown(turn.directory, credentials))
+        replace(
+            turn,
+            session_id=shown(turn.session_id, credentials),
+            directory=shown(turn.directory, credentials),
+        )
         for turn in turns
     ]
 

@@ -1,6 +1,6 @@
 """What migrations ask of a runtime, and read back of it. What cannot be seen is unknown, and never counts for done."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -21,10 +21,12 @@ from opencode_lifecycle.lifecycle.reconciling.steps import (
 from opencode_lifecycle.model.clock import Clock
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import DeadlineExceeded, UpstreamError
+from opencode_lifecycle.model.identifiers import UserId
 from opencode_lifecycle.model.release import Release
 from opencode_lifecycle.model.stack import Address
 from opencode_lifecycle.ports.orchestrator import Orchestrator
 from opencode_lifecycle.ports.prober import ReadPassword, Reloaded, ReloadResult, RuntimeProber, Turn
+from opencode_lifecycle.ports.stores import EventStore
 
 log = structlog.get_logger(__name__)
 
@@ -32,6 +34,9 @@ INSTRUCTIONS_FILE: Final = "server/local/live/instructions/AGENTS.md"
 MANAGED_FILE: Final = "server/local/live/managed/opencode.json"
 """Where the job templates render the live files, in the directory of the allocation."""
 _LONGEST_TURN: Final = timedelta(hours=1)
+_CUT_OFF: Final = "stack.turns_cut_off"
+_MOST_RESTARTS: Final = 20
+"""Of which it is remembered what they cut off: many more than there are in the time that a turn may take."""
 _MOST_BYTES: Final = 128 * 1024
 """Of a live file that is read back: twice what a bundle may hold."""
 
@@ -41,8 +46,17 @@ AskedOfRuntime = LookAtActivity | CheckDelivery | Reload | AbortTurns | LookForC
 class RuntimeEffects:
     """Each takes one step and learns from its answer; none raises for what a runtime does."""
 
-    def __init__(self, *, orchestrator: Orchestrator, vouching: Vouching, fleet: Fleet, now: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        orchestrator: Orchestrator,
+        history: EventStore,
+        vouching: Vouching,
+        fleet: Fleet,
+        now: Clock,
+    ) -> None:
         self._orchestrator = orchestrator
+        self._history = history
         self._vouching = vouching
         self._fleet = fleet
         self._now = now
@@ -122,9 +136,15 @@ class RuntimeEffects:
             )
 
         turns = await self._vouching.ask(work.stack, "interrupted turns", ask, deadline)
-        if turns:
-            current.note("stack.turns_cut_off", **_told(turns))
+        if turns and (new := await self._not_told_yet(work.stack.user_id, turns)):
+            current.note(_CUT_OFF, **_told(new))
         current.work = replace(work, done=work.done | {Part.TURNS})
+
+    async def _not_told_yet(self, user_id: UserId, turns: Sequence[Turn]) -> Sequence[Turn]:
+        """Leave out what an earlier restart has cut off: a runtime names it until its session goes on."""
+        events = await self._history.latest_events(user_id, _CUT_OFF, limit=_MOST_RESTARTS)
+        told = {_name_of(turn) for event in events for turn in event.data["turns"]}
+        return [turn for turn in turns if _name_of(_as_told(turn)) not in told]
 
 
 def _a_while_before(since: datetime) -> datetime:
@@ -135,4 +155,14 @@ def _a_while_before(since: datetime) -> datetime:
 def _told(turns: Sequence[Turn] | None) -> dict[str, object]:
     if turns is None:
         return {"turns": None, "message": "it could not be seen which there were"}
-    return {"turns": [{"session": turn.session_id, "directory": turn.directory} for turn in turns]}
+    return {"turns": [_as_told(turn) for turn in turns]}
+
+
+def _as_told(turn: Turn) -> dict[str, str]:
+    told = {"session": turn.session_id, "directory": turn.directory}
+    return told if turn.began_at is None else {**told, "began_at": turn.began_at.isoformat()}
+
+
+def _name_of(turn: Mapping[str, str]) -> tuple[str, str | None]:
+    """Return what tells a turn in the history from every other: its session may have been cut off more than once."""
+    return turn["session"], turn.get("began_at")
