@@ -269,8 +269,8 @@ async def test_a_dry_run_tells_that_a_runtime_is_started_anew_for_a_new_secret(t
         (plan,) = report.stacks
         assert plan.steps == [
             "have Nomad plan the job that is to follow",
-            "end the turns that are at work",
             "call it stopping (stale)",
+            "end the turns that are at work",
             "stop the job",
             "call it pending",
             "make its secret, or take the one there is",

@@ -19,9 +19,10 @@ from opencode_lifecycle.lifecycle.reconciling.steps import (
     Step,
     Work,
 )
-from opencode_lifecycle.model.lease import is_reloading
+from opencode_lifecycle.model.lease import is_leased, is_reloading
 from opencode_lifecycle.model.migration import AtDeadline, MigrationOrder, OrderOutcome
-from opencode_lifecycle.model.states import MigrationState, Phase, Reason
+from opencode_lifecycle.model.stack import Status
+from opencode_lifecycle.model.states import MigrationState, Phase, Reason, WhenStale
 
 _SOON = timedelta(seconds=1)
 
@@ -63,18 +64,46 @@ def at_gate(work: Work, change: Interruption, now: datetime, limits: Limits) -> 
         return _past_deadline(work, order, change, now, limits)
     if not looked and age_of(work.activity_at, now) >= limits.idle_poll:
         return LookAtActivity()
-    status = replace(
+    status = _waiting(work, state, f"waits until it is idle: {change.why}; {why}", limits)
+    if order is not None and order.deadline is not None:
+        wait = min(wait, order.deadline - now + timedelta(seconds=1))
+    return Rest(status, wait, succeeded=True)
+
+
+def waits_for_no_agent(work: Work) -> bool:
+    """Whether what is stale is replaced at once, as `when_stale` says where nobody has ordered otherwise."""
+    return work.when_stale is WhenStale.NOW and work.stack.standing_order is None
+
+
+def at_once(work: Work, change: Interruption, now: datetime, limits: Limits) -> Step:
+    """
+    Interrupt the runtime whatever its agent is at; a lease alone is waited for, since it was promised to a backend.
+
+    1. No lease holds, and turns are at work. They are to be aborted, so that their history stays true.
+    2. A backend takes a lease, is answered 200 and sends a prompt. Aborting now would break the promise.
+
+    So the stop is committed first, which a lease prevents or is refused by, and turns are aborted after that.
+    """
+    busy_until = work.stack.busy_until
+    if busy_until is not None and is_leased(work.stack, now):
+        message = f"waits until no backend is at work with it: {change.why}"
+        status = _waiting(work, MigrationState.DRAINING, message, limits)
+        return Rest(status, max(busy_until - now, _SOON), succeeded=True)
+    if Part.CHECK not in work.done:
+        return CheckJob()
+    return _interrupt(work, change, now, forced=False)
+
+
+def _waiting(work: Work, state: MigrationState, message: str, limits: Limits) -> Status:
+    return replace(
         work.stack.status,
         observed_generation=work.stack.intent.generation,
         health=health_of(work, limits),
         migration_state=state,
         reason=None,
-        message=f"waits until it is idle: {change.why}; {why}",
+        message=message,
         attempts=0,
     )
-    if order is not None and order.deadline is not None:
-        wait = min(wait, order.deadline - now + timedelta(seconds=1))
-    return Rest(status, wait, succeeded=True)
 
 
 def idle_stop(work: Work, now: datetime, limits: Limits) -> Step | timedelta | None:

@@ -8,17 +8,17 @@ a *restart* waits at the gate until the agent is idle, or by an order until its 
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from opencode_lifecycle.lifecycle.reconciling.planning.interrupting import Interruption, at_gate, idle_stop
-from opencode_lifecycle.lifecycle.reconciling.planning.moves import entered, is_fresh_start_due
-from opencode_lifecycle.lifecycle.reconciling.planning.recycling import (
-    health_of,
-    replacing,
-    why_recycle,
+from opencode_lifecycle.lifecycle.reconciling.planning.interrupting import (
+    Interruption,
+    at_gate,
+    at_once,
+    idle_stop,
+    waits_for_no_agent,
 )
+from opencode_lifecycle.lifecycle.reconciling.planning.moves import entered, is_fresh_start_due
+from opencode_lifecycle.lifecycle.reconciling.planning.recycling import health_of, why_recycle
 from opencode_lifecycle.lifecycle.reconciling.steps import (
-    AbortTurns,
     CheckDelivery,
-    CheckJob,
     Limits,
     LookForCutTurns,
     Move,
@@ -187,13 +187,10 @@ def _publish_what_ran_before(work: Work) -> Step:
 
 
 def _restart(work: Work, why: str, now: datetime, limits: Limits) -> Step:
-    if work.stack.standing_order is None and work.when_stale is WhenStale.NOW:
-        if Part.CHECK not in work.done:
-            return CheckJob()
-        if Part.ABORT not in work.done:
-            return AbortTurns()
-        return replacing(work, Reason.STALE, f"stopping in order to start as it should be: {why}", now)
-    return at_gate(work, Interruption(why=why), now, limits)
+    change = Interruption(why=why)
+    return (
+        at_once(work, change, now, limits) if waits_for_no_agent(work) else at_gate(work, change, now, limits)
+    )
 
 
 # --- the end of it

@@ -16,6 +16,7 @@ from opencode_lifecycle.lifecycle.reconciling.steps import (
     Step,
     Work,
 )
+from opencode_lifecycle.model.lease import is_leased
 from opencode_lifecycle.model.observation import AllocationSeen, ClientStatus, JobSeen, Observation
 from opencode_lifecycle.model.stack import Runtime
 from opencode_lifecycle.model.states import Phase, Reason
@@ -93,10 +94,12 @@ def _replace_wedged(work: Work, seen: Observation, now: datetime, limits: Limits
 
     One whose node Nomad does not hear from is not called dead by anyone: its agent may work on, and the node come back.
 
-    One that was seen at work is given longer. What a replacement does not cure is not replaced again and again.
+    One that was seen at work, or is leased, is given longer; but a lease does not keep what is dead. What a replacement
+    does not cure is not replaced again and again.
     """
     probes = limits.wedged_probes
-    if work.busy_at is not None and now - work.busy_at < limits.idle_after:
+    was_busy = work.busy_at is not None and now - work.busy_at < limits.idle_after
+    if was_busy or is_leased(work.stack, now):
         probes *= limits.patience_when_busy
     if _is_disconnected(work, seen):
         return None
