@@ -10,7 +10,7 @@ from bench import machine
 from bench.figures import Figure
 from bench.show import say, show, write
 
-NAMES = ("hot", "cold", "start", "fleet", "visibility", "lists")
+NAMES = ("hot", "cold", "start", "fleet", "visibility", "lists", "planning")
 
 
 async def _measure(names: list[str], directory: Path) -> list[Figure]:
@@ -31,6 +31,10 @@ async def _measure(names: list[str], directory: Path) -> list[Figure]:
         from bench import lists  # noqa: PLC0415
 
         figures += await lists.measure(directory)
+    if "planning" in names:
+        from bench import planning  # noqa: PLC0415
+
+        figures += await planning.measure(directory)
     if {"cold", "start", "visibility"} & set(names):
         from bench import servers  # noqa: PLC0415
 
