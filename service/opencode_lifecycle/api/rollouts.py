@@ -43,7 +43,7 @@ class RolloutHandlers:
 
         async def plan(_: IdempotentAnswer | None = None) -> web.Response:
             made = await self._rollouts.plan(body.to_domain(), by=principal_of(request))
-            return respond(RolloutPlanShape.from_domain(made))
+            return respond(await RolloutPlanShape.from_domain(made))
 
         return await self._idempotency.once(request, plan, plan)
 

@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 
 from opencode_lifecycle.lifecycle.reconciling.steps import Limits
+from opencode_lifecycle.lifecycle.rollouts import planning
 from opencode_lifecycle.model.clock import utc_now
 from opencode_lifecycle.model.errors import (
     InvalidBody,
@@ -123,6 +124,24 @@ async def test_a_plan_says_why_and_how_and_changes_nothing(four):
     assert sorted(each.wave for each in plan.stacks) == [0, 1, 2, 3]
     assert four.plane.releases.current == target
     assert not await four.plane.rollouts.is_active()
+
+
+async def test_whoever_waits_has_a_turn_while_a_plan_is_made(four, monkeypatch):
+    monkeypatch.setattr(planning, "PLANNED_AT_ONCE", 1)
+    ground = planning.Ground(target=None, pins={}, facets_on=lambda *_: None, now=utc_now())
+    turns = []
+
+    async def wait_for_turns() -> None:
+        while True:
+            turns.append("a turn")
+            await asyncio.sleep(0)
+
+    waiting = asyncio.create_task(wait_for_turns())
+    stacks, _ = await planning.planned(four.plane.fleet, RolloutSpecification(recreate=True), ground)
+    waiting.cancel()
+
+    assert [each.user_id for each in stacks] == list(USERS)
+    assert len(turns) >= len(USERS)
 
 
 async def test_whoever_changed_since_the_plan_is_left_out_and_said_so(four):

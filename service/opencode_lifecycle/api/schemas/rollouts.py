@@ -1,5 +1,6 @@
 """Rollouts: what one would do, how far it is, and what became of each stack in it."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, Self
@@ -25,6 +26,7 @@ from opencode_lifecycle.model.rollout import (
     RolloutView,
 )
 
+_SHOWN_AT_ONCE: Final = 500
 _INTERRUPTS: Final = frozenset({MigrationClass.RELOAD, MigrationClass.RESTART})
 
 
@@ -121,7 +123,13 @@ class RolloutPlanShape(Outgoing):
     lapses_at: datetime
 
     @classmethod
-    def from_domain(cls, plan: RolloutPlan) -> Self:
+    async def from_domain(cls, plan: RolloutPlan) -> Self:
+        """Show some stacks at a time, so that no other request waits until all of a fleet are shown."""
+        stacks: list[PlannedStackShape] = []
+        for place in range(0, len(plan.stacks), _SHOWN_AT_ONCE):
+            some = plan.stacks[place : place + _SHOWN_AT_ONCE]
+            stacks += [PlannedStackShape.from_domain(stack) for stack in some]
+            await asyncio.sleep(0)
         return cls(
             id=plan.id,
             specification=SpecificationShape.from_domain(plan.specification),
@@ -130,7 +138,7 @@ class RolloutPlanShape(Outgoing):
             has_changes=plan.has_changes,
             waves=plan.waves,
             totals=PlanTotalsShape.from_domain(plan),
-            stacks=[PlannedStackShape.from_domain(stack) for stack in plan.stacks],
+            stacks=stacks,
             created_by=plan.created_by,
             created_at=plan.created_at,
             lapses_at=plan.lapses_at,

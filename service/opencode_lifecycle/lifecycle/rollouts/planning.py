@@ -1,5 +1,10 @@
-"""What a rollout would do with each stack, and why: worked out from memory, for a whole fleet at once. Pure."""
+"""
+What a rollout would do with each stack, and why: worked out from memory, for a whole fleet at once.
 
+Pure, but that it gives way to others while it goes on.
+"""
+
+import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -19,6 +24,8 @@ from opencode_lifecycle.model.states import Desired
 
 SEEN_LATELY: Final = timedelta(minutes=5)
 """How long what was last seen of an agent says something of it."""
+
+PLANNED_AT_ONCE: Final = 200
 
 FacetsOn = Callable[[Stack, ReleaseId | None], Facets | None]
 """What a stack would be on a release, or on what it wants already; None where that is not in memory."""
@@ -43,19 +50,23 @@ def busy_state(known: Known, now: datetime) -> BusyState:
     return BusyState.BUSY if known.activity.busy else BusyState.IDLE
 
 
-def planned(
+async def planned(
     fleet: Iterable[Known], specification: RolloutSpecification, ground: Ground
 ) -> tuple[list[PlannedStack], int]:
-    """Return every stack that is selected, in the order of users, with its wave or why it is left out, and how many waves."""
+    """
+    Return every stack that is selected, in the order of users, with its wave or why it is left out, and how many waves.
+
+    Of a large fleet that takes long: after some of them it gives way, so that nobody's ensure waits for all.
+    """
     found: list[tuple[PlannedStack, Stack]] = []
-    users = frozenset(specification.selector.users)
-    for known in fleet:
-        stack = known.stack
-        if (users and stack.user_id not in users) or not _is_selected(stack, specification):
-            continue
-        each = _planned(known, specification, ground)
-        if each is not None:
-            found.append((each, stack))
+    everybody = _selected(fleet, specification)
+    for place in range(0, len(everybody), PLANNED_AT_ONCE):
+        for known in everybody[place : place + PLANNED_AT_ONCE]:
+            stack = known.stack
+            each = _planned(known, specification, ground)
+            if each is not None:
+                found.append((each, stack))
+        await asyncio.sleep(0)
     candidates = [
         Candidate(user_id=each.user_id, group=stack.intent.group, rests=is_at_rest(stack), busy=each.busy)
         for each, stack in found
@@ -88,6 +99,15 @@ def in_turns(members: Iterable[Member], release: ReleaseId | None) -> Sequence[M
 def revision_of(stack: Stack) -> str | None:
     runtime = stack.status.runtime
     return runtime.revision if runtime is not None else None
+
+
+def _selected(fleet: Iterable[Known], specification: RolloutSpecification) -> list[Known]:
+    users = frozenset(specification.selector.users)
+    return [
+        known
+        for known in fleet
+        if (not users or known.stack.user_id in users) and _is_selected(known.stack, specification)
+    ]
 
 
 def _is_selected(stack: Stack, specification: RolloutSpecification) -> bool:

@@ -126,7 +126,7 @@ class Rollouts:
             facets_on=self._facets_on,
             now=now,
         )
-        stacks, waves = planned(self._fleet, specification, ground)
+        stacks, waves = await planned(self._fleet, specification, ground)
         return RolloutPlan(
             id=new_plan_id(),
             specification=specification,
