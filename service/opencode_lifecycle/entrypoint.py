@@ -7,7 +7,7 @@ What a runtime's task runs: it starts OpenCode as the only server of a workspace
 OpenCode without a password is an open server, OpenCode does not end the programs its agent started, and two servers on
 one workspace destroy each other's sessions. So this refuses a password that is missing or was never rendered, holds a
 lock on the workspace for as long as anything runs, becomes the parent of every orphan below it, and ends them all when
-it is told to stop or when the server ends. Between the lock and the start it has workspace_data.py, which lies beside it,
+it is told to stop or when the server ends. Between the lock and the start it has the folder workspace_data, which lies beside it,
 make the data ready for the version that starts, and leaves the report of that where Nomad can read it. It uses the
 standard library alone, and little of it: it runs before every start, in images that hold nothing else of ours.
 
@@ -145,7 +145,7 @@ def make_data_ready(workspace: str, version: str, restore: str) -> None:
     try:
         import workspace_data  # type: ignore[import-not-found]  # noqa: PLC0415 - beside us, wherever that is
     except ImportError:
-        raise Refused(EXIT_USAGE, "workspace_data.py is not beside the entrypoint") from None
+        raise Refused(EXIT_USAGE, "the folder workspace_data is not beside the entrypoint") from None
     finally:
         del sys.path[0]
     data = os.environ.get("XDG_DATA_HOME") or os.path.join(workspace, "data")

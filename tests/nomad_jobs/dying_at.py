@@ -7,7 +7,7 @@ MOMENT counts from 0; one that is never reached lets it run to its end, and its 
 done by half. Every change, and every file that was made durable, is written to TRACE.
 """
 
-import importlib.util
+import importlib
 import json
 import os
 import signal
@@ -16,7 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Self
 
-SOURCE = Path(__file__).parents[2] / "service/opencode_lifecycle/workspace_data.py"
+BESIDE = Path(__file__).parents[2] / "service/opencode_lifecycle"
 CHANGES = ("mkdir", "rename", "unlink")
 
 
@@ -74,17 +74,15 @@ class File:
 
 def main() -> None:
     moment, trace, workspace, version, restore, *free = sys.argv[1:]
-    spec = importlib.util.spec_from_file_location("workspace_data", SOURCE)
-    assert spec is not None
-    assert spec.loader is not None
-    module: Any = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    sys.path.insert(0, str(BESIDE))  # as the entrypoint finds it
+    module: Any = importlib.import_module("workspace_data")
     disk = Disk(int(moment), Path(trace))
     instead = {name: disk.change(name) for name in CHANGES} | {"fsync": disk.sync}
     if free:
         instead["statvfs"] = lambda _: SimpleNamespace(f_bavail=int(free[0]), f_frsize=1)
-    module.os = SimpleNamespace(**{**vars(os), **instead})
-    module.open = disk.open
+    for part in (module, module.files, module.snapshots):
+        part.os = SimpleNamespace(**{**vars(os), **instead})
+    module.files.open = disk.open
     report = module.prepare(workspace, f"{workspace}/data/opencode", version, restore)
     sys.stdout.write(json.dumps(report))
 

@@ -20,6 +20,8 @@ from fakes.model_server import ModelServer, model_server
 from opencode_lifecycle import entrypoint, workspace_data
 from opencode_lifecycle.cluster.opencode_package import ensure_opencode
 from opencode_lifecycle.model.snapshot import DataReport, report_of
+from opencode_lifecycle.workspace_data import snapshots
+from opencode_lifecycle.workspace_data.documents import EXIT_DATA
 from opencode_session import ask, client_of
 
 pytestmark = [pytest.mark.opencode, pytest.mark.timeout(300)]
@@ -81,12 +83,17 @@ class Runtime:
 
     async def refused(self, version: str, restore: str = "") -> int:
         process = await self.launch(version, restore)
-        await process.communicate()
+        try:
+            await asyncio.wait_for(process.communicate(), 30)
+        except TimeoutError:
+            process.terminate()
+            await process.communicate()
+            raise
         assert process.returncode is not None
         return process.returncode
 
     def sessions_in(self, snapshot: str) -> int:
-        kept = self.directory / "workspace" / workspace_data.PLACE / workspace_data.SNAPSHOTS / snapshot
+        kept = self.directory / "workspace" / workspace_data.PLACE / snapshots.SNAPSHOTS / snapshot
         place = shutil.copytree(kept, self.directory / snapshot)
         with closing(sqlite3.connect(place / "opencode.db")) as database:
             return int(database.execute("SELECT count(*) FROM session").fetchone()[0])
@@ -147,10 +154,10 @@ async def test_a_rollback_restores_the_pair_of_version_and_data_and_no_session_i
     assert before.migrations is not None
     assert before.migrations.count == 32
 
-    assert await runtime.refused(OLD) == workspace_data.EXIT_DATA
+    assert await runtime.refused(OLD) == EXIT_DATA
     refused = runtime.report().refused
     assert refused is not None
-    assert refused.code == workspace_data.EXIT_DATA
+    assert refused.code == EXIT_DATA
 
     async with runtime.running(OLD, before.id) as server:
         assert await server.asked() == ["Asked of the old."]
@@ -166,4 +173,24 @@ async def test_a_rollback_restores_the_pair_of_version_and_data_and_no_session_i
 
     async with runtime.running(NEW, before.id) as server:
         assert await server.asked() == ["Asked after the rollback.", "Asked of the old."]
-    assert await runtime.refused(OLD, before.id) == workspace_data.EXIT_DATA
+        await server.ask("Asked of the new once more.")
+    assert await runtime.refused(OLD, before.id) == EXIT_DATA
+
+
+async def test_a_version_that_nobody_has_used_is_gone_back_from_without_being_told(runtime):
+    async with runtime.running(OLD) as server:
+        await server.ask("Asked of the old.")
+    async with runtime.running(NEW) as server:
+        assert await server.asked() == ["Asked of the old."]
+
+    async with runtime.running(OLD) as server:
+        assert await server.asked() == ["Asked of the old."]
+        assert await server.ask("Asked after it.") == "You said: Asked after it."
+    assert runtime.report().restored == runtime.report().snapshots[0].id
+
+    async with runtime.running(NEW) as server:
+        await server.ask("Asked of the new.")
+    assert await runtime.refused(OLD) == EXIT_DATA
+    refused = runtime.report().refused
+    assert refused is not None
+    assert "1 sessions, 2 messages" in refused.reason

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from opencode_lifecycle import entrypoint, workspace_data
+from opencode_lifecycle.workspace_data import documents, snapshots
+from opencode_lifecycle.workspace_data.database import migrations_of
 
 HERE = Path(__file__).parent
 OLD, SAME, NEW, NEWER = "1.17.0", "1.17.9", "1.18.34", "1.19.0"
@@ -27,7 +29,7 @@ class Workspace:
     def __init__(self, directory: Path) -> None:
         self.directory = directory / "workspace"
         self.data = self.directory / "data/opencode"
-        self.snapshots = self.directory / workspace_data.PLACE / workspace_data.SNAPSHOTS
+        self.snapshots = self.directory / workspace_data.PLACE / snapshots.SNAPSHOTS
         self.record = self.directory / workspace_data.PLACE / workspace_data.RECORD
         self.allocation = directory / "alloc"
         self.secrets = directory / "secrets.env"
@@ -36,10 +38,10 @@ class Workspace:
             (self.allocation / "data").mkdir(parents=True)
             self.secrets.write_text('OPENCODE_SERVER_PASSWORD="s3cret_of-this-test"\n')
 
-    def run(self, version: str, *, session: str = "", restore: str = "") -> "Start":
-        """Let *version* run once, open *session* and be killed."""
+    def run(self, version: str, *, session: str = "", restore: str = "", migrates: bool = False) -> "Start":
+        """Let *version* run once, open *session* and be killed. Without one it does nothing, or only *migrates*."""
         command = ["true"]
-        if session:
+        if session or migrates:
             command = [sys.executable, str(HERE / "stand_in_opencode.py"), str(KNOWN[version]), session]
         return self.start("--opencode-version", version, "--restore", restore, command=command)
 
@@ -61,6 +63,14 @@ class Workspace:
         assert "Traceback" not in answer.stderr, answer.stderr
         return Start(answer.returncode, answer.stderr, self.report())
 
+    def write(self, *statements: str) -> None:
+        """Have something written to the database while nothing runs."""
+        connection = sqlite3.connect(self.data / "opencode.db")
+        for statement in statements:
+            connection.execute(statement)
+        connection.commit()
+        connection.close()
+
     def report(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((self.allocation / "data/opencode-lifecycle.json").read_text())
         return found
@@ -81,7 +91,7 @@ class Start:
 
     @property
     def was_refused(self) -> bool:
-        return self.code == workspace_data.EXIT_DATA
+        return self.code == documents.EXIT_DATA
 
 
 def sessions_in(directory: Path) -> set[str]:
@@ -103,7 +113,7 @@ def names_in(directory: Path) -> list[str]:
 
 
 def migrations_in(directory: Path) -> dict[str, Any] | None:
-    return workspace_data.migrations_of(str(directory / "opencode.db"))
+    return migrations_of(str(directory / "opencode.db"))
 
 
 @pytest.fixture
@@ -116,6 +126,14 @@ def migrated(workspace) -> Workspace:
     """A workspace that the old version and then the new one ran on."""
     workspace.run(OLD, session="of-the-old")
     workspace.run(NEW, session="of-the-new")
+    return workspace
+
+
+@pytest.fixture
+def untouched(workspace) -> Workspace:
+    """A workspace whose data the new version has migrated, and nobody has written to since."""
+    workspace.run(OLD, session="of-the-old")
+    workspace.run(NEW, migrates=True)
     return workspace
 
 
@@ -165,7 +183,7 @@ def test_the_receipt_tells_every_file_with_its_size_and_digest(migrated):
             "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
         }
         for file in sorted(taken.iterdir())
-        if file.name != workspace_data.RECEIPT
+        if file.name != snapshots.RECEIPT
     ]
     assert [file["path"] for file in expected] == ["auth.json", "opencode.db", "opencode.db-wal"]
     assert receipt["files"] == expected
@@ -191,6 +209,17 @@ def test_the_last_three_snapshots_are_kept(workspace):
     assert names_in(workspace.snapshots) == [each["id"] for each in report["snapshots"]]
 
 
+def test_the_snapshot_that_a_rollback_over_a_migration_needs_outlives_those_that_none_needs(workspace):
+    workspace.run(OLD, session="first")
+    for minor in range(6):
+        KNOWN[f"1.18.{minor}"] = KNOWN[NEW]
+        report = workspace.run(f"1.18.{minor}", migrates=True).report
+
+    kept = [each["opencode_version"] for each in report["snapshots"]]
+    assert kept == [OLD, "1.18.2", "1.18.3", "1.18.4"]
+    assert workspace.run(OLD).report["restored"]["id"] == report["snapshots"][0]["id"]
+
+
 def test_no_secret_and_no_byte_of_the_data_is_in_the_report(migrated):
     text = (migrated.allocation / "data/opencode-lifecycle.json").read_text()
 
@@ -214,9 +243,20 @@ def test_without_room_nothing_is_taken_and_nothing_starts(workspace, tmp_path):
 
     report = dying(workspace, tmp_path, version=NEW, free=1 << 20)
 
-    assert report["refused"]["code"] == workspace_data.EXIT_DISK_FULL
+    assert report["refused"]["code"] == documents.EXIT_DISK_FULL
     assert "MiB" in report["refused"]["reason"]
     assert workspace.run(OLD).report["snapshots"] == []
+
+
+def test_without_room_nothing_is_restored_and_nothing_is_touched(migrated, tmp_path):
+    [receipt] = migrated.report()["snapshots"]
+    before, kept = digests(migrated.data), migrated.record.read_bytes()
+
+    report = dying(migrated, tmp_path, version=OLD, restore=receipt["id"], free=1 << 20)
+
+    assert report["refused"]["code"] == documents.EXIT_DISK_FULL
+    assert (tmp_path / "trace").read_text() == ""
+    assert (digests(migrated.data), migrated.record.read_bytes()) == (before, kept)
 
 
 # --- a version that is older than the data
@@ -227,8 +267,8 @@ def test_a_version_that_is_older_than_the_data_is_refused(migrated):
 
     start = migrated.run(OLD, session="never")
 
-    assert start.code == workspace_data.EXIT_DATA
-    assert start.report["refused"]["code"] == workspace_data.EXIT_DATA
+    assert start.code == documents.EXIT_DATA
+    assert start.report["refused"]["code"] == documents.EXIT_DATA
     assert start.report["refused"]["reason"] in start.said
     assert len(start.said.splitlines()) == 1
     assert OLD in start.said
@@ -267,6 +307,137 @@ def test_an_older_version_that_never_ran_here_is_refused(workspace):
     workspace.run(NEW, session="first")
 
     assert workspace.run(OLD).was_refused
+
+
+# --- going back where nothing was written since
+
+
+def test_the_data_goes_back_with_its_version_where_nothing_was_written_since(untouched):
+    [receipt] = untouched.report()["snapshots"]
+
+    start = untouched.run(OLD, session="after")
+
+    assert start.report["refused"] is None
+    assert start.report["restored"]["id"] == receipt["id"]
+    assert migrations_in(untouched.data) == {"count": 3, "last": "20260003_step"}
+    assert untouched.sessions() == {"of-the-old", "after"}
+
+
+def test_a_version_that_came_in_between_changes_nothing_about_that(untouched):
+    untouched.run(NEWER, migrates=True)
+
+    report = untouched.run(OLD).report
+
+    assert report["restored"]["id"] == report["snapshots"][0]["id"]
+
+
+def test_what_was_written_since_keeps_the_older_version_out_and_is_counted(untouched):
+    untouched.run(NEW, session="went on")
+    (untouched.data / "auth.json").write_text('{"3": "credential-of-a-provider"}')
+    before = digests(untouched.data)
+
+    start = untouched.run(OLD)
+
+    refused = start.report["refused"]
+    assert start.was_refused
+    assert {name: refused["written"][name] for name in ("sessions", "messages", "other")} == {
+        "sessions": 1,
+        "messages": 2,
+        "other": 0,
+    }
+    assert refused["written"]["since"] in refused["reason"]
+    assert "1 sessions, 2 messages" in refused["reason"]
+    assert digests(untouched.data) == before
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        "UPDATE session SET title = 'Renamed'",
+        "DELETE FROM session",
+        "UPDATE message SET data = '{1}' WHERE id = 'of-the-old-1'",
+        "DELETE FROM part WHERE id = 'of-the-old-1'",
+        "UPDATE project SET name = 'Mine'",
+        "CREATE TABLE credential AS SELECT 1 AS id",
+    ],
+)
+def test_each_change_that_a_user_makes_counts_as_a_write(untouched, write):
+    untouched.write(write)
+
+    assert untouched.run(OLD).was_refused
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        "UPDATE project SET time_updated = time_updated + 1",
+        "INSERT INTO project VALUES ('another', NULL, 5)",
+        "ALTER TABLE session ADD COLUMN cost REAL DEFAULT 1.5",
+        "CREATE TABLE credential (id TEXT PRIMARY KEY)",
+        "INSERT INTO session VALUES ('ses_1', 'opencode-lifecycle: does it answer?', 5, 5)",
+    ],
+)
+def test_what_opencode_and_we_write_by_ourselves_counts_for_nothing(untouched, write):
+    untouched.write(write)
+
+    assert untouched.run(OLD).report["refused"] is None
+
+
+def test_a_login_since_counts_as_a_write(untouched):
+    (untouched.data / "auth.json").write_text('{"3": "another-credential"}')
+
+    assert untouched.run(OLD).report["refused"]["written"]["other"] == 1
+
+
+@pytest.mark.parametrize("write", ["DROP TABLE part", "ALTER TABLE session RENAME TO conversation"])
+def test_data_of_which_nothing_can_be_told_stays_where_it_is(untouched, write):
+    untouched.write(write)
+
+    start = untouched.run(OLD)
+
+    assert start.was_refused
+    assert "cannot be told" in start.said
+
+
+def test_looking_for_what_was_written_leaves_nothing_beside_the_snapshot(untouched):
+    untouched.run(NEW, session="went on")
+    [receipt] = untouched.report()["snapshots"]
+    kept = names_in(untouched.snapshots / receipt["id"])
+
+    untouched.run(OLD)
+
+    assert names_in(untouched.snapshots / receipt["id"]) == kept
+
+
+def test_a_name_that_was_used_up_does_not_keep_newer_data_from_going_back(untouched):
+    first = untouched.report()["snapshots"][0]["id"]
+    untouched.run(OLD, session="after", restore=first)
+    untouched.run(NEW, migrates=True)
+
+    untouched.run(OLD, session="once more", restore=first)
+
+    assert untouched.sessions() == {"of-the-old", "after", "once more"}
+
+
+def test_what_was_set_aside_comes_back_with_its_version_when_the_older_one_is_given_up(migrated):
+    [receipt] = migrated.report()["snapshots"]
+    aside = migrated.run(OLD, restore=receipt["id"]).report["restored"]["set_aside"]
+
+    report = migrated.run(NEW, session="on", restore=aside).report
+
+    assert report["restored"]["id"] == aside
+    assert migrated.sessions() == {"of-the-old", "of-the-new", "on"}
+
+
+def test_what_was_set_aside_long_ago_is_not_brought_back_by_an_old_text_of_the_job(migrated):
+    [receipt] = migrated.report()["snapshots"]
+    aside = migrated.run(OLD, restore=receipt["id"]).report["restored"]["set_aside"]
+    migrated.run(SAME, session="of-the-old")
+    migrated.run(OLD, session="later")
+
+    migrated.run(NEW, session="on", restore=aside)
+
+    assert migrated.sessions() == {"of-the-old", "later", "on"}
 
 
 # --- restoring
@@ -346,7 +517,7 @@ def test_a_snapshot_that_is_not_there_is_said(migrated, snapshot):
     assert len(start.said) < 300
 
 
-@pytest.mark.parametrize("file", ["opencode.db", "auth.json", workspace_data.RECEIPT])
+@pytest.mark.parametrize("file", ["opencode.db", "auth.json", snapshots.RECEIPT])
 def test_a_damaged_snapshot_is_not_restored(migrated, file):
     [receipt] = migrated.report()["snapshots"]
     damaged = migrated.snapshots / receipt["id"] / file
@@ -381,7 +552,7 @@ def test_a_snapshot_that_the_agent_planted_leads_nowhere(migrated, tmp_path):
     (place / "opencode.db").symlink_to(secret)
     for path in ("../../../../of-the-host", "opencode.db"):
         line = {"path": path, "bytes": 1, "sha256": hashlib.sha256(b"x").hexdigest()}
-        (place / workspace_data.RECEIPT).write_text(json.dumps({**receipt, "id": planted, "files": [line]}))
+        (place / snapshots.RECEIPT).write_text(json.dumps({**receipt, "id": planted, "files": [line]}))
 
         assert migrated.run(OLD, restore=planted).was_refused
 
@@ -461,9 +632,9 @@ def digests(directory: Path) -> dict[str, str]:
 
 def whole_snapshots(workspace: Workspace) -> list[Path]:
     """Return the snapshots that count, each held against its receipt."""
-    found = [each for each in workspace.snapshots.glob("*") if workspace_data.ID.fullmatch(each.name)]
+    found = [each for each in workspace.snapshots.glob("*") if documents.ID.fullmatch(each.name)]
     for each in found:
-        receipt = json.loads((each / workspace_data.RECEIPT).read_text())
+        receipt = json.loads((each / snapshots.RECEIPT).read_text())
         assert digests(each) == {file["path"]: file["sha256"] for file in receipt["files"]}
     return found
 
@@ -517,6 +688,53 @@ def test_a_kill_at_any_moment_of_a_restore_loses_neither_the_old_data_nor_the_ne
             "of-the-old",
             "of-the-new",
         }
+
+
+@pytest.mark.timeout(120)
+def test_a_kill_at_any_moment_of_going_back_leaves_the_old_state_or_the_new(tmp_path):
+    (tmp_path / "before").mkdir()
+    before = Workspace(tmp_path / "before")
+    before.run(OLD, session="of-the-old")
+    before.run(NEW, migrates=True)
+    moments = moments_of(before, tmp_path, version=OLD)
+    assert moments > 20
+
+    for moment in range(moments):
+        workspace = before.copy(tmp_path / f"at-{moment}")
+        assert dying(workspace, tmp_path, version=OLD, moment=moment) == {}
+
+        whole_snapshots(workspace)
+        # Whichever starts next: the newer one has lost nothing, and the older one gets what it left.
+        version = (OLD, NEW)[moment % 2]
+        report = workspace.run(version, session="after").report
+        assert report["refused"] is None
+        assert workspace.sessions() == {"of-the-old", "after"}
+
+
+def test_no_other_server_gets_the_workspace_while_its_data_is_put_back(untouched, tmp_path):
+    going = tmp_path / "going"
+    os.mkfifo(going)
+    script = (
+        f"import sys; sys.path.insert(0, {str(Path(entrypoint.__file__).parent)!r})\n"
+        "import entrypoint, workspace_data\n"
+        "ready = workspace_data.prepare\n"
+        f"workspace_data.prepare = lambda *all: (open({str(going)!r}).read(), ready(*all))[1]\n"
+        "sys.exit(entrypoint.main())"
+    )
+    command = [sys.executable, "-I", "-S", "-c", script, "--workspace", str(untouched.directory)]
+    command += ["--secrets", str(untouched.secrets), "--opencode-version", OLD, "--", "true"]
+    first = subprocess.Popen(
+        command, env={"XDG_DATA_HOME": str(untouched.directory / "data"), "PATH": "/bin"}
+    )
+    try:
+        with going.open("w"):  # opens when the first one is there
+            second = untouched.run(OLD)
+        assert first.wait(20) == 0
+    finally:
+        first.kill()
+
+    assert second.code == entrypoint.EXIT_IN_USE
+    assert migrations_in(untouched.data) == {"count": 3, "last": "20260003_step"}
 
 
 def test_a_restore_that_was_begun_is_ended_before_any_other_version_starts(migrated, tmp_path):
