@@ -135,6 +135,11 @@ class MemoryRollouts:
         self.plans[plan.id] = plan
         return plan
 
+    async def find_plan(self, plan_id: PlanId) -> RolloutPlan:
+        if plan_id not in self.plans:
+            raise PlanNotFound(plan=plan_id)
+        return self.plans[plan_id]
+
     async def start(self, specification: RolloutSpecification, *, by: Principal) -> Rollout:
         self.calls.append("start")
         self._judge(specification)

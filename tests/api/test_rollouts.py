@@ -144,6 +144,32 @@ async def test_a_plan_has_an_id_that_lapses_and_begins_nothing(world):
     assert world.rollouts.rollouts == {}
 
 
+async def plan_with_a_key(world, body=None):
+    return await world.call(
+        "POST", "/v1/rollouts/plan", by="operator", json=body, headers={"Idempotency-Key": "k"}
+    )
+
+
+async def test_a_plan_that_is_asked_for_twice_with_one_key_is_one_plan(world):
+    first = await plan_with_a_key(world, WHOLE_BODY)
+    world.rollouts.planned = []
+    again = await plan_with_a_key(world, WHOLE_BODY)
+
+    assert (again.status, again.json) == (200, first.json)
+    assert again.headers["Idempotent-Replayed"] == "true"
+    assert world.rollouts.calls == ["plan"]
+
+
+async def test_a_plan_that_was_forgotten_is_not_made_again_under_its_key(world):
+    await plan_with_a_key(world)
+    world.rollouts.plans.clear()
+
+    again = await plan_with_a_key(world)
+
+    assert (again.status, again.code) == (409, "plan-lapsed")
+    assert "another key" in again.json["detail"]
+
+
 async def test_a_plan_with_nothing_to_do_says_so(world):
     world.rollouts.planned = []
 

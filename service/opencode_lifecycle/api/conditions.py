@@ -65,6 +65,9 @@ def idempotency_key(request: web.Request) -> str | None:
     return values[0]
 
 
+PLACE: Final = web.ResponseKey("place", str)
+"""On a response without a Location: what an answer that is given again has to find."""
+
 Act = Callable[[], Awaitable[web.Response]]
 Replay = Callable[[IdempotentAnswer], Awaitable[web.Response]]
 
@@ -121,7 +124,7 @@ async def _hash(request: web.Request) -> str:
 
 
 def _kept(response: web.Response) -> IdempotentAnswer:
-    location = response.headers.get("Location")
+    location = response.headers.get("Location") or response.get(PLACE)
     match = _OPERATION.search(location) if location is not None else None
     return IdempotentAnswer(
         status=response.status,

@@ -20,6 +20,10 @@ class Rollouts(Protocol):
         """Work out what a rollout would do, and keep it under an id for `apply`. Changes nothing else."""
         ...
 
+    async def find_plan(self, plan_id: PlanId) -> RolloutPlan:
+        """Return what was planned, as it was told then; `PlanNotFound` for what was never planned or is kept no longer."""
+        ...
+
     async def start(self, specification: RolloutSpecification, *, by: Principal) -> Rollout:
         """Begin a rollout. `RolloutActive` while another one is, `NothingToDo` when it would move and change nothing."""
         ...

@@ -9,7 +9,7 @@ from opencode_lifecycle.api import cursors
 from opencode_lifecycle.api import parameters as query
 from opencode_lifecycle.api.bodies import BodyReader
 from opencode_lifecycle.api.calls import arguments_of, principal_of
-from opencode_lifecycle.api.conditions import Idempotency
+from opencode_lifecycle.api.conditions import PLACE, Idempotency
 from opencode_lifecycle.api.identifiers import is_rollout_id, rollout_id_of
 from opencode_lifecycle.api.responses import respond
 from opencode_lifecycle.api.rollout_use_cases import Rollouts
@@ -23,11 +23,12 @@ from opencode_lifecycle.api.schemas import (
     RolloutShape,
     StartRolloutBody,
 )
-from opencode_lifecycle.model.errors import InvalidRequest, InvalidUserId
-from opencode_lifecycle.model.identifiers import RolloutId, UserId, parse_user_id
+from opencode_lifecycle.model.errors import InvalidRequest, InvalidUserId, PlanLapsed, PlanNotFound
+from opencode_lifecycle.model.identifiers import PlanId, RolloutId, UserId, parse_user_id
 from opencode_lifecycle.model.rollout import Rollout
 from opencode_lifecycle.ports.stores import IdempotentAnswer
 
+_FORGOTTEN = "The plan that was made with this key is too old and was forgotten; plan anew, with another key."
 _MADE_UP = "The cursor is not one that this list gave out."
 
 
@@ -38,14 +39,23 @@ class RolloutHandlers:
         self._bodies = bodies
 
     async def plan_rollout(self, request: web.Request) -> web.Response:
-        """Repeated with its key it plans anew: a plan tells what is so now, and changes nothing."""
+        """Repeated with its key it answers with the plan of then, for as long as that is kept: what is applied is one plan."""
         body = await self._bodies.read(request, RolloutBody)
 
-        async def plan(_: IdempotentAnswer | None = None) -> web.Response:
-            made = await self._rollouts.plan(body.to_domain(), by=principal_of(request))
-            return respond(await RolloutPlanShape.from_domain(made))
+        async def first() -> web.Response:
+            plan = await self._rollouts.plan(body.to_domain(), by=principal_of(request))
+            response = respond(await RolloutPlanShape.from_domain(plan))
+            response[PLACE] = plan.id
+            return response
 
-        return await self._idempotency.once(request, plan, plan)
+        async def again(earlier: IdempotentAnswer) -> web.Response:
+            try:
+                plan = await self._rollouts.find_plan(PlanId(earlier.location or ""))
+            except PlanNotFound:
+                raise PlanLapsed(_FORGOTTEN, plan=earlier.location) from None
+            return respond(await RolloutPlanShape.from_domain(plan))
+
+        return await self._idempotency.once(request, first, again)
 
     async def start_rollout(self, request: web.Request) -> web.Response:
         body = await self._bodies.read(request, StartRolloutBody)

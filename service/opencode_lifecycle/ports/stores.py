@@ -421,6 +421,7 @@ class IdempotentAnswer:
 
     status: int
     location: str | None
+    """The `Location` it had; without one, the id of what was made."""
     operation_id: OperationId | None
 
 

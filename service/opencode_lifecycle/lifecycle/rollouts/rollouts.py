@@ -117,6 +117,13 @@ class Rollouts:
         await self._store.put_plan(plan)
         return plan
 
+    async def find_plan(self, plan_id: PlanId) -> RolloutPlan:
+        """Return what was planned, or raise `PlanNotFound`."""
+        plan = await self._store.get_plan(plan_id)
+        if plan is None:
+            raise PlanNotFound(plan=plan_id)
+        return plan
+
     async def _plan(self, specification: RolloutSpecification, by: Principal) -> RolloutPlan:
         await self._check(specification)
         now, target = self._now(), self._releases.current
@@ -195,9 +202,7 @@ class Rollouts:
 
         `PlanNotFound` for no such plan, `PlanLapsed` for one that is too old, or was made for another target of the fleet.
         """
-        plan = await self._store.get_plan(plan_id)
-        if plan is None:
-            raise PlanNotFound(plan=plan_id)
+        plan = await self.find_plan(plan_id)
         target = self._releases.current
         if plan.lapses_at <= self._now():
             raise PlanLapsed(plan=plan_id)
