@@ -27,6 +27,7 @@ from fakes.nomad_storage import FakeClusterMark, FakeLiveFiles, FakeWorkspaces
 from opencode_lifecycle.model.clock import Clock, utc_now
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import (
+    DeadlineExceeded,
     IndexConflict,
     UpstreamNonsense,
     UpstreamRejected,
@@ -283,10 +284,13 @@ class FakeNomad:
             self._check_index(job.job_id, expected_index)
             if self.is_racy:
                 # As on 1.11: the check is not repeated where the job is written, so two writers can both pass it. That is
-                # a moment of the server's: a caller that is frozen meanwhile has not sent its request yet.
+                # a moment of the server's: a caller that is frozen meanwhile has not sent its request yet, and sends none
+                # once its deadline is past.
                 moment = self._now()
                 await asyncio.sleep(0)
                 if self._now() != moment:
+                    if not deadline.left():
+                        raise DeadlineExceeded(deadline.purpose)
                     self._check_index(job.job_id, expected_index)
             known = self.jobs.get(job.job_id)
             unchanged = (
