@@ -170,7 +170,11 @@ async def test_a_release_whose_canary_answers_no_prompt_is_taken_back(four):
     rollout = await four.plane.rollouts.start(specification, by=OPERATOR)
     found = await ended(four, rollout.id)
 
+    [canary] = [user for user, each in (await members(four, rollout.id)).items() if each.wave == 0]
     assert (found.state, found.reason) == (RolloutState.FAILED, RolloutReason.CANARY_FAILED)
+    assert found.message == (
+        f"1 stack failed: {canary} (it did not answer the prompt: it answered with status 500)"
+    )
     assert four.plane.releases.current == target
     assert {four.stack(user).intent.wanted_release for user in USERS} == {target.id}
 
@@ -204,7 +208,8 @@ async def test_a_rollout_that_succeeded_is_rolled_back_with_its_target(four):
 
     await four.plane.rollouts.rollback(rollout.id, by=OPERATOR)
 
-    assert (await ended(four, rollout.id)).state is RolloutState.ROLLED_BACK
+    back = await ended(four, rollout.id)
+    assert (back.state, back.message) == (RolloutState.ROLLED_BACK, "by operator")
     assert four.plane.releases.current == target
     assert {four.stack(user).status.release for user in (*USERS, "eve")} == {target.id}
 

@@ -168,6 +168,18 @@ def test_the_prompt_is_put_before_the_gate_opens_and_decides_about_it():
     assert driver.rollout.state is RolloutState.FAILED
 
 
+def test_of_many_that_failed_a_few_are_told_with_what_was_the_matter():
+    fleet = a_fleet(10)
+    fleet.clumsy = frozenset(fleet.stacks)
+    driver = driven(fleet, canary=Amount(count=0), waves=(Amount(percent=100),), max_in_flight=10)
+
+    driver.run(stop=lambda: driver.rollout.state is RolloutState.PAUSED)
+
+    message = driver.rollout.message
+    assert message.startswith("10 stacks failed: user-000 (")
+    assert message.endswith("; and 7 more")
+
+
 def test_a_runtime_that_could_not_be_asked_is_asked_again_and_is_no_pass():
     driver = driven(gate=Gate(prompt="Say hello."))
     driver.answers = PromptVerdict.UNKNOWN

@@ -61,6 +61,7 @@ STALLED_AFTER: Final = timedelta(minutes=30)
 BLOCKED_AFTER: Final = timedelta(minutes=5)
 """How long nothing may happen because too many stacks are without a working runtime, before the same."""
 _NAMED: Final = 5
+_EXPLAINED: Final = 3
 
 _UNRESOLVED: Final = frozenset({MemberState.WAITING, MemberState.ORDERED})
 
@@ -120,7 +121,7 @@ def _stops_for_failures(making: Making) -> bool:
     failed = failures(rollout, making.cases)
     if len(failed) <= failures_allowed(rollout, making.cases):
         return False
-    message = f"{_stacks(len(failed))} failed: {_names(failed)}"
+    message = f"{_stacks(len(failed))} failed: {_causes(failed)}"
     if rollout.wave > 0 or rollout.goes_back:
         making.enter(RolloutState.PAUSED, RolloutReason.FAILURES, message)
     elif all(member.reason == MemberReason.UNSEEN for member in failed):
@@ -336,6 +337,13 @@ def _rests(case: Case) -> bool:
 
 def _stacks(count: int) -> str:
     return "1 stack" if count == 1 else f"{count} stacks"
+
+
+def _causes(failed: Sequence[Member]) -> str:
+    """Name some of those that failed, each with what was the matter: what is taken back does not show it any more."""
+    shown = sorted(failed, key=lambda member: member.user_id)[:_EXPLAINED]
+    said = "; ".join(f"{member.user_id} ({member.message or member.reason})" for member in shown)
+    return said if len(failed) <= _EXPLAINED else f"{said}; and {len(failed) - _EXPLAINED} more"
 
 
 def _names(members: Sequence[Member]) -> str:

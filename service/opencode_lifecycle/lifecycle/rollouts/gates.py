@@ -142,7 +142,7 @@ def _of_prompts(asked: Sequence[Member], until: datetime, now: datetime) -> Judg
             member,
             state=MemberState.FAILED,
             reason=MemberReason.NO_ANSWER.value,
-            message=member.message or "it was moved, and did not answer the prompt",
+            message=": ".join(filter(None, ("it did not answer the prompt", member.message))),
             changed_at=now,
         )
         for member in asked

@@ -297,7 +297,13 @@ class Rollouts:
                 return there
             if RolloutState.ROLLING_BACK not in ROLLOUT_MOVES[there.state]:
                 raise RolloutFinished(f"The rollout is {there.state}, so it cannot be rolled back.")
-            back = entered(there, RolloutState.ROLLING_BACK, now=self._now(), reason=RolloutReason.OPERATOR)
+            back = entered(
+                there,
+                RolloutState.ROLLING_BACK,
+                now=self._now(),
+                reason=RolloutReason.OPERATOR,
+                message=f"by {by.name}",
+            )
             return replace(back, updated_at=self._now())
 
         return await self._change(rollout_id, change, "rolling_back", by, members=latecomers)
