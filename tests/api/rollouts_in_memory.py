@@ -171,13 +171,21 @@ class MemoryRollouts:
         return RolloutView(rollout=rollout, waves=counts)
 
     async def members(
-        self, rollout_id: RolloutId, *, state: MemberState | None, after: UserId | None, limit: int
+        self,
+        rollout_id: RolloutId,
+        *,
+        state: MemberState | None,
+        user: UserId | None,
+        after: UserId | None,
+        limit: int,
     ) -> Page[Member]:
         self._rollout(rollout_id)
         found = [
             member
             for member in sorted(self.members_of[rollout_id], key=lambda each: each.user_id)
-            if state in {None, member.state} and (after is None or member.user_id > after)
+            if state in {None, member.state}
+            and user in {None, member.user_id}
+            and (after is None or member.user_id > after)
         ]
         return Page(items=found[:limit], next_cursor=found[limit - 1].user_id if len(found) > limit else None)
 

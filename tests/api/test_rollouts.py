@@ -248,6 +248,21 @@ async def test_members_are_shown_by_state_page_by_page(world):
     assert rest["next_cursor"] is None
 
 
+async def test_what_became_of_one_user_in_a_rollout_is_asked_for_by_name(world):
+    rollout = world.rollouts.given()
+    for user_id in ("ada", "bob@example.org"):
+        world.rollouts.given_member(rollout, user_id)
+    path = f"/v1/rollouts/{rollout.id}"
+
+    found = await world.call("GET", f"{path}?user=bob%40example.org", by="operator")
+    nobody = await world.call("GET", f"{path}?user=eve", by="operator")
+    invalid = await world.call("GET", f"{path}?user=a%2Fb", by="operator")
+
+    assert [each["user_id"] for each in found.json["members"]["items"]] == ["bob@example.org"]
+    assert nobody.json["members"]["items"] == []
+    assert (invalid.status, invalid.code) == (400, "invalid-request")
+
+
 async def test_the_cursor_of_one_state_is_refused_for_another(world):
     rollout = world.rollouts.given()
     for user_id in ("ada", "bob"):

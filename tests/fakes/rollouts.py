@@ -60,13 +60,21 @@ class FakeRollouts:
             return [member for _, member in sorted(self.rollout_stacks.get(rollout_id, {}).items())]
 
     async def find_members(
-        self, rollout_id: RolloutId, *, state: MemberState | None, after: UserId | None, limit: int
+        self,
+        rollout_id: RolloutId,
+        *,
+        state: MemberState | None,
+        user: UserId | None = None,
+        after: UserId | None,
+        limit: int,
     ) -> Page[Member]:
         async with self._call("find_members"):
             matching = [
                 member
-                for user, member in sorted(self.rollout_stacks.get(rollout_id, {}).items())
-                if state in {None, member.state} and (after is None or user > after)
+                for whose, member in sorted(self.rollout_stacks.get(rollout_id, {}).items())
+                if state in {None, member.state}
+                and user in {None, whose}
+                and (after is None or whose > after)
             ]
             found = matching[:limit]
             return Page(items=found, next_cursor=found[-1].user_id if len(matching) > limit else None)

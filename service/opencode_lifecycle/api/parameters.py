@@ -14,7 +14,7 @@ from urllib.parse import unquote_to_bytes
 
 from opencode_lifecycle.model.errors import InvalidRequest
 from opencode_lifecycle.model.facets import Facet
-from opencode_lifecycle.model.identifiers import GROUP_PATTERN, ReleaseId
+from opencode_lifecycle.model.identifiers import GROUP_PATTERN, USER_ID_PATTERN, ReleaseId, UserId
 from opencode_lifecycle.model.rollout import MemberState
 from opencode_lifecycle.model.states import Health, MigrationState, Phase, Reason
 
@@ -173,6 +173,7 @@ def _enumeration(name: str, members: type[Member], description: str) -> "Paramet
 
 
 _read_release = _pattern(r"rel_[A-Za-z0-9_-]{1,64}", "a release id")
+_read_user = _pattern(USER_ID_PATTERN, "a user id")
 
 WAIT: Final[Parameter[int | None]] = Parameter(
     "wait",
@@ -242,6 +243,13 @@ MIGRATION_STATE: Final = _enumeration(
     "migration_state", MigrationState, "Only stacks in this migration state."
 )
 MEMBER_STATE: Final = _enumeration("state", MemberState, "Only members in this state.")
+MEMBER: Final[Parameter[UserId | None]] = Parameter(
+    "user",
+    lambda text: UserId(_read_user(text)),
+    None,
+    {"type": "string", "pattern": USER_ID_PATTERN},
+    "Only the member of this user.",
+)
 REASON: Final = _enumeration("reason", Reason, "Only stacks with this reason.")
 RELEASE: Final[Parameter[ReleaseId | None]] = Parameter(
     "release",

@@ -45,9 +45,15 @@ class Rollouts(Protocol):
         ...
 
     async def members(
-        self, rollout_id: RolloutId, *, state: MemberState | None, after: UserId | None, limit: int
+        self,
+        rollout_id: RolloutId,
+        *,
+        state: MemberState | None,
+        user: UserId | None,
+        after: UserId | None,
+        limit: int,
     ) -> Page[Member]:
-        """Return its members in the order of their user ids, or raise `RolloutNotFound`."""
+        """Return its members in the order of their user ids, only that of *user* when it is named, or raise `RolloutNotFound`."""
         ...
 
     async def pause(self, rollout_id: RolloutId, *, by: Principal) -> Rollout:

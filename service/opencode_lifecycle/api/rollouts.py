@@ -89,13 +89,17 @@ class RolloutHandlers:
         )
 
     async def rollout(self, request: web.Request) -> web.Response:
-        """Show it with one page of its members, those in one state when that is asked for."""
+        """Show it with one page of its members, those in one state or that of one user when that is asked for."""
         rollout_id, arguments = rollout_id_of(request), arguments_of(request)
-        state, cursor = arguments[query.MEMBER_STATE], arguments[query.CURSOR]
-        listed = [rollout_id, state]
+        state, user = arguments[query.MEMBER_STATE], arguments[query.MEMBER]
+        cursor, listed = arguments[query.CURSOR], [rollout_id, state, user]
         view = await self._rollouts.get(rollout_id)
         members = await self._rollouts.members(
-            rollout_id, state=state, after=_after(listed, cursor), limit=arguments[query.LIMIT]
+            rollout_id,
+            state=state,
+            user=user,
+            after=_after(listed, cursor),
+            limit=arguments[query.LIMIT],
         )
         waits = view.rollout.specification.strategy.deadline
         page = MEMBERS.from_domain(

@@ -161,7 +161,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route("GET", "/v1/rollouts", "list_rollouts", _roles(OPERATOR, AUDITOR), READ, "List rollouts, the newest first",
           {200: ROLLOUTS}, None, PAGING),
     Route("GET", ROLLOUT, "rollout", _roles(OPERATOR, AUDITOR), READ, "How far the rollout is, with a page of its members",
-          {200: schemas.RolloutDetailShape}, None, (query.MEMBER_STATE, *PAGING)),
+          {200: schemas.RolloutDetailShape}, None, (query.MEMBER_STATE, query.MEMBER, *PAGING)),
     Route("POST", ROLLOUT + "/pause", "pause_rollout", _roles(OPERATOR), ADMIN, "Move nobody else until it is resumed",
           {200: schemas.RolloutShape}, NOTHING, (), idempotent=True),
     Route("POST", ROLLOUT + "/resume", "resume_rollout", _roles(OPERATOR), ADMIN, "Go on, letting pass what made it pause",

@@ -40,9 +40,15 @@ class RolloutStore(Protocol):
         ...
 
     async def find_members(
-        self, rollout_id: RolloutId, *, state: MemberState | None, after: UserId | None, limit: int
+        self,
+        rollout_id: RolloutId,
+        *,
+        state: MemberState | None,
+        user: UserId | None = None,
+        after: UserId | None,
+        limit: int,
     ) -> Page[Member]:
-        """Return one page in the order of user ids."""
+        """Return one page in the order of user ids: those in *state*, and only that of *user*, where these are named."""
         ...
 
     async def count_members(self, rollout_id: RolloutId) -> Sequence[WaveCount]:

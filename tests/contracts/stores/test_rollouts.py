@@ -171,10 +171,14 @@ async def test_members_are_paged_and_filtered_by_state(database):
     page = await database.find_members(RolloutId("ro_1"), state=None, after=None, limit=2)
     rest = await database.find_members(RolloutId("ro_1"), state=None, after=page.next_cursor, limit=2)
     found = await database.find_members(RolloutId("ro_1"), state=MemberState.MIGRATED, after=None, limit=2)
+    one = await database.find_members(
+        RolloutId("ro_1"), state=None, user=rest.items[0].user_id, after=None, limit=2
+    )
 
     assert [each.user_id for each in page.items] == ["ada", "bob"]
     assert ([each.user_id for each in rest.items], rest.next_cursor) == (["cyd"], None)
     assert found.items == [moved]
+    assert [each.user_id for each in one.items] == ["cyd"]
 
 
 async def test_members_are_counted_by_wave_and_state(database):

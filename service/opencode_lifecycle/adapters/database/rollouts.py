@@ -89,11 +89,19 @@ class RolloutRows(Store):
         return [member_of(row) for row in rows]
 
     async def find_members(
-        self, rollout_id: RolloutId, *, state: MemberState | None, after: UserId | None, limit: int
+        self,
+        rollout_id: RolloutId,
+        *,
+        state: MemberState | None,
+        user: UserId | None = None,
+        after: UserId | None,
+        limit: int,
     ) -> Page[Member]:
         statement = _MEMBERS.limit(limit + 1)
         if state is not None:
             statement = statement.where(_members.state == state.value)
+        if user is not None:
+            statement = statement.where(_members.user_id == user)
         if after is not None:
             statement = statement.where(_members.user_id > after)
         rows = await self._read("find members", statement, {"which": rollout_id})

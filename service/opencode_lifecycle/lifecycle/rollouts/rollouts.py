@@ -102,10 +102,16 @@ class Rollouts:
         return await self._store.find_rollouts(after=after, limit=limit)
 
     async def members(
-        self, rollout_id: RolloutId, *, state: MemberState | None, after: UserId | None, limit: int
+        self,
+        rollout_id: RolloutId,
+        *,
+        state: MemberState | None,
+        user: UserId | None = None,
+        after: UserId | None,
+        limit: int,
     ) -> Page[Member]:
         await self._existing(rollout_id)
-        return await self._store.find_members(rollout_id, state=state, after=after, limit=limit)
+        return await self._store.find_members(rollout_id, state=state, user=user, after=after, limit=limit)
 
     # --- planning
 
