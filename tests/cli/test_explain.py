@@ -6,12 +6,15 @@ from datetime import UTC, datetime
 import pytest
 
 from fakes.lifecycle_service import (
+    SINCE,
     condition,
     event,
     items,
+    member,
     migration,
     operation,
     order,
+    rollout,
     stack,
     staleness,
     waiting_stack,
@@ -279,16 +282,75 @@ def test_what_a_newer_service_says_is_not_guessed_at():
     assert said("migration", newer) == ["hovering, class warp"]
 
 
+def in_rollout(state, *, over=False, **changes):
+    return {
+        "id": "ro_1",
+        "state": "running",
+        "release": "rel_3",
+        "wave": 1,
+        "waves": 3,
+        "finished_at": SINCE if over else None,
+        "members": items(member(state=state, **changes)),
+    }
+
+
+def test_a_stack_whose_turn_in_a_rollout_has_not_come_says_when_it_does():
+    rollout = in_rollout("waiting", wave=2)
+
+    assert said("rollout", rollout=rollout) == [
+        "its turn comes in wave 2 of ro_1, which is running, wave 1 of 3"
+    ]
+    assert said("next", rollout=rollout) == ["When its turn comes, it is moved to rel_3."]
+    assert said("to do", rollout=rollout) == ["see the rollout: `opencode-lifecycle rollout show ro_1`"]
+
+
+def test_a_stack_that_gave_its_place_to_another_says_why():
+    rollout = in_rollout("waiting", wave=4, reason="at_work")
+
+    assert said("rollout", rollout=rollout) == [
+        "its turn comes after all waves of ro_1, which is running, wave 1 of 3; its agent is at work"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("state", "changes", "expected"),
+    [
+        ("skipped", {"reason": "at_work"}, "skipped in ro_1: its agent is at work"),
+        ("left_out", {"reason": "pinned"}, "left out in ro_1: it is pinned to another release"),
+        ("failed", {"message": "exit code 1"}, "failed in ro_1: exit code 1"),
+        ("taken_back", {}, "taken back in ro_1: olga asked for it"),
+    ],
+)
+def test_what_became_of_a_stack_in_the_last_rollout_is_told_when_it_was_not_moved(state, changes, expected):
+    rollout = in_rollout(state, over=True, **changes) | {"reason": "operator", "message": "by olga"}
+
+    assert said("rollout", rollout=rollout) == [expected]
+
+
+def test_that_a_stack_was_moved_is_told_until_its_rollout_is_over():
+    assert said("rollout", rollout=in_rollout("migrated")) == [
+        "it was moved by ro_1, which is running, wave 1 of 3"
+    ]
+    assert said("rollout", rollout=in_rollout("migrated", over=True)) == []
+
+
+def test_a_stack_that_is_being_moved_speaks_for_itself():
+    assert said("rollout", moving("draining", order=order()), rollout=in_rollout("ordered")) == []
+
+
 def ask(service, seen):
     service.answers(ADA, seen)
     service.answers("GET /v1/operations/op_1", operation())
     service.answers("GET /v1/stacks/ada/events", items(*(event(id=f"evt_{each}") for each in range(12))))
     service.answers("GET /v1/conditions", items())
+    service.answers("GET /v1/rollouts", items())
 
 
 def test_one_screen_has_the_sentences_the_operation_the_events_and_nomads_commands(run, service):
     ask(service, moving("draining", order=order()))
     service.answers("GET /v1/rollouts/ro_1", {"id": "ro_1", "state": "running", "message": ""})
+    told = {"rollout": "ro_1", "order": "ro_1.back.7", "wanted_release": "rel_2"}
+    service.now_answers("GET /v1/stacks/ada/events", items(event(kind="stack.ordered", data=told)))
 
     result = run("explain", "ada")
 
@@ -296,7 +358,7 @@ def test_one_screen_has_the_sentences_the_operation_the_events_and_nomads_comman
     assert result.exit_code == ExitCode.OK
     assert "stale image: v1 → v2 (warning, restarts it)" in lines
     assert any(line.startswith("ensure op_1 succeeded, ") for line in lines)
-    assert "Last 10 events" in lines
+    assert any(line.endswith(" stack.ordered backend-1 rollout=ro_1, wanted_release=rel_2") for line in lines)
     assert "nomad job status -namespace=opencode oc-ada-abcdefghijklmnopqrst" in lines
     assert any(line.startswith("nomad alloc logs -namespace=opencode 11111111-") for line in lines)
 
@@ -307,6 +369,25 @@ def test_what_the_token_may_not_see_is_left_out(run, service):
     ask(service, moving("draining", order=order()))
 
     assert run("explain", "ada").exit_code == ExitCode.OK
+
+
+def test_a_token_that_may_see_no_rollouts_has_the_rest_explained(run, service):
+    service.refuses("GET /v1/rollouts", 403, "forbidden")
+    ask(service, stack())
+
+    assert run("explain", "ada").exit_code == ExitCode.OK
+
+
+def test_the_latest_rollout_is_asked_about_the_user_alone(run, service):
+    ask(service, stack())
+    service.now_answers("GET /v1/rollouts", items(rollout("running", id="ro_1")))
+    service.answers("GET /v1/rollouts/ro_1", in_rollout("waiting", wave=2))
+
+    result = run("explain", "ada")
+
+    assert "its turn comes in wave 2 of ro_1" in result.stdout
+    [asked] = [each for each in service.asked if each.path == "/v1/rollouts/ro_1"]
+    assert asked.query == {"user": "ada"}
 
 
 def test_json_has_everything_that_was_asked_for_and_the_sentences(run, service):

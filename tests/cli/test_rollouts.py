@@ -97,7 +97,7 @@ def test_a_plan_shows_why_class_busy_and_placement_of_each_stack(run, service):
     assert lines[0] == "USER WHY CLASS WAVE BUSY PLACEMENT NOTE"
     assert lines[1] == "ada image v1 → v2, prompt restart canary idle possible -"
     assert lines[2] == "bob image v1 → v2 restart 1 busy possible -"
-    assert lines[3] == "eve - start 1 idle refused 1 node exhausted"
+    assert lines[3] == "eve - start 1 - refused 1 node exhausted"
 
 
 def test_a_plan_says_who_is_left_out_and_why(run, service):
@@ -125,6 +125,22 @@ def test_a_plan_counts_who_is_waited_for_and_whom_nomad_cannot_place(run, servic
     assert totals.endswith(
         "; 1 busy or not seen to be idle, which are waited for; 1 that Nomad cannot place now."
     )
+
+
+def test_a_plan_is_silent_about_what_does_not_matter_to_a_class(run, service):
+    unseen = {"busy": "unknown", "placement": "unknown"}
+    service.answers(
+        PLAN_CALL,
+        plan(
+            planned_stack("ada", **{"class": "live"}, **unseen),
+            planned_stack("bob", **{"class": "reload"}, **unseen),
+        ),
+    )
+
+    lines = lines_of(run("rollout", "plan"))
+
+    assert lines[1].endswith(" live 1 - - -")
+    assert lines[2].endswith(" reload 1 unknown - -")
 
 
 def test_a_plan_counts_of_whom_nomad_was_not_asked(run, service):
@@ -409,7 +425,7 @@ def test_rollouts_are_listed_with_how_far_they_are(run, service):
 
     assert first.startswith(f"{ROLLOUT} running {NEXT_RELEASE} 3 of 10 0 operator")
     assert second.startswith(f"{ROLLOUT} failed {NEXT_RELEASE} 1 of 1 1 operator")
-    assert second.endswith("a canary failed, was not healthy, or did not answer the prompt")
+    assert second.endswith("a canary did not pass")
 
 
 def test_a_rollout_is_shown_in_numbers_and_whoever_is_in_flight_by_name(run, service):
@@ -503,6 +519,20 @@ def test_a_rollout_that_does_not_succeed_is_exit_code_1_and_says_why(run, servic
     assert "more stacks failed than the failure budget allows: 3 of 10" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ("failed", "has failed: olga asked for it"),
+        ("aborted", "was aborted: olga asked for it"),
+        ("rolled_back", "was rolled back: olga asked for it"),
+    ],
+)
+def test_how_it_ended_and_who_asked_for_that_is_a_sentence(run, service, state, said):
+    service.answers(GET, rollout_detail(state, reason="operator", message="by olga", **ENDED))
+
+    assert f"Error: {ROLLOUT} {said}\n" in run("rollout", "watch", ROLLOUT).stderr
+
+
 def test_a_rollout_that_is_not_over_in_time_is_exit_code_6(run, service):
     service.answers(GET, rollout_detail())
 
@@ -540,7 +570,7 @@ def test_a_rollout_is_steered_by_its_id(run, service, verb, state):
     result = run("rollout", verb, ROLLOUT)
 
     assert result.exit_code == ExitCode.OK
-    assert lines_of(result)[1].startswith(f"state {state}")
+    assert lines_of(result)[1].startswith(f"state {state.replace('_', ' ')}")
 
 
 def test_without_an_id_the_rollout_that_runs_is_steered(run, service):
@@ -615,7 +645,7 @@ def test_after_the_last_wave_nobody_is_said_to_have_been_at_work_who_was_not(run
 def test_a_rollout_on_its_way_back_is_at_no_wave(run, service):
     service.answers(GET, rollout_detail("rolling_back", goes_back=True))
 
-    assert "state rolling_back" in lines_of(run("rollout", "show", ROLLOUT))
+    assert "state rolling back" in lines_of(run("rollout", "show", ROLLOUT))
 
 
 @pytest.mark.parametrize("reason", ["no_canary", "inconclusive", "unavailable"])
@@ -635,6 +665,27 @@ def test_a_rollout_that_has_soaked_waits_for_its_gate():
     assert waits(counts={"migrated": 5}, soaks_until="2026-01-02T03:04:20Z") == [
         "the gate: what was moved must be healthy as it should be"
     ]
+
+
+def test_a_gate_that_puts_a_prompt_waits_for_the_answer():
+    asking = {"strategy": {"gate": {"prompt": "Say hello."}}}
+
+    assert waits(counts={"migrated": 5}, soaks_until="2026-01-02T03:04:20Z", specification=asking) == [
+        "the gate: what was moved must be healthy and answer the prompt"
+    ]
+
+
+def test_a_few_that_are_in_flight_are_named():
+    members = items(*(member(user) for user in ("ada", "bob")))
+
+    assert waits(counts={"ordered": 7}, members=members) == ["7 stacks in flight: ada, bob and 5 more"]
+    assert waits(counts={"ordered": 2}, members=members) == ["2 stacks in flight: ada, bob"]
+
+
+def test_whoever_asked_for_a_pause_is_named():
+    (person,) = waits(state="paused", reason="operator", message="by olga", counts={"waiting": 7})
+
+    assert "it is paused (olga asked for it); then" in person
 
 
 def test_a_paused_rollout_waits_for_a_person_and_says_why_and_what_can_be_done():

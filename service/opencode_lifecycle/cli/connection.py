@@ -153,6 +153,9 @@ def call_service(
         asyncio.run(connected())
     except CallFailed as failure:
         raise refused(failing, user_id, failure) from None
+    except KeyboardInterrupt:
+        # Whoever only stops looking has aborted nothing, which is what click would say.
+        raise click.exceptions.Exit(ExitCode.FAILED) from None
 
 
 def refused(failing: str, user_id: object, failure: CallFailed) -> CommandFailed:

@@ -13,7 +13,8 @@ from opencode_lifecycle.cli.connection import Session, calls_service
 from opencode_lifecycle.cli.explanation import Known
 from opencode_lifecycle.cli.output import Screen, ago, plain, state
 from opencode_lifecycle.cli.parameters import user_argument
-from opencode_lifecycle.cli.stack_tables import nomad_commands, show_events
+from opencode_lifecycle.cli.rollout_watching import latest_rollout
+from opencode_lifecycle.cli.stack_tables import nomad_commands, show_events_of_one
 from opencode_lifecycle.model.identifiers import UserId
 
 Found = TypeVar("Found")
@@ -42,7 +43,7 @@ async def explain(session: Session, user_id: UserId) -> None:
     _show_operation(session.screen, known.operation)
     if known.events:
         session.screen.heading(f"Last {len(known.events)} events")
-        show_events(session.screen, known.events)
+        show_events_of_one(session.screen, known.events)
     session.screen.heading("In Nomad's own words")
     for command in nomad_commands(known.stack):
         session.screen.line(command)
@@ -51,14 +52,24 @@ async def explain(session: Session, user_id: UserId) -> None:
 async def _ask(session: Session, user_id: UserId) -> Known:
     client = session.client
     stack = await client.stack(user_id)
-    operation_id, rollout_id = stack.get("last_operation"), explanation.rollout_of(stack)
+    operation_id = stack.get("last_operation")
     return Known(
         stack=stack,
         operation=await _if_seen(client.operation(str(operation_id))) if operation_id else None,
         events=await _if_seen(_latest_events(session, user_id)) or (),
         conditions=await _if_seen(_conditions(session)) or (),
-        rollout=await _if_seen(client.rollout(rollout_id)) if rollout_id else None,
+        rollout=await _if_seen(_rollout_of(session, user_id, stack)),
     )
+
+
+async def _rollout_of(session: Session, user_id: UserId, stack: JsonObject) -> JsonObject | None:
+    """Return the rollout by whose order the stack is migrated, else the latest if the stack is in it."""
+    client, by_order = session.client, explanation.rollout_of(stack)
+    latest = by_order or await latest_rollout(client)
+    if latest is None:
+        return None
+    found = await client.rollout(latest, [("user", user_id)])
+    return found if by_order or (found.get("members") or {}).get("items") else None
 
 
 async def _latest_events(session: Session, user_id: UserId) -> list[JsonObject]:

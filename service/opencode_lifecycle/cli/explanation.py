@@ -9,6 +9,7 @@ from typing import Any, Final
 from opencode_lifecycle.cli.advice import about_condition, meaning_of
 from opencode_lifecycle.cli.client import JsonObject
 from opencode_lifecycle.cli.output import duration, parse_time
+from opencode_lifecycle.cli.rollout_words import because, in_rollout, waits_for_its_turn
 from opencode_lifecycle.cli.situation import situation_of, what_to_do
 from opencode_lifecycle.model.rollout import RolloutState
 from opencode_lifecycle.model.states import FINAL_REASONS, OUTAGES, Desired, MigrationState, Phase, Reason
@@ -44,7 +45,12 @@ _BY_PHASE: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Known:
-    """All that the service said, each part as it came. What the caller may not read is absent."""
+    """
+    All that the service said, each part as it came. What the caller may not read is absent.
+
+    *rollout* is the one by whose order the stack is migrated, else the latest that it is in, with what became of it there
+    as its only member.
+    """
 
     stack: JsonObject
     operation: JsonObject | None = None
@@ -77,7 +83,8 @@ def explain(known: Known, *, now: datetime) -> Sequence[Row]:
         *(("is", sentence) for sentence in _is(stack)),
         *(("stale", _difference(reason)) for reason in stack.get("staleness") or []),
         *_migration(stack, now),
-        *(("next", sentence) for sentence in _next(stack)),
+        *(("rollout", sentence) for sentence in _in_rollout(known)),
+        *(("next", sentence) for sentence in _next(known)),
         *(("waits for", sentence) for sentence in _waits(known, now)),
         *(("refused", sentence) for sentence in _refused(stack)),
         *(("to do", sentence) for sentence in _to_do(known)),
@@ -108,7 +115,8 @@ def _is(stack: JsonObject) -> Iterator[str]:
 
 def _difference(reason: JsonObject) -> str:
     needs = "restarts it" if reason.get("restart") else "needs no restart"
-    return f"{reason.get('facet')}: {reason.get('have')} → {reason.get('want')} ({reason.get('severity')}, {needs})"
+    change = f"{reason.get('have') or '-'} → {reason.get('want') or '-'}"
+    return f"{reason.get('facet')}: {change} ({reason.get('severity')}, {needs})"
 
 
 def _migration(stack: JsonObject, now: datetime) -> Iterator[Row]:
@@ -123,7 +131,13 @@ def _migration(stack: JsonObject, now: datetime) -> Iterator[Row]:
     yield "migration", said
 
 
-def _next(stack: JsonObject) -> Iterator[str]:
+def _in_rollout(known: Known) -> Iterator[str]:
+    if known.rollout is not None and not _order_of(known.stack):
+        yield from in_rollout(known.rollout)
+
+
+def _next(known: Known) -> Iterator[str]:
+    stack = known.stack
     wanted = str(stack.get("wanted_release"))
     phase = stack.get("phase")
     if stack.get("desired") == Desired.DELETED:
@@ -138,10 +152,21 @@ def _next(stack: JsonObject) -> Iterator[str]:
             yield "Nothing by itself: trying again cannot help until the cause is seen to and somebody asks."
         else:
             yield _TRIED_AGAIN
+    elif phase == Phase.RUNNING and _waits_for_its_turn(known):
+        release = known.rollout.get("release") if known.rollout is not None else None
+        yield (
+            f"When its turn comes, it is moved to {release}."
+            if release
+            else "It is seen to when its turn comes."
+        )
     elif phase == Phase.RUNNING:
         yield _next_of_migration(stack).format(wanted=wanted)
     elif phase in _BY_PHASE:
         yield _BY_PHASE[str(phase)].format(wanted=wanted)
+
+
+def _waits_for_its_turn(known: Known) -> bool:
+    return known.rollout is not None and not _order_of(known.stack) and waits_for_its_turn(known.rollout)
 
 
 def _next_of_migration(stack: JsonObject) -> str:
@@ -220,8 +245,12 @@ def _to_do(known: Known) -> Iterator[str]:
         yield f"have what was refused tried again: `opencode-lifecycle recover {user}`"
     if order and _is_rollout(order):
         yield f"see the rollout: `opencode-lifecycle rollout show {quote(_rollout_id(order))}`"
-    if known.rollout is not None and known.rollout.get("state") == RolloutState.PAUSED:
-        why = f" ({known.rollout['message']})" if known.rollout.get("message") else ""
+    elif known.rollout is not None and any(in_rollout(known.rollout)):
+        yield f"see the rollout: `opencode-lifecycle rollout show {quote(str(known.rollout.get('id')))}`"
+    is_concerned = bool(order) or _waits_for_its_turn(known)
+    if known.rollout is not None and known.rollout.get("state") == RolloutState.PAUSED and is_concerned:
+        why = because(known.rollout)
+        why = f" ({why})" if why else ""
         yield (
             f"its rollout is paused{why}, which moves nobody else: `opencode-lifecycle rollout resume "
             f"{quote(str(known.rollout.get('id')))}`"

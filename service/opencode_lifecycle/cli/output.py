@@ -149,12 +149,12 @@ def age(moment: Any, *, now: datetime | None = None) -> str:
 
 
 def ago(moment: Any, *, now: datetime | None = None) -> str:
-    """Return how long ago an RFC 3339 time was, such as `12 s ago`, for cells that have no room for the time itself."""
+    """Return how long ago an RFC 3339 time was, or in how long it is, such as `12 s ago`, for cells without room for more."""
     when = moment if isinstance(moment, datetime) else parse_time(moment)
     if when is None:
         return _NOTHING
     seconds = int(((now or datetime.now(UTC)) - when).total_seconds())
-    return f"{duration(abs(seconds))} {'ago' if seconds >= 0 else 'ahead'}"
+    return f"{duration(seconds)} ago" if seconds >= 0 else f"in {duration(-seconds)}"
 
 
 def duration(seconds: int) -> str:

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 from shlex import quote
-from typing import Any
+from typing import Any, Final
 
 from rich.text import Text
 
 from opencode_lifecycle.cli.client import JsonObject
-from opencode_lifecycle.cli.output import Screen, age, ago, state
+from opencode_lifecycle.cli.output import Screen, age, ago, plain, state
 from opencode_lifecycle.cli.rollout_words import (
     IN_ORDER,
     OF_MEMBERS,
@@ -22,7 +22,11 @@ from opencode_lifecycle.cli.rollout_words import (
     waves_text,
     why_text,
 )
-from opencode_lifecycle.model.rollout import MemberReason, MemberState
+from opencode_lifecycle.model.migration import MigrationClass
+from opencode_lifecycle.model.rollout import MemberReason, MemberState, Placement
+
+_INTERRUPTING: Final = frozenset({MigrationClass.RELOAD, MigrationClass.RESTART})
+"""Of these it matters whether an agent is at work."""
 
 
 def show_plan(screen: Screen, plan: JsonObject) -> None:
@@ -39,8 +43,8 @@ def show_plan(screen: Screen, plan: JsonObject) -> None:
                     why_text(each.get("why")),
                     each.get("class") or "start",
                     wave_name(each.get("wave")),
-                    state(each.get("busy")),
-                    state(each.get("placement")),
+                    state(each.get("busy")) if each.get("class") in _INTERRUPTING else None,
+                    state(each.get("placement")) if _is_placed(each) else None,
                     each.get("message"),
                 ]
                 for each in sorted(moved, key=_turn)
@@ -69,6 +73,11 @@ def show_plan(screen: Screen, plan: JsonObject) -> None:
         screen.line(f"opencode-lifecycle rollout start --plan {quote(str(plan.get('id')))}")
     else:
         screen.line("Nothing to do.")
+
+
+def _is_placed(stack: JsonObject) -> bool:
+    """Whether another job must be placed, of which alone Nomad is asked."""
+    return stack.get("class") == MigrationClass.RESTART or stack.get("placement") != Placement.UNKNOWN
 
 
 def _turn(stack: JsonObject) -> tuple[int, str]:
@@ -111,10 +120,7 @@ def show_rollout(screen: Screen, rollout: JsonObject, *, waits: Iterable[str] = 
     screen.facts(
         [
             ("rollout", rollout.get("id")),
-            (
-                "state",
-                state(rollout.get("state")).append(standing(rollout).removeprefix(str(rollout.get("state")))),
-            ),
+            ("state", standing_text(rollout)),
             ("why", because(rollout)),
             ("release", rollout.get("release")),
             ("target before", rollout.get("target_before")),
@@ -129,6 +135,14 @@ def show_rollout(screen: Screen, rollout: JsonObject, *, waits: Iterable[str] = 
     if waves:
         screen.heading("Waves")
         screen.table(*wave_table(waves, rollout.get("waves")))
+
+
+def standing_text(rollout: JsonObject) -> Text:
+    """Return in which state it is and at which wave, the state coloured by what it means."""
+    said, name = plain(standing(rollout)), str(rollout.get("state"))
+    text = Text(said)
+    text.stylize(state(name).style, 0, len(name))
+    return text
 
 
 def wave_table(waves: Sequence[JsonObject], planned: object) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:

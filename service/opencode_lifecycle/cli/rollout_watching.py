@@ -14,8 +14,8 @@ from rich.text import Text
 
 from opencode_lifecycle.cli.client import Client, JsonObject
 from opencode_lifecycle.cli.following import ShowProgress, poll
-from opencode_lifecycle.cli.output import Screen, plain, state
-from opencode_lifecycle.cli.rollout_tables import wave_table
+from opencode_lifecycle.cli.output import Screen, duration, parse_time, plain
+from opencode_lifecycle.cli.rollout_tables import standing_text, wave_table
 from opencode_lifecycle.cli.rollout_words import (
     because,
     count_of,
@@ -27,21 +27,32 @@ from opencode_lifecycle.cli.rollout_words import (
     waits_of,
 )
 from opencode_lifecycle.model.deadline import Deadline
-from opencode_lifecycle.model.rollout import MemberState
+from opencode_lifecycle.model.rollout import MemberState, RolloutState
 from opencode_lifecycle.model.states import MigrationState
 
 FEW: Final = 5
-"""So many stacks are named of which agents are waited for."""
-NO_MEMBERS: Final = (("limit", "1"),)
-"""A rollout is asked for with a page of its members; of thousands, the smallest will do."""
+"""So many stacks are named that are in flight, and of which agents are waited for."""
+_IN_FLIGHT: Final = (("state", MemberState.ORDERED.value), ("limit", str(FEW)))
+"""A rollout is asked for with a page of its members: a few of those that are in flight."""
 _BAR: Final = 40
 _MOST_WAVES: Final = 12
 """More do not fit a screen; those around the one that is moved are shown."""
 
 
+async def latest_rollout(client: Client) -> str | None:
+    """Return the rollout that runs, or the last one that did; None when there never was one."""
+    newest: str | None = None
+    async for page in client.rollouts():
+        for item in page["items"]:
+            if not is_over(item):
+                return str(item["id"])
+            newest = newest or str(item["id"])
+    return newest
+
+
 async def look_at(client: Client, rollout_id: str) -> JsonObject:
     """Return the rollout, and as its `draining` a few stacks whose agents are waited for, by whosever order."""
-    found = await client.rollout(rollout_id, NO_MEMBERS)
+    found = await client.rollout(rollout_id, _IN_FLIGHT)
     if is_over(found) or not count_of(found.get("counts"), MemberState.ORDERED):
         return found
     query = [("migration_state", MigrationState.DRAINING.value)]
@@ -91,21 +102,25 @@ def _picture(rollout: JsonObject, spinner: Spinner) -> RenderableType:
     counts = rollout.get("counts")
     done, total = done_of(counts), total_of(counts)
     title = Text(plain(rollout.get("id")), style="bold").append("  ")
-    title.append_text(state(rollout.get("state")))
-    title.append(plain(standing(rollout).removeprefix(str(rollout.get("state")))))
+    title.append_text(standing_text(rollout))
+    begun = parse_time(rollout.get("created_at"))
+    if begun is not None:
+        title.append(f"  {duration(max(0, int((datetime.now(UTC) - begun).total_seconds())))}", style="dim")
     spinner.update(text=title)
     bar = Table.grid(padding=(0, 1))
     bar.add_row(
         ProgressBar(total=max(total, 1), completed=done, width=_BAR),
-        f"{done} of {total}",
+        f"{done} of {total} done",
         counts_text(counts),
     )
     parts: list[RenderableType] = [spinner, bar]
     waves = rollout.get("wave_counts") or []
     if waves:
         parts.append(_waves(_around(waves, rollout.get("wave")), rollout.get("waves")))
-    if rollout.get("message"):
-        parts.append(Text(f"  {plain(rollout['message'])}", style="dim"))
+    why = because(rollout)
+    if why and rollout.get("state") != RolloutState.PAUSED:
+        # Why it is paused is part of what it waits for.
+        parts.append(Text("since ", style="dim").append(plain(why), style="none"))
     parts += [
         Text("waits for ", style="dim").append(plain(each), style="none")
         for each in waits_of(rollout, now=datetime.now(UTC))

@@ -21,7 +21,7 @@ from opencode_lifecycle.model.rollout import (
 OF_ROLLOUTS: Final[Mapping[RolloutReason, str]] = {
     RolloutReason.OPERATOR: "somebody asked for it",
     RolloutReason.FAILURES: "more stacks failed than the failure budget allows",
-    RolloutReason.CANARY_FAILED: "a canary failed, was not healthy, or did not answer the prompt",
+    RolloutReason.CANARY_FAILED: "a canary did not pass",
     RolloutReason.NO_CANARY: "no canary could be moved, so nothing is known of the release",
     RolloutReason.INCONCLUSIVE: "what was moved cannot be seen, so it can be called neither healthy nor failed",
     RolloutReason.UNAVAILABLE: "as many stacks are without a working runtime as may be",
@@ -62,6 +62,12 @@ IN_ORDER: Final = (
     MemberState.WAITING,
 )
 """Of the states of members, as a person reads them: what moves now, what has ended, what is to come."""
+
+_OUTCOMES: Final[Mapping[RolloutState, str]] = {
+    RolloutState.FAILED: "has failed",
+    RolloutState.ABORTED: "was aborted",
+    RolloutState.ROLLED_BACK: "was rolled back",
+}
 
 _NAMES: Final[Mapping[MemberState, str]] = {
     MemberState.ORDERED: "in flight",
@@ -108,7 +114,7 @@ def wave_name(wave: object, waves: object = None) -> str:
 
 def standing(rollout: JsonObject) -> str:
     """Say in which state it is, why, and at which wave."""
-    said = str(rollout.get("state"))
+    said = str(rollout.get("state")).replace("_", " ")
     if rollout.get("state") == RolloutState.PAUSED and rollout.get("goes_back"):
         said += " on its way back"
     if not is_over(rollout) and not rollout.get("goes_back"):
@@ -132,8 +138,17 @@ def because(rollout: JsonObject) -> str:
     reason, message = rollout.get("reason"), str(rollout.get("message") or "")
     if message and reason in _SAID_BY_MESSAGE:
         return message
+    if reason == RolloutReason.OPERATOR and message.startswith("by "):
+        return f"{message.removeprefix('by ')} asked for it"
     meaning = OF_ROLLOUTS[RolloutReason(reason)] if reason in set(RolloutReason) else str(reason or "")
     return ": ".join(part for part in (meaning, message) if part)
+
+
+def outcome(rollout: JsonObject) -> str:
+    """Say how one that is over and did not succeed has ended, such as `was aborted: olga asked for it`."""
+    state, why = rollout.get("state"), because(rollout)
+    said = _OUTCOMES[RolloutState(str(state))] if state in _OUTCOMES else f"has ended as {state}"
+    return f"{said}: {why}" if why else said
 
 
 def is_over(rollout: JsonObject) -> bool:
@@ -144,7 +159,8 @@ def waits_of(rollout: JsonObject, *, now: datetime) -> Iterator[str]:
     """
     Say what a rollout waits for, most pressing first; nothing when it is over.
 
-    Among its `draining`, when they are there, are stacks of it whose agents are waited for.
+    Among its `draining`, when they are there, are stacks of it whose agents are waited for; its `members`, when they are
+    there, are some that are in flight.
     """
     if is_over(rollout):
         return
@@ -157,13 +173,29 @@ def waits_of(rollout: JsonObject, *, now: datetime) -> Iterator[str]:
         )
     in_flight = count_of(rollout.get("counts"), MemberState.ORDERED)
     if in_flight:
-        yield f"{counted(in_flight, 'stack')} in flight"
+        yield f"{counted(in_flight, 'stack')} in flight{_who_is_in_flight(rollout, in_flight)}"
         yield from _agents_at_work(rollout, now)
     soaks_until = parse_time(rollout.get("soaks_until"))
     if soaks_until is not None and not in_flight and soaks_until > now:
         yield f"its wave to show itself sound, until {_moment(soaks_until)} (in {_span(now, soaks_until)})"
     elif soaks_until is not None and not in_flight:
-        yield "the gate: what was moved must be healthy as it should be"
+        asks = _gate_of(rollout).get("prompt")
+        yield f"the gate: what was moved must be healthy{' and answer the prompt' if asks else ' as it should be'}"
+
+
+def _gate_of(rollout: JsonObject) -> JsonObject:
+    found: Any = rollout
+    for name in ("specification", "strategy", "gate"):
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
+
+
+def _who_is_in_flight(rollout: JsonObject, number: int) -> str:
+    listed = rollout.get("members")
+    items = listed.get("items") if isinstance(listed, Mapping) else None
+    users = [str(each.get("user_id")) for each in items or () if each.get("state") == MemberState.ORDERED]
+    more = number - len(users)
+    return f": {', '.join(users)}{f' and {more} more' if more > 0 else ''}" if users else ""
 
 
 def _agents_at_work(rollout: JsonObject, now: datetime) -> Iterator[str]:
@@ -178,12 +210,50 @@ def _agents_at_work(rollout: JsonObject, now: datetime) -> Iterator[str]:
         yield f"the agent of {stack.get('user_id')}{until}{f' (in {left})' if left else ''}"
 
 
+def waits_for_its_turn(rollout: JsonObject) -> bool:
+    """Whether the first of the members that are there will be ordered by a rollout that is under way."""
+    member = _first_member(rollout)
+    return not is_over(rollout) and member is not None and member.get("state") == MemberState.WAITING
+
+
+def in_rollout(rollout: JsonObject) -> Iterator[str]:
+    """
+    Say what became of the first of the members that are there, or that its turn has not come.
+
+    Nothing of one that is being moved, which its stack says itself, nor that it was moved by one that is over.
+    """
+    member, rollout_id = _first_member(rollout), rollout.get("id")
+    if member is None:
+        return
+    state, why = member.get("state"), str(member.get("message") or "")
+    reason = member.get("reason")
+    if not why and reason in set(MemberReason):
+        why = OF_MEMBERS[MemberReason(reason)]
+    if state == MemberState.WAITING and not is_over(rollout):
+        wave = wave_name(member.get("wave"), rollout.get("waves"))
+        place = {"canary": "among the canaries", "at work": "after all waves"}.get(wave, f"in wave {wave}")
+        yield f"its turn comes {place} of {rollout_id}, which is {standing(rollout)}{f'; {why}' if why else ''}"
+    elif state == MemberState.MIGRATED and not is_over(rollout):
+        yield f"it was moved by {rollout_id}, which is {standing(rollout)}"
+    elif state not in {MemberState.WAITING, MemberState.ORDERED, MemberState.MIGRATED}:
+        why = why or because(rollout)
+        yield f"{str(state).replace('_', ' ')} in {rollout_id}{f': {why}' if why else ''}"
+
+
+def _first_member(rollout: JsonObject) -> JsonObject | None:
+    listed = rollout.get("members")
+    items = listed.get("items") if isinstance(listed, Mapping) else None
+    return items[0] if isinstance(items, list) and items and isinstance(items[0], Mapping) else None
+
+
 def why_text(reasons: Any) -> str:
     """Say in what a stack is stale, with values only where a person can read them."""
     said = []
     for reason in reasons if isinstance(reasons, Sequence) else ():
         facet = str(reason.get("facet"))
-        change = f" {reason.get('have')} → {reason.get('want')}" if facet in _SHOWN_VALUES else ""
+        change = (
+            f" {reason.get('have') or '-'} → {reason.get('want') or '-'}" if facet in _SHOWN_VALUES else ""
+        )
         said.append(f"{facet}{change}")
     return ", ".join(said)
 

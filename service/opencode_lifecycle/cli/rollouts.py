@@ -20,8 +20,13 @@ from opencode_lifecycle.cli.rollout_tables import (
     show_rollout,
     show_rollouts,
 )
-from opencode_lifecycle.cli.rollout_watching import follow_rollout, look_at, progress_of_rollout
-from opencode_lifecycle.cli.rollout_words import because, count_of, is_over, waits_of
+from opencode_lifecycle.cli.rollout_watching import (
+    follow_rollout,
+    latest_rollout,
+    look_at,
+    progress_of_rollout,
+)
+from opencode_lifecycle.cli.rollout_words import count_of, is_over, outcome, waits_of
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.rollout import MemberState, RolloutState
 
@@ -201,10 +206,9 @@ async def _watch_until_over(session: Session, rollout_id: str, deadline: Deadlin
     if not is_over(found):
         raise CommandFailed(ExitCode.NOT_IN_TIME, f"rollout watch: {rollout_id} is not over yet")
     if found.get("state") != RolloutState.SUCCEEDED:
-        why = because(found)
         raise CommandFailed(
             ExitCode.FAILED,
-            f"{rollout_id} is {str(found.get('state')).replace('_', ' ')}{f': {why}' if why else ''}",
+            f"{rollout_id} {outcome(found)}",
             advice=f"see whom it concerns: opencode-lifecycle rollout show {rollout_id}",
         )
 
@@ -218,15 +222,10 @@ def _show_change(screen: Screen, found: JsonObject) -> None:
 
 async def _latest(client: Client) -> str:
     """Return the rollout that runs, or the last one that did."""
-    newest: JsonObject | None = None
-    async for page in client.rollouts():
-        for item in page["items"]:
-            if not is_over(item):
-                return str(item["id"])
-            newest = newest or item
-    if newest is None:
+    latest = await latest_rollout(client)
+    if latest is None:
         raise CommandFailed(ExitCode.NOT_FOUND, _NONE, advice="plan one: opencode-lifecycle rollout plan")
-    return str(newest["id"])
+    return latest
 
 
 async def _active(client: Client, verb: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Final
 from rich.text import Text
 
 from opencode_lifecycle.cli.client import JsonObject
-from opencode_lifecycle.cli.output import Screen, age, counted, state
+from opencode_lifecycle.cli.output import Screen, age, ago, counted, state
 from opencode_lifecycle.cli.situation import situation_of, what_to_do
 from opencode_lifecycle.model.facets import Facet
 
@@ -153,6 +153,30 @@ def show_events(screen: Screen, events: Iterable[JsonObject]) -> None:
         ],
         whole={"AT"},
     )
+
+
+def show_events_of_one(screen: Screen, events: Iterable[JsonObject]) -> None:
+    """Write what happened to one stack, in few columns: what all events of a stack share is left out."""
+    screen.table(
+        ["WHEN", "EVENT", "BY", "WHAT"],
+        [
+            [
+                ago(event.get("at")),
+                event.get("kind"),
+                event.get("actor"),
+                _inline(_without_repetition(event.get("data"))),
+            ]
+            for event in events
+        ],
+        whole={"WHEN"},
+    )
+
+
+def _without_repetition(data: Any) -> Any:
+    """Leave out the id of an order where that of its rollout says the same."""
+    if not isinstance(data, Mapping) or not str(data.get("order")).startswith(str(data.get("rollout"))):
+        return data
+    return {name: value for name, value in data.items() if name != "order"}
 
 
 def nomad_commands(stack: JsonObject) -> list[str]:
