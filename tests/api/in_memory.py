@@ -48,6 +48,7 @@ from opencode_lifecycle.model.view import (
     Credentials,
     EnsureAnswer,
     EnsureRequest,
+    NextLook,
     OrphanPlan,
     Page,
     ReconcileReport,
@@ -132,6 +133,9 @@ def an_orphan(user_id: str = "ada", **changes: object) -> Orphan:
     return Orphan(**{**values, **changes})
 
 
+WAITS_FOR_NOTHING = NextLook(user_id=UserId("ada"), due_at=None, at_work=False, steps=(), message="")
+
+
 @dataclass
 class MemoryOversight:
     """What operators ask of the whole. `calls` counts what reached it."""
@@ -140,6 +144,7 @@ class MemoryOversight:
     orphans_there: list[Orphan] = field(default_factory=list)
     summary: StalenessSummary = field(default_factory=lambda: StalenessSummary(stacks=0, stale=0, facets=()))
     plans: Sequence[StackPlan] = ()
+    looks: dict[UserId, NextLook] = field(default_factory=lambda: {UserId("ada"): WAITS_FOR_NOTHING})
     calls: list[str] = field(default_factory=list)
 
     async def staleness(self) -> StalenessSummary:
@@ -158,6 +163,11 @@ class MemoryOversight:
             not_shown=0,
             orphans=[OrphanPlan(orphan=each, action="adopt", message="") for each in self.orphans_there],
         )
+
+    async def next_look(self, user_id: UserId) -> NextLook:
+        if user_id not in self.looks:
+            raise StackNotFound(user_id=user_id)
+        return self.looks[user_id]
 
     async def conditions(self, *, standing: bool, after: ConditionId | None, limit: int) -> Page[Condition]:
         found = [

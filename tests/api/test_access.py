@@ -33,6 +33,7 @@ MAY = {
     "delete": "backend operator",
     "log": "operator own",
     "snapshots": "operator",
+    "next_look": "backend operator auditor",
     "stack_events": "backend operator auditor own",
     "events": "backend operator auditor own",
     "operation": "backend operator auditor own",

@@ -9,7 +9,7 @@ from opencode_lifecycle.model.facets import Facet
 from opencode_lifecycle.model.identifiers import ConditionId, UserId, job_id_of
 from opencode_lifecycle.model.staleness import Severity, StaleCount, Staleness, StalenessSummary
 from opencode_lifecycle.model.states import Phase, Reason
-from opencode_lifecycle.model.view import StackPlan
+from opencode_lifecycle.model.view import NextLook, StackPlan
 
 ADA = UserId("ada")
 
@@ -37,6 +37,27 @@ async def test_the_fleet_is_shown_by_the_reasons_why_it_is_stale(world):
         ],
         "next_cursor": None,
     }
+
+
+async def test_it_is_shown_when_a_stack_is_taken_up_next_and_what_is_done_then(world):
+    steps = ["call it pending", "register the job"]
+    world.oversight.looks[ADA] = NextLook(user_id=ADA, due_at=NOW, at_work=False, steps=steps, message="")
+
+    answer = await world.call("GET", "/v1/stacks/ada/next", by="backend")
+
+    assert answer.json == {
+        "user_id": "ada",
+        "due_at": "2026-11-24T12:00:00Z",
+        "at_work": False,
+        "steps": steps,
+        "message": "",
+    }
+
+
+async def test_a_stack_that_is_not_there_is_never_taken_up(world):
+    answer = await world.call("GET", "/v1/stacks/nobody/next", by="backend")
+
+    assert (answer.status, answer.code) == (404, "stack-not-found")
 
 
 async def test_a_dry_run_says_what_would_be_done_for_each_stack_and_begins_nothing(world):

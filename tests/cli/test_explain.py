@@ -157,6 +157,30 @@ def test_an_order_without_a_deadline_waits_as_long_as_it_takes():
     assert said("waits for", draining)[1] == "For that it is waited as long as it takes."
 
 
+@pytest.mark.parametrize(
+    ("look", "expected"),
+    [
+        (
+            {"due_at": "2026-01-02T03:05:42Z", "steps": ["call it pending", "register the job"]},
+            "It is looked at again at 2026-01-02T03:05:42Z (in 42 s); if all is as now, then: call it pending, register the job.",
+        ),
+        (
+            {"due_at": "2026-01-02T03:05:42Z"},
+            "It is looked at again at 2026-01-02T03:05:42Z (in 42 s); if all is as now, then: nothing.",
+        ),
+        (
+            {"due_at": "2026-01-02T03:04:59Z", "steps": ["stop the job"]},
+            "It is due, and taken up as soon as a worker is free: stop the job.",
+        ),
+        ({"due_at": None}, "It is looked at again when something of it is seen to change, or somebody asks."),
+        ({"due_at": "2026-01-02T03:05:42Z", "at_work": True}, "It is just being seen to."),
+    ],
+    ids=["later", "nothing to do", "due", "never by itself", "at work"],
+)
+def test_it_says_when_the_next_try_is_and_what_is_tried(look, expected):
+    assert said("next", next_look=look)[-1] == expected
+
+
 def test_a_work_lease_is_waited_for_while_it_holds():
     leased = moving("draining", busy_until="2026-01-02T03:05:40Z")
 

@@ -56,6 +56,7 @@ from opencode_lifecycle.ports.stores import (
     Claimed,
     ClaimedOrphan,
     Decision,
+    Due,
     IdempotentAnswer,
     OperationOutcome,
     Progress,
@@ -206,6 +207,11 @@ class FakeStore(FakeRollouts):
         if wake:
             row.next_attempt_at = AT_ONCE
         return stack
+
+    async def due(self, user_id: UserId) -> Due | None:
+        async with self._call("due"):
+            row = self.rows.get(user_id)
+            return Due(at=row.next_attempt_at, claimed_until=row.claim_lapses_at) if row is not None else None
 
     async def claim(
         self, *, limit: int, now: datetime, lapses_at: datetime, hinted: Collection[UserId] = ()

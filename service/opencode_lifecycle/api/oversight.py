@@ -8,13 +8,14 @@ from aiohttp import web
 from opencode_lifecycle.api import cursors
 from opencode_lifecycle.api import parameters as query
 from opencode_lifecycle.api.bodies import BodyReader
-from opencode_lifecycle.api.calls import arguments_of, principal_of
+from opencode_lifecycle.api.calls import arguments_of, principal_of, stack_of
 from opencode_lifecycle.api.conditions import Idempotency
 from opencode_lifecycle.api.identifiers import condition_id_of, is_condition_id, is_orphan_id, orphan_id_of
 from opencode_lifecycle.api.responses import respond
 from opencode_lifecycle.api.routes import CONDITIONS, ORPHANS
 from opencode_lifecycle.api.schemas import (
     ConditionShape,
+    NextLookShape,
     NothingBody,
     OrphanShape,
     ReconcileShape,
@@ -57,6 +58,9 @@ class OversightHandlers:
         return await self._idempotency.once(
             request, lambda: pass_over(only_look=dry_run), lambda _: pass_over(only_look=True)
         )
+
+    async def next_look(self, request: web.Request) -> web.Response:
+        return respond(NextLookShape.from_domain(await self._oversight.next_look(stack_of(request))))
 
     async def list_conditions(self, request: web.Request) -> web.Response:
         arguments = arguments_of(request)

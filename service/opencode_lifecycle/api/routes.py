@@ -122,6 +122,9 @@ ROUTES: Final[tuple[Route, ...]] = (
           {200: "text/plain"}, None, LOG, streams=True),
     Route("GET", STACK + "/snapshots", "snapshots", _roles(OPERATOR), READ, "Snapshots of its data, as its entrypoint reports them",
           {200: schemas.SnapshotsShape}),
+    # What is done next is planned for the answer, which asks neighbours.
+    Route("GET", STACK + "/next", "next_look", _roles(BACKEND, OPERATOR, AUDITOR), ADMIN, "When the stack is taken up next, and what is done then",
+          {200: schemas.NextLookShape}),
     Route("GET", STACK + "/events", "stack_events", ALL, READ, "What happened to the stack",
           {200: EVENTS}, None, PAGING, streams=True),
     Route("GET", "/v1/events", "events", ALL, READ, "What happened to all stacks, or to the user's own",

@@ -23,6 +23,7 @@ from opencode_lifecycle.model.view import (
     Credentials,
     EnsureAnswer,
     EnsureRequest,
+    NextLook,
     Page,
     ReconcileReport,
     StackView,
@@ -115,6 +116,10 @@ class Oversight(Protocol):
 
     async def reconcile(self, *, dry_run: bool, by: Principal) -> ReconcileReport:
         """List Nomad now and compare every stack; unless *dry_run*, have what is needed done in the background."""
+        ...
+
+    async def next_look(self, user_id: UserId) -> NextLook:
+        """Say when a stack is taken up next, and what is done then if all is as it is now; or `StackNotFound`."""
         ...
 
     async def conditions(

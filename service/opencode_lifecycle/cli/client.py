@@ -165,6 +165,9 @@ class Client:
     async def revoke_token(self, token_id: str) -> JsonObject:
         return (await self._call("DELETE", _path("v1", "tokens", token_id), keyed=True)).body
 
+    async def next_look(self, user_id: str) -> JsonObject:
+        return (await self._call("GET", _path("v1", "stacks", user_id, "next"))).body
+
     async def snapshots(self, user_id: str) -> JsonObject:
         return (await self._call("GET", _path("v1", "stacks", user_id, "snapshots"))).body
 

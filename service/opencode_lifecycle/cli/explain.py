@@ -59,6 +59,7 @@ async def _ask(session: Session, user_id: UserId) -> Known:
         events=await _if_seen(_latest_events(session, user_id)) or (),
         conditions=await _if_seen(_conditions(session)) or (),
         rollout=await _if_seen(_rollout_of(session, user_id, stack)),
+        next_look=await _if_seen(client.next_look(user_id)),
     )
 
 

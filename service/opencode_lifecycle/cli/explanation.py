@@ -57,6 +57,7 @@ class Known:
     events: Sequence[JsonObject] = ()
     conditions: Sequence[JsonObject] = ()
     rollout: JsonObject | None = None
+    next_look: JsonObject | None = None
 
     def document(self, rows: Sequence[Row]) -> JsonObject:
         """Return everything, with the sentences, as one JSON value."""
@@ -66,6 +67,7 @@ class Known:
             "events": list(self.events),
             "conditions": list(self.conditions),
             "rollout": self.rollout,
+            "next_look": self.next_look,
             "explanation": [{"about": about, "says": says} for about, says in rows],
         }
 
@@ -85,6 +87,7 @@ def explain(known: Known, *, now: datetime) -> Sequence[Row]:
         *_migration(stack, now),
         *(("rollout", sentence) for sentence in _in_rollout(known)),
         *(("next", sentence) for sentence in _next(known)),
+        *(("next", sentence) for sentence in _next_look(known, now)),
         *(("waits for", sentence) for sentence in _waits(known, now)),
         *(("refused", sentence) for sentence in _refused(stack)),
         *(("to do", sentence) for sentence in _to_do(known)),
@@ -186,6 +189,24 @@ def _next_of_migration(stack: JsonObject) -> str:
         MigrationState.HELD: "Nothing, until an operator says otherwise.",
     }
     return sentences.get(str(stack.get("migration_state")), "")
+
+
+def _next_look(known: Known, now: datetime) -> Iterator[str]:
+    """Say when it is taken up next, and what is done then if all is as it is now."""
+    look = known.next_look
+    if look is None:
+        return
+    if look.get("at_work"):
+        yield "It is just being seen to."
+        return
+    due_at = parse_time(look.get("due_at"))
+    steps = ", ".join(str(step) for step in look.get("steps") or []) or "nothing"
+    if due_at is None:
+        yield "It is looked at again when something of it is seen to change, or somebody asks."
+    elif due_at <= now:
+        yield f"It is due, and taken up as soon as a worker is free: {steps}."
+    else:
+        yield f"It is looked at again at {_moment(due_at)} (in {_span(now, due_at)}); if all is as now, then: {steps}."
 
 
 def _waits(known: Known, now: datetime) -> Iterator[str]:

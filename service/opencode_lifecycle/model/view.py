@@ -52,6 +52,22 @@ class StackPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NextLook:
+    """
+    When a stack is taken up next though nothing new is seen of it, and what is done then if all is as it is now.
+
+    *due_at* is None for a stack that waits until something is seen to change or somebody asks; *at_work* says that a worker is
+    at it now. *steps* are in words, as in `StackPlan`; none where nothing is to be done.
+    """
+
+    user_id: UserId
+    due_at: datetime | None
+    at_work: bool
+    steps: Sequence[str]
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OrphanPlan:
     """What becomes of an orphan: `adopt`, `delete`, or `report` for one that is left alone, and why."""
 

@@ -78,6 +78,18 @@ class OperationOutcome:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Due:
+    """
+    When a stack is taken up next without being woken, None for never, and until when whoever is at it holds it.
+
+    One that was woken is due since before every clock.
+    """
+
+    at: datetime | None
+    claimed_until: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
     """
     What a worker found out and did.
@@ -149,6 +161,10 @@ class StackStore(Protocol):
         changed the rollout, it raises `ClaimLost`. So a driver that was overtaken or overruled without knowing it does
         nothing more.
         """
+        ...
+
+    async def due(self, user_id: UserId) -> Due | None:
+        """Return when the turn of the stack is, or None where there is no such stack."""
         ...
 
     async def claim(

@@ -26,7 +26,7 @@ from opencode_lifecycle.model.errors import ClaimLost
 from opencode_lifecycle.model.identifiers import UserId
 from opencode_lifecycle.model.operation import OperationState, PhaseEntered
 from opencode_lifecycle.model.states import Phase, Reason
-from opencode_lifecycle.ports.stores import Decision, OperationOutcome
+from opencode_lifecycle.ports.stores import Decision, Due, OperationOutcome
 
 SUCCEEDED = OperationOutcome(state=OperationState.SUCCEEDED)
 
@@ -41,6 +41,21 @@ async def settle(database, user_id=ADA, *, next_attempt_at=None):
     await put(database, user_id)
     claimed = await take(database, user_id)
     await database.release_claim(claimed, next_attempt_at=next_attempt_at)
+
+
+async def test_it_is_known_when_a_stack_is_due_and_until_when_it_is_claimed(database):
+    await put(database)
+    assert (await database.due(ADA)).at < NOW
+
+    claimed = await take(database)
+    assert (await database.due(ADA)).claimed_until == claimed.lapses_at
+
+    await database.save(claimed, replace(progress(claimed), next_attempt_at=MUCH_LATER))
+    assert await database.due(ADA) == Due(at=MUCH_LATER, claimed_until=None)
+
+
+async def test_of_a_stack_that_is_not_there_nothing_is_due(database):
+    assert await database.due(BOB) is None
 
 
 async def test_the_most_neglected_stacks_are_claimed_first(database):

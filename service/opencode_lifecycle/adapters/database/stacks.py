@@ -28,11 +28,14 @@ from opencode_lifecycle.model.stack import KeptWorkspace, Stack
 from opencode_lifecycle.model.staleness import StaleCount, StalenessSummary, needs_restart
 from opencode_lifecycle.model.view import Page
 from opencode_lifecycle.ports.rollouts import ClaimedRollout
-from opencode_lifecycle.ports.stores import Decision, Situation, StackChange, StackQuery
+from opencode_lifecycle.ports.stores import Decision, Due, Situation, StackChange, StackQuery
 
 _GET: Final = select(user_stacks).where(user_stacks.c.user_id == bindparam("whose"))
 _KEPT: Final = select(workspaces).order_by(workspaces.c.user_id)
 _KEPT_OF: Final = select(workspaces).where(workspaces.c.user_id == bindparam("whose"))
+_DUE_OF: Final = select(user_stacks.c.next_attempt_at, user_stacks.c.claim_lapses_at).where(
+    user_stacks.c.user_id == bindparam("whose")
+)
 _FORGET_KEPT: Final = delete(workspaces).where(workspaces.c.user_id == bindparam("whose"))
 _REMOVED: Final = select(removed_stacks.c.removed_at).where(removed_stacks.c.user_id == bindparam("whose"))
 _IS_STALE: Final = text("user_stacks.stale <> 0")
@@ -90,6 +93,12 @@ class StackRows(Store):
             return situation, _write_decision(transaction, user_id, situation, decision(situation))
 
         return await self._write("decide", decide)
+
+    async def due(self, user_id: UserId) -> Due | None:
+        rows = await self._read("read when a stack is due", _DUE_OF, {"whose": user_id})
+        if not rows:
+            return None
+        return Due(at=rows[0]["next_attempt_at"], claimed_until=rows[0]["claim_lapses_at"])
 
     async def kept_workspaces(self) -> Sequence[KeptWorkspace]:
         return [kept_workspace_of(row) for row in await self._read("read kept workspaces", _KEPT)]

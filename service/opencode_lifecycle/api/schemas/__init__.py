@@ -18,6 +18,7 @@ from opencode_lifecycle.api.schemas.operations import (
 )
 from opencode_lifecycle.api.schemas.oversight import (
     ConditionShape,
+    NextLookShape,
     OrphanPlanShape,
     OrphanShape,
     ReconcileShape,
@@ -113,6 +114,7 @@ __all__ = [
     "MigrationShape",
     "MigrationsShape",
     "Mirror",
+    "NextLookShape",
     "NothingBody",
     "OperationShape",
     "OrderShape",

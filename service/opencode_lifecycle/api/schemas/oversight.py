@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal, Self
 
-from opencode_lifecycle.api.schemas.shapes import Outgoing
+from opencode_lifecycle.api.schemas.shapes import Mirror, Outgoing
 from opencode_lifecycle.api.schemas.stacks import StalenessShape
 from opencode_lifecycle.model.condition import Condition, ConditionKind
 from opencode_lifecycle.model.facets import Facet
@@ -46,6 +46,20 @@ class StalenessSummaryShape(Outgoing):
                 for count in summary.facets
             ],
         )
+
+
+class NextLookShape(Mirror):
+    """
+    When the stack is taken up next, null for not before something is seen to change or somebody asks, and what is done then.
+
+    `at_work` says that it is just being seen to. `steps` are what would be done if all is as it is now; none for nothing.
+    """
+
+    user_id: str
+    due_at: datetime | None
+    at_work: bool
+    steps: Sequence[str]
+    message: str
 
 
 class ConditionShape(Outgoing):

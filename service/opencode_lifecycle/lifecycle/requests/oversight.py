@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from opencode_lifecycle.lifecycle.braking.conditions import Conditions
 from opencode_lifecycle.lifecycle.observing.fleet import Fleet, Known
@@ -18,16 +18,23 @@ from opencode_lifecycle.lifecycle.reconciling.work import Desk
 from opencode_lifecycle.model.clock import Clock
 from opencode_lifecycle.model.condition import Condition
 from opencode_lifecycle.model.deadline import Deadline
-from opencode_lifecycle.model.errors import DeadlineExceeded, UpstreamError, UpstreamRejected
+from opencode_lifecycle.model.errors import (
+    DeadlineExceeded,
+    StackNotFound,
+    UpstreamError,
+    UpstreamRejected,
+)
 from opencode_lifecycle.model.identifiers import ConditionId, OrphanId, UserId
 from opencode_lifecycle.model.orphan import Orphan
 from opencode_lifecycle.model.principal import Principal
 from opencode_lifecycle.model.staleness import StalenessSummary, staleness_of
-from opencode_lifecycle.model.view import Page, ReconcileReport, StackPlan, StackView
+from opencode_lifecycle.model.view import NextLook, Page, ReconcileReport, StackPlan, StackView
 from opencode_lifecycle.ports.stores import Claimed, OrphanStore, StackStore
 
 SHOWN = 500
 """Stacks in one report: more than anybody reads, less than a large answer."""
+NEXT_SECONDS = 15.0
+"""For the plan of one stack, before its caller gives up."""
 REPORT_SECONDS = 90.0
 """After so long a reconcile plans no more and answers: before its caller gives up, and before its key lapses."""
 _PLANNED_AT_ONCE = 16
@@ -140,10 +147,13 @@ class Oversight:
             orphans=orphans,
         )
 
-    async def _plan_in_turn(self, known: Known, turns: asyncio.Semaphore, deadline: Deadline) -> StackPlan:
+    async def _plan_in_turn(
+        self, known: Known, turns: asyncio.Semaphore, deadline: Deadline, *, at: datetime | None = None
+    ) -> StackPlan:
+        """Plan the stack as of *at*, or of now."""
         try:
             async with deadline.enforce(), turns:
-                return await self._plan(known)
+                return await self._plan(known, at)
         except DeadlineExceeded:
             stack = known.stack
             return StackPlan(
@@ -152,11 +162,29 @@ class Oversight:
                 phase=stack.status.phase,
                 reason=stack.status.reason,
                 steps=[NOT_PLANNED],
-                message="its neighbours took too long to be asked about so many stacks; ask again for its plan",
+                message="its neighbours took too long to be asked; ask again for its plan",
                 staleness=(),
             )
 
-    async def _plan(self, known: Known) -> StackPlan:
+    async def next_look(self, user_id: UserId) -> NextLook:
+        """Say when the stack is taken up next, and what is done then if all is as it is now. Begins nothing."""
+        await self._inspect(user_id)
+        known, due = self._fleet.get(user_id), await self._stacks.due(user_id)
+        if known is None or due is None:
+            raise StackNotFound(user_id=user_id)
+        now = self._now()
+        due_at = max(due.at, now) if due.at is not None else None
+        deadline = Deadline.after(NEXT_SECONDS, "plan what is to be done")
+        plan = await self._plan_in_turn(known, asyncio.Semaphore(), deadline, at=due_at)
+        return NextLook(
+            user_id=user_id,
+            due_at=due_at,
+            at_work=due.claimed_until is not None and due.claimed_until > now,
+            steps=plan.steps,
+            message=plan.message,
+        )
+
+    async def _plan(self, known: Known, at: datetime | None) -> StackPlan:
         stack = known.stack
         await self._aims.load(stack)
         work = self._desk.work_on(stack, known)
@@ -170,7 +198,7 @@ class Oversight:
 
         try:
             steps, status = await forecast(
-                work, read, self._desk.rework, now=self._now(), limits=self._limits
+                work, read, self._desk.rework, now=at or self._now(), limits=self._limits
             )
         except UpstreamRejected as error:
             steps, status = [f"leave it as it is: {error.message}"], stack.status
