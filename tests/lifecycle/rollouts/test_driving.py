@@ -8,6 +8,7 @@ from datetime import timedelta
 import pytest
 
 from opencode_lifecycle.lifecycle.reconciling.steps import Limits
+from opencode_lifecycle.lifecycle.rollouts import driver as driving
 from opencode_lifecycle.model.clock import utc_now
 from opencode_lifecycle.model.errors import ClaimLost
 from opencode_lifecycle.model.identifiers import ReleaseId
@@ -68,6 +69,13 @@ async def ended(world, rollout: Rollout) -> None:
         while True:
             if not (await world.plane.rollouts.get(rollout.id)).rollout.is_active:
                 return
+            await asyncio.sleep(0.02)
+
+
+async def soaking(world, rollout: Rollout) -> None:
+    """Wait until everybody was seen to, and nothing more is to be done for a while."""
+    async with asyncio.timeout(20):
+        while (await world.plane.rollouts.get(rollout.id)).rollout.settled_at is None:
             await asyncio.sleep(0.02)
 
 
@@ -147,3 +155,40 @@ async def test_whoever_takes_a_rollout_back_or_ends_it_waits_for_no_answer_to_a_
 
     await getattr(four.plane.rollouts, verb)(rollout.id, by=OPERATOR)
     await ended(four, rollout)
+
+
+async def test_a_driver_that_is_told_of_a_change_reads_it_before_it_takes_another_turn(four, monkeypatch):
+    driver = four.plane._rollout_driver
+    next_turn, seen = driver._next_turn, []
+
+    def counted(rollout):
+        seen.append(rollout.state)
+        assert len(seen) <= 100, "it goes round and lets nobody else go on"
+        return next_turn(rollout)
+
+    # No period passes in which it would read the rollout anyway.
+    monkeypatch.setattr(driving, "monotonic", lambda: 0.0)
+    rollout = await started(four, replace(ALL_AT_ONCE, soak=timedelta(hours=1)))
+    await soaking(four, rollout)
+    monkeypatch.setattr(driver, "_next_turn", counted)
+
+    await four.plane.rollouts.pause(rollout.id, by=OPERATOR)
+    await four.until(lambda: RolloutState.PAUSED in seen)
+
+    assert len(seen) < 20
+
+
+async def test_a_replica_that_was_told_and_does_not_drive_asks_for_the_claim_now_and_then(four, monkeypatch):
+    asked = []
+
+    async def another_has_it(**_):
+        asked.append(None)
+
+    monkeypatch.setattr(driving, "LOOKS_EVERY", 3600)
+    monkeypatch.setattr(four.store, "claim_rollout", another_has_it)
+    four.plane._rollout_driver.told()
+    await four.until(lambda: bool(asked))
+    for _ in range(200):
+        await asyncio.sleep(0)
+
+    assert len(asked) <= 2

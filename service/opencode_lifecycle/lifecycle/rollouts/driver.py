@@ -110,6 +110,8 @@ class RolloutDriver:
 
     async def _claim(self) -> ClaimedRollout | None:
         self._is_told = False
+        # Else what was told once, and is none of ours to drive, would be news for ever.
+        self._news.clear()
         held, now = self._held, self._now()
         if held is not None and held.lapses_at > now:
             # From before a failure: it is ours still, and nobody else may begin before it lapses.
@@ -145,8 +147,8 @@ class RolloutDriver:
             claimed = await self._take(claimed, turn)
             if not claimed.rollout.is_active:
                 break
-            if monotonic() - read_at >= LOOKS_EVERY:
-                read_at = monotonic()
+            if self._is_told or monotonic() - read_at >= LOOKS_EVERY:
+                read_at, self._is_told = monotonic(), False
                 await self._check(claimed)
             await self._rest(turn, took)
         self._held = None
