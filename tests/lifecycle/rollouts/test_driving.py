@@ -75,7 +75,9 @@ async def ended(world, rollout: Rollout) -> None:
 async def soaking(world, rollout: Rollout) -> None:
     """Wait until everybody was seen to, and nothing more is to be done for a while."""
     async with asyncio.timeout(20):
-        while (await world.plane.rollouts.get(rollout.id)).rollout.settled_at is None:
+        while True:
+            if (await world.plane.rollouts.get(rollout.id)).rollout.settled_at is not None:
+                return
             await asyncio.sleep(0.02)
 
 
