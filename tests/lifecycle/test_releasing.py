@@ -281,8 +281,27 @@ async def test_the_template_is_rendered_with_every_resource_class(place, monkeyp
     assert [cpu for cpu, _, _ in rendered] == [400, 100]
 
 
-async def test_a_nomad_that_cannot_be_asked_is_no_verdict_and_nothing_is_stored(place):
-    place.nomad.faults.fail_next("render", UpstreamUnavailable("nomad", "render"))
+async def test_a_job_that_parses_and_that_nomad_would_not_take_is_refused_with_its_words(place):
+    words = "1 error occurred:\n\t* Task group server validation failed: Missing tasks for group"
+    place.nomad.faults.fail_next("plan_placement", UpstreamRejected("nomad", "plan placement", words))
+
+    _, faults = await place.refusal(CHANGED)
+
+    assert faults == {
+        "/template": "Nomad refuses it (for the resource class large): 1 error occurred: * Task group server validation "
+        "failed: Missing tasks for group"
+    }
+
+
+async def test_that_there_is_no_room_for_an_example_is_nothing_against_a_release(place):
+    place.nomad.refuse_placement("no node has the memory")
+
+    assert (await place.create()).is_new
+
+
+@pytest.mark.parametrize("call", ["render", "plan_placement"])
+async def test_a_nomad_that_cannot_be_asked_is_no_verdict_and_nothing_is_stored(place, call):
+    place.nomad.faults.fail_next(call, UpstreamUnavailable("nomad", call))
 
     with pytest.raises(UpstreamUnavailable):
         await place.create()

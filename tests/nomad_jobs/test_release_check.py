@@ -65,6 +65,15 @@ async def test_a_template_that_is_no_job_is_refused_with_nomads_words_and_their_
     assert "input.hcl:" in said
 
 
+async def test_a_template_that_parses_and_is_no_job_is_refused_with_nomads_words(checks):
+    template = a_release("raw-exec").template.replace("count = 1", "count = -1")
+
+    said = await fault(checks, a_release("raw-exec", template=template))
+
+    assert "Task group count can't be negative" in said
+    assert "\n" not in said
+
+
 async def test_a_value_that_the_template_does_not_take_is_refused_with_its_reason(checks):
     said = await fault(checks, a_release("docker", image="no image at all"))
 

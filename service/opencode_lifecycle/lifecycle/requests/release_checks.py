@@ -95,14 +95,20 @@ class ReleaseChecks:
         return {"template": "accepted by Nomad", "config": await self._check_config(release)}
 
     async def _check_template(self, release: Release) -> None:
-        """Have Nomad render the job of an example, once for each resource class."""
+        """
+        Have Nomad render the job of an example and plan it, once for each resource class.
+
+        What parses may still be no job: only the plan sees what a registration would be refused for. Whether the example
+        could be placed says nothing, since it has no volume.
+        """
         for name in sorted(release.resource_classes):
             stack = self._example(release, name)
             facets = wanted_facets(stack, release, self._site, secret_version=1)
             variables = job_variables(stack, release, self._site, facets)
-            deadline = Deadline.after(self._upstream_timeout, "have Nomad read the template")
+            deadline = Deadline.after(2 * self._upstream_timeout, "have Nomad read and plan the template")
             try:
-                await self._orchestrator.render(release.template, variables, deadline)
+                job = await self._orchestrator.render(release.template, variables, deadline)
+                await self._orchestrator.plan_placement(job, deadline)
             except UpstreamRejected as error:
                 reason = " ".join(error.detail.split())[:_LONGEST_REASON]
                 detail = f"Nomad refuses it (for the resource class {name}): {reason}"
