@@ -437,6 +437,17 @@ class FakeStore(FakeRollouts):
             self.events = kept
             return pruned
 
+    async def prune_conditions(self, cleared_before: datetime) -> int:
+        async with self._call("prune_conditions"):
+            ended = [
+                each.id
+                for each in self.conditions.values()
+                if each.cleared_at is not None and each.cleared_at < cleared_before
+            ]
+            for condition_id in ended:
+                del self.conditions[condition_id]
+            return len(ended)
+
     # Conditions, orphans, marks
 
     async def put_condition(self, condition: Condition, event: Event | None = None) -> None:

@@ -5,13 +5,14 @@ from datetime import timedelta
 from typing import Protocol
 
 from opencode_lifecycle.model.clock import Clock
-from opencode_lifecycle.ports.stores import EventStore, IdempotencyStore, OperationStore
+from opencode_lifecycle.ports.stores import ConditionStore, EventStore, IdempotencyStore, OperationStore
 
 RECEIPTS_KEPT = timedelta(days=30)
+"""From the end of an operation, and of a condition."""
 INTERVAL_SECONDS = 600.0
 
 
-class Store(OperationStore, IdempotencyStore, EventStore, Protocol):
+class Store(OperationStore, ConditionStore, IdempotencyStore, EventStore, Protocol):
     """What is forgotten by its age."""
 
 
@@ -26,6 +27,7 @@ class Retention:
     async def round(self) -> None:
         now = self._now()
         await self._store.prune_operations(now - RECEIPTS_KEPT)
+        await self._store.prune_conditions(now - RECEIPTS_KEPT)
         await self._store.prune_keys(now)
         await self._store.prune_events(now - self._events_kept)
         await asyncio.sleep(INTERVAL_SECONDS)

@@ -308,6 +308,10 @@ class ConditionStore(Protocol):
         """Return conditions in the order of ids, oldest first: with *standing* only those that are not cleared."""
         ...
 
+    async def prune_conditions(self, cleared_before: datetime) -> int:
+        """Forget conditions that ended before that, and return how many there were. What stands is never forgotten."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimedOrphan:

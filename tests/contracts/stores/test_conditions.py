@@ -49,6 +49,16 @@ async def test_putting_a_condition_again_replaces_it(database):
     assert (await database.find_conditions(standing=False)).items == [confirmed]
 
 
+async def test_only_conditions_that_ended_before_are_pruned(database):
+    old, young, standing = a_condition(1, cleared_at=NOW), a_condition(2, cleared_at=LATER), a_condition(3)
+    for condition in (old, young, standing):
+        await database.put_condition(condition)
+
+    assert await database.prune_conditions(LATER) == 1
+
+    assert (await database.find_conditions(standing=False)).items == [young, standing]
+
+
 async def test_only_what_stands_is_listed_unless_everything_is_asked_for(database):
     await database.put_condition(a_condition(1, cleared_at=LATER))
     await database.put_condition(a_condition(2))

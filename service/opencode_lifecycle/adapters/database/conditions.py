@@ -1,6 +1,7 @@
 """Standing conditions as rows, and the marks by which clusters are known."""
 
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any, Final
 
 from sqlalchemy import bindparam, delete, insert, select
@@ -17,6 +18,7 @@ from opencode_lifecycle.model.view import Page
 _INSERT: Final = insert(conditions)
 _DELETE: Final = delete(conditions).where(conditions.c.id == bindparam("which"))
 _GET: Final = select(conditions).where(conditions.c.id == bindparam("which"))
+_PRUNE: Final = delete(conditions).where(conditions.c.cleared_at < bindparam("before"))
 _MARK: Final = select(installations.c.cluster_mark).where(installations.c.name == bindparam("which"))
 _FORGET_MARK: Final = delete(installations).where(installations.c.name == bindparam("which"))
 _PUT_MARK: Final = insert(installations)
@@ -67,6 +69,11 @@ class ConditionRows(Store):
         rows = await self._read("find conditions", statement)
         found = [_condition_of(row) for row in rows[:limit]]
         return Page(items=found, next_cursor=found[-1].id if len(rows) > limit else None)
+
+    async def prune_conditions(self, cleared_before: datetime) -> int:
+        return await self._write(
+            "prune conditions", lambda transaction: transaction.write(_PRUNE, {"before": cleared_before})
+        )
 
     async def cluster_mark(self, installation: str) -> str | None:
         rows = await self._read("read the mark of the cluster", _MARK, {"which": installation})
