@@ -20,7 +20,7 @@ from opencode_lifecycle.model.rollout import (
     RolloutReason,
     RolloutState,
 )
-from opencode_lifecycle.model.rollout_specification import Amount, Gate, Strategy
+from opencode_lifecycle.model.rollout_specification import Amount, Gate, RolloutSpecification, Strategy
 from opencode_lifecycle.model.states import Health, Phase, Reason
 from rollout_examples import ToyDriver, a_fleet, a_specification, users
 from toy_fleet import NEW, OLD, stopped
@@ -94,6 +94,19 @@ def test_a_busy_canary_gives_its_part_to_another():
 
     assert driver.saved[canary].wave == driver.rollout.waves + 1
     assert driver.saved[canary].state is not MemberState.MIGRATED
+
+
+@pytest.mark.parametrize("what", [{"recreate": True}, {}])
+def test_nothing_is_done_to_who_is_stopped_before_its_turn_where_it_starts_as_it_should_in_any_case(what):
+    fleet = a_fleet(4)
+    driver = ToyDriver.of(fleet, RolloutSpecification(**what, strategy=Strategy(soak=timedelta(0))))
+    fleet.stop(driver.members[-1].user_id)
+
+    driver.run(seconds=600)
+
+    assert driver.rollout.state is RolloutState.SUCCEEDED
+    last = driver.members[-1]
+    assert (last.state, last.reason) == (MemberState.LEFT_OUT, MemberReason.NOT_RUNNING)
 
 
 @pytest.mark.parametrize(

@@ -272,6 +272,9 @@ def _of_waiting(rollout: Rollout, member: Member, stack: Stack, now: datetime) -
         has_rotated = rollout.specification.rotate_passwords and intent.rotation > member.generation
         if is_prepared or (has_rotated and not moves):
             return _entered(member, stack, MemberState.MIGRATED, MemberReason.NOT_RUNNING, now=now)
+        if not moves and not rollout.specification.rotate_passwords:
+            # There is nothing to prepare: it starts on what it wants in any case.
+            return _entered(member, stack, MemberState.LEFT_OUT, MemberReason.NOT_RUNNING, now=now)
     if (why := why_left_out(rollout, member, stack)) is not None:
         return _entered(member, stack, MemberState.LEFT_OUT, why, now=now)
     if rollout.goes_back or rollout.state is RolloutState.ABORTED:
