@@ -96,6 +96,20 @@ def test_a_busy_canary_gives_its_part_to_another():
     assert driver.saved[canary].state is not MemberState.MIGRATED
 
 
+@pytest.mark.parametrize("meddle", ["stop", "recreate", "delete"])
+def test_another_canary_is_looked_at_when_somebody_takes_the_first_away_before_it_has_soaked(meddle):
+    fleet = a_fleet(4)
+    driver = driven(fleet, soak=timedelta(minutes=1))
+    driver.run(stop=lambda: driver.rollout.settled_at is not None)
+    (canary,) = driver.in_state(MemberState.MIGRATED)
+
+    getattr(fleet, meddle)(canary)
+    driver.run(stop=lambda: driver.rollout.promoted_at is not None)
+
+    (other,) = set(driver.in_state(MemberState.MIGRATED)) - {canary}
+    assert driver.rollout.promoted_at - driver.saved[other].changed_at >= timedelta(minutes=1)
+
+
 @pytest.mark.parametrize("what", [{"recreate": True}, {}])
 def test_nothing_is_done_to_who_is_stopped_before_its_turn_where_it_starts_as_it_should_in_any_case(what):
     fleet = a_fleet(4)

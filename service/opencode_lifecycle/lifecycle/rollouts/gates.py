@@ -81,10 +81,19 @@ def failures_allowed(rollout: Rollout, cases: Sequence[Case]) -> int:
 
 
 def canaries_lacking(rollout: Rollout, cases: Sequence[Case]) -> int:
-    """Return how many more canaries are needed, because some could not be moved or nothing of them runs."""
+    """
+    Return how many more canaries are needed, because some could not be moved or show nothing of the release any more.
+
+    1. A canary is moved. Before it has soaked its user stops it, or somebody recreates it on what the fleet is on still.
+    2. Nobody is left to be looked at. The gate would pass what nobody has seen.
+    """
     wanted = rollout.specification.strategy.canary.at_least(len(cases))
-    there = {MemberState.WAITING, MemberState.ORDERED, MemberState.MIGRATED}
-    return wanted - sum(1 for case in cases if case.member.wave == 0 and case.member.state in there)
+    there = {MemberState.WAITING, MemberState.ORDERED}
+    return wanted - sum(
+        1
+        for case in cases
+        if case.member.wave == 0 and (case.member.state in there or _is_judged(rollout, case))
+    )
 
 
 def has_evidence(cases: Sequence[Case]) -> bool:
