@@ -13,6 +13,7 @@ from opencode_lifecycle.lifecycle.braking.brake import secrets_missing, silence
 from opencode_lifecycle.lifecycle.braking.conditions import LEASE, Conditions
 from opencode_lifecycle.lifecycle.control_plane import ControlPlane, Parameters
 from opencode_lifecycle.lifecycle.observing.fleet import Fleet
+from opencode_lifecycle.model.clock import utc_now
 from opencode_lifecycle.model.condition import ConditionKind
 from opencode_lifecycle.model.errors import UpstreamUnavailable
 from opencode_lifecycle.model.identifiers import JobId, UserId
@@ -169,6 +170,43 @@ async def test_what_one_replica_raised_is_cleared_for_all_when_it_sees_that_all_
     assert not freezes(cut_off)
     assert not freezes(other)
     assert await replicas.standing() == []
+
+
+async def test_what_a_replica_raised_is_its_successors_to_clear_when_it_has_ended_in_order(replicas):
+    before, after = replicas.replica("a"), replicas.replica("b")
+    await before.report(SILENCE, silent(80))
+    await before.hand_over()
+    await after.load()
+    assert freezes(after)
+
+    await after.report(SILENCE, None)
+
+    assert not freezes(after)
+    assert await replicas.standing() == []
+
+
+async def test_what_a_replica_raised_stands_on_while_its_successor_sees_the_same(replicas):
+    before, after = replicas.replica("a"), replicas.replica("b")
+    await before.report(SILENCE, silent(80))
+    (raised,) = await replicas.standing()
+    await before.hand_over()
+    await after.load()
+
+    await after.report(SILENCE, silent(80))
+
+    (kept,) = await replicas.standing()
+    assert (kept.id, kept.reported_by) == (raised.id, "b")
+
+
+async def test_a_replica_that_ends_hands_over_nothing_that_another_raised(replicas):
+    one, other = replicas.replica("a"), replicas.replica("b")
+    await one.report(SILENCE, silent(80))
+    await other.load()
+    await other.hand_over()
+
+    await replicas.replica("c").report(SILENCE, None)
+
+    assert len(await replicas.standing()) == 1
 
 
 async def test_two_replicas_that_suspect_the_same_raise_it_once(replicas):
@@ -390,3 +428,16 @@ async def test_a_cluster_that_was_confirmed_at_one_replica_is_ours_for_all(tmp_p
 
         assert not other.fleet.frozen
         assert not world.plane.fleet.frozen
+
+
+async def test_a_control_plane_that_ends_in_order_answers_for_no_condition_any_more(tmp_path):
+    world = World(tmp_path, shares_database=True)
+    async with world.running():
+        other = world.another_plane()
+        async with other.running(world.content):
+            await other.conditions.report(SILENCE, silent(80))
+            (standing,) = (await world.store.find_conditions(standing=True)).items
+            assert standing.reported_until > utc_now()
+
+        (standing,) = (await world.store.find_conditions(standing=True)).items
+        assert standing.reported_until <= utc_now()

@@ -359,6 +359,7 @@ class ControlPlane:
             await self._proving.close()
             await self._probes.close()
             await self.busy_watch.close()
+            await self._hand_over()
 
     async def _begin(self, content: ReleaseContent) -> None:
         now = self._parameters.clock()
@@ -385,6 +386,14 @@ class ControlPlane:
         for known in self.fleet:
             self._on_change(known)
         log.info("memory is up to date", stacks=len(self.fleet), release=release.id)
+
+    async def _hand_over(self) -> None:
+        """Leave what this replica suspects to the others; a database that is away keeps nobody from ending."""
+        try:
+            async with asyncio.timeout(self._parameters.upstream_timeout.total_seconds()):
+                await self.conditions.hand_over()
+        except TimeoutError:
+            log.warning("conditions are not handed over", error="the database does not answer")
 
     def _idle_stop_after(self, group: str) -> timedelta | None:
         return self.groups.idle_stop_after(group)

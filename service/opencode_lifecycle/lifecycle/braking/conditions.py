@@ -149,6 +149,24 @@ class Conditions:
         self._on_confirmation(confirmed)
         return confirmed
 
+    async def hand_over(self) -> None:
+        """
+        Answer for nothing any more, since this replica ends: what it raised is anyone's to keep or to clear from now on.
+
+        One that is killed says nothing, and could as well be cut off: its conditions stand until their time is over.
+        """
+        if self._replica is None:
+            return
+        now = self._now()
+
+        def hand_over(there: Condition) -> Condition:
+            is_ours = there.reported_by == self._replica and there.cleared_at is None
+            return replace(there, reported_until=now) if is_ours else there
+
+        for row in [row for row in self._rows.values() if row.reported_by == self._replica]:
+            self._write(row, hand_over, None)
+        await self._flush()
+
     async def find(self, *, standing: bool, after: ConditionId | None, limit: int) -> Page[Condition]:
         return await self._store.find_conditions(standing=standing, after=after, limit=limit)
 
