@@ -21,7 +21,7 @@ from opencode_lifecycle.model.rollout import (
     RolloutState,
 )
 from opencode_lifecycle.model.rollout_specification import Amount, Gate, RolloutSpecification, Strategy
-from opencode_lifecycle.model.states import Health, Phase, Reason
+from opencode_lifecycle.model.states import Health, MigrationState, Phase, Reason
 from rollout_examples import ToyDriver, a_fleet, a_specification, users
 from toy_fleet import NEW, OLD, stopped
 
@@ -94,6 +94,28 @@ def test_a_busy_canary_gives_its_part_to_another():
 
     assert driver.saved[canary].wave == driver.rollout.waves + 1
     assert driver.saved[canary].state is not MemberState.MIGRATED
+
+
+def test_who_failed_keeps_its_place_until_what_ran_before_runs_again():
+    fleet = a_fleet(4)
+    budget = Gate(failure_budget=Amount(percent=100))
+    driver = driven(fleet, canary=Amount(count=0), max_in_flight=1, gate=budget)
+    fleet.clumsy = frozenset(fleet.stacks)
+    driver.run(stop=lambda: bool(driver.in_state(MemberState.FAILED)))
+    (failed,) = driver.in_state(MemberState.FAILED)
+    stack = fleet.stacks[failed]
+    down = replace(
+        stack.status,
+        phase=Phase.STARTING,
+        health=Health.STARTING,
+        migration_state=MigrationState.FAILED,
+        runtime=None,
+    )
+
+    fleet.put(replace(stack, status=down))
+    assert driver.look().actions == ()
+    fleet.put(stack)
+    assert [type(action) for action in driver.look().actions] == [Order]
 
 
 @pytest.mark.parametrize("meddle", ["stop", "recreate", "delete"])

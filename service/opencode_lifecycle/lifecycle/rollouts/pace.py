@@ -17,6 +17,7 @@ PATIENCE_WITH_AGENTS: Final = timedelta(seconds=30)
 MOST_PATIENCE: Final = timedelta(minutes=5)
 
 _GENTLE: Final = frozenset({MigrationClass.LIVE, MigrationClass.RELOAD})
+_ON_THE_WAY: Final = frozenset({Phase.STOPPING, Phase.PENDING, Phase.STARTING})
 _WAITS: Final = frozenset({MigrationState.QUEUED, MigrationState.DRAINING})
 
 
@@ -41,21 +42,23 @@ class Pace:
     """
     The places that a rollout has, and how many of them are taken.
 
-    Whoever was ordered takes one until it was seen to its end. Of those that need a restart each counts as unavailable from
-    its order on, since it may be stopped at any moment: nobody else is ordered in the hope that it will not be.
+    Whoever was ordered takes one until it was seen to its end, and keeps it on its way back to what ran before, if it
+    failed. Of those that need a restart each counts as unavailable from its order on, since it may be stopped at any
+    moment: nobody else is ordered in the hope that it will not be.
     """
 
     def __init__(self, rollout: Rollout, cases: Sequence[Case]) -> None:
         strategy = rollout.specification.strategy
         self.places = strategy.max_in_flight
         self.taken = sum(1 for case in cases if case.member.state is MemberState.ORDERED)
+        self._returning = sum(map(_is_returning, cases))
         allowed = strategy.max_unavailable
         self._allowed = None if allowed is None else max(1, allowed.at_most(_counted(cases)))
         self._unavailable = sum(map(_is_unavailable, cases)) if allowed is not None else 0
 
     @property
     def is_full(self) -> bool:
-        return self.taken >= self.places
+        return self.taken + self._returning >= self.places
 
     def lets(self, case: Case) -> bool:
         """Whether one more may be moved, and that one."""
@@ -99,6 +102,18 @@ def gives_its_place(case: Case, deadline: timedelta, now: datetime) -> bool:
 def patience_with(member: Member) -> timedelta:
     """Return how long the agent of *member* keeps the place of its stack."""
     return min(PATIENCE_WITH_AGENTS * max(1, member.orders), MOST_PATIENCE)
+
+
+def _is_returning(case: Case) -> bool:
+    """Whether it was stopped for what has failed, and what ran before does not run again yet."""
+    stack = case.stack
+    return (
+        case.member.state is MemberState.FAILED
+        and stack is not None
+        and stack.intent.desired is Desired.RUNNING
+        and stack.is_refused
+        and stack.status.phase in _ON_THE_WAY
+    )
 
 
 def _is_unavailable(case: Case) -> bool:
