@@ -18,7 +18,7 @@ from rich.table import Table
 
 from bench.figures import Figure
 from bench.show import say, write
-from simulation import classes, crashes, mutants, scenarios
+from simulation import classes, crashes, fleets, mutants, scenarios
 from simulation.schedule import Schedule, quiet
 
 REPORT = Path(".local/report/simulate.json")
@@ -112,6 +112,7 @@ def _schedules(pool: "multiprocessing.pool.Pool", count: int, first: int) -> Fig
             "cpu_minutes_of_all_cores": round(cpu / 60, 1),
             "first seed": first,
             "of two replicas": "those whose seed leaves 2 when divided by 3",
+            "of a fleet with rollouts": f"those whose seed leaves {fleets.EVERY - 1} when divided by {fleets.EVERY}",
         },
     )
 

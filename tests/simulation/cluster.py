@@ -1,11 +1,13 @@
 """The neighbours of a simulated control plane: the fakes, with clients that take their time and answers that get lost."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from random import Random
+from typing import Any
 
 from fakes.consul import FakeConsul
 from fakes.nomad import FakeNomad, Snapshot
@@ -18,6 +20,8 @@ from opencode_lifecycle.lifecycle.reconciling.steps import Limits
 from opencode_lifecycle.model.errors import UpstreamRejected, UpstreamUnavailable
 from opencode_lifecycle.model.identifiers import JobId
 from opencode_lifecycle.model.observation import AllocationSeen, ClientStatus
+from opencode_lifecycle.model.states import WhenStale
+from opencode_lifecycle.ports.prober import PromptOutcome, PromptResult
 from simulation.loop import VirtualLoop
 from world import SITE, content
 
@@ -52,11 +56,32 @@ WRITES = frozenset(
         "change_condition",
         "put_orphans",
         "put_cluster_mark",
+        "extend_lease",
+        "create_rollout",
+        "change_rollout",
+        "claim_rollout",
+        "save_rollout",
+        "release_rollout",
+        "put_plan",
+        "put_group",
+        "reload",
+        "abort_turns",
     }
 )
 """The external effects: before and after each of them the control plane may die."""
 
+_UNTOLD = frozenset({"claim", "claim_rollout"})
+"""Effects that have none most of the time."""
+
 LIMITS = Limits(start=timedelta(seconds=60), stop=timedelta(seconds=60), idle_after=timedelta(seconds=20))
+
+LOOKS_EVERY = 2.0
+"""Seconds between two looks of a replica at the rollout, the target and the groups."""
+
+MANNER = "MANNER"
+"""The variable of a release's environment that says how its servers behave: `dud` or `mute`; as they should without it."""
+BAD_CONFIG = '{"provider": "none"}'
+"""A managed configuration that no server can load."""
 
 
 @dataclass(slots=True)
@@ -84,10 +109,21 @@ class SharedStore(FakeStore):
 
     is_mute = False
     """Whether nobody is told of changes; that they are there can still be read."""
+    on_commit: Callable[[], None] | None = None
+    """Called in the very moment in which something is written."""
 
     def _announce(self) -> None:
+        if self.on_commit is not None:
+            self.on_commit()
         if not self.is_mute:
             super()._announce()
+
+    async def save_rollout(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await super().save_rollout(*args, **kwargs)
+        finally:
+            if self.on_commit is not None:
+                self.on_commit()
 
 
 class Cluster:
@@ -113,6 +149,15 @@ class Cluster:
         """When Nomad last went back to an older snapshot."""
         self.is_dud = False
         """Whether servers that start now answer nothing, ever."""
+        self.is_mended = False
+        """Whether servers of bad releases that start now are as good as any other."""
+        self.has_rollouts = False
+        """Whether there are any, so that those who drive them are run."""
+        self.when_stale = WhenStale.IDLE
+        self.at_work_since: dict[tuple[str, int], float] = {}
+        """By the address of its server, since when an agent is at work there."""
+        self.thawed_at = -1000.0
+        """When something that was frozen went on last."""
         self.refuses_jobs = False
         """Whether Nomad takes no job."""
         self.refused = 0
@@ -165,10 +210,17 @@ class Cluster:
                     confirmations=2, grace=timedelta(seconds=60), clocks_apart=timedelta(0)
                 ),
                 shares_database=shares_database,
+                when_stale=self.when_stale,
+                allowed_environment=frozenset({"LANG", MANNER}),
                 clock=self.loop.wall_clock,
                 random=Random(self.random.random()),
             ),
         )
+        # What asks twice a second takes a third of the time of a schedule, where mostly there is nothing new.
+        if self.has_rollouts:
+            plane._refresh_targets = partial(_refresh_slowly, plane)
+        else:
+            plane._rollout_driver.once = plane._refresh_targets = asyncio.Event().wait
         # Reading tokens twice a second is the most frequent thing of all, and no request here bears one.
         plane._refresh_tokens = asyncio.Event().wait
         return plane
@@ -188,7 +240,7 @@ class Cluster:
     def _thaw(self, life: int) -> None:
         if self.frozen == life:
             self.say(f"life {life} goes on")
-            self.frozen = 0
+            self.frozen, self.thawed_at = 0, self.loop.time()
             self.loop.thaw()
 
     def say(self, text: str) -> None:
@@ -206,7 +258,7 @@ class Cluster:
             full = effects.get(method)
             if full is not None:
                 self.effects.append((full, after))
-                if after and method != "claim":
+                if after and method not in _UNTOLD:
                     self.say(f"  {full}")
                 if self.trouble.die_at is not None:
                     self._die_if_so(full, after, life)
@@ -322,6 +374,7 @@ class Cluster:
             self.prober.withdraw(allocation.address)
             place = (allocation.address.host, allocation.address.port)
             self.owner.pop(place, None)
+            self.at_work_since.pop(place, None)
             self.ended_at[place] = self.loop.time()
         self.consul.forget(job_id, allocation.id)
         self.nomad._update(allocation, job_id, client_status=status)
@@ -342,9 +395,38 @@ class Cluster:
         server = FakeOpenCode(
             password=str(data["password"]), version=job.seen.meta["opencode_version"], hangs=self.is_dud
         )
+        if self.has_rollouts:
+            self._behave(job_id, server)
         self.prober.serve(allocation.address, server)
         self.owner[allocation.address.host, allocation.address.port] = job_id
         self.consul.register(job_id, allocation.id, allocation.address)
+
+    def _behave(self, job_id: JobId, server: FakeOpenCode) -> None:
+        """Let the server be as its release makes it."""
+        manner = self.nomad.jobs[job_id].specification["Variables"].get("environment", {}).get(MANNER)
+        if manner == "dud" and not self.is_mended:
+            server.hangs = True
+        if manner == "mute" and not self.is_mended:
+            server.answers = PromptResult(outcome=PromptOutcome.FAILED, detail="it answered with status 500")
+        server.on_reload = partial(self._on_reload, job_id, server)
+        self._read_config(job_id, server)
+        if server.bad_config:
+            server.broken.add(None)
+
+    def _on_reload(self, job_id: JobId, server: FakeOpenCode) -> None:
+        self.say(f"{job_id} reads its configuration anew")
+        self._read_config(job_id, server)
+
+    def _read_config(self, job_id: JobId, server: FakeOpenCode) -> None:
+        files = self.nomad.live_files
+        managed = files.bundles.get(files.pointers.get(job_id, {}).get("managed", ""), "")
+        server.bad_config = managed == BAD_CONFIG and not self.is_mended
+
+
+async def _refresh_slowly(plane: ControlPlane) -> None:
+    await asyncio.sleep(LOOKS_EVERY)
+    await plane.releases.refresh()
+    await plane.groups.refresh()
 
 
 def _moves(allocation: AllocationSeen) -> bool:

@@ -4,7 +4,7 @@ What must hold after every step, and at the end.
 I1 at most one live server of a stack by our doing · I2 no address is given out that is not the stack's own, proven ·
 I3 what was accepted happens · I4 a job has a row and a row its job · I5 one password per version, and nowhere but in Vault ·
 I6 what is deleted stays deleted · I7 an event for everything accepted · I9 `observed_generation` never goes back ·
-I11 not seeing destroys nothing. I8 (quotas) and I10 (rollouts) come with what they are about.
+I11 not seeing destroys nothing. I10 (rollouts) is held by `rollout_invariants`; I8 (quotas) comes with what it is about.
 """
 
 import asyncio
@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from opencode_lifecycle.lifecycle.control_plane import ControlPlane
 from opencode_lifecycle.model.identifiers import UserId, job_id_of
+from opencode_lifecycle.model.lease import is_reloading
 from opencode_lifecycle.model.observation import ClientStatus
+from opencode_lifecycle.model.stack import Stack
 from opencode_lifecycle.model.states import Desired, Phase, Reason
 from opencode_lifecycle.model.view import UNCHANGED
 from simulation.cluster import LIFE, Cluster
+from simulation.rollout_invariants import RolloutWatch
 
 if TYPE_CHECKING:
     from simulation.replicas import Replica
@@ -43,6 +46,7 @@ class Watcher:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self.violation: Violation | None = None
+        self.rollouts = RolloutWatch(cluster, self._violate)
         self._generations: dict[tuple[UserId, Any], tuple[int, int]] = {}
         self._hook("deregister", cluster.nomad, self._on_deregister)
         self._hook("register", cluster.nomad, self._on_register)
@@ -63,6 +67,11 @@ class Watcher:
             for method in methods:
                 self._hook(method, fake, self._on_effect(method))
         self._watch_allocations()
+
+    def _violate(self, what: str) -> None:
+        """Put down what does not hold where raising it would only be what a caller gets."""
+        self._cluster.say(f"I10: {what}")
+        self.violation = self.violation or Violation(f"I10: {what}")
 
     def _hook(self, method: str, fake: Any, check: Any) -> None:
         original = getattr(fake, method)
@@ -145,8 +154,10 @@ class Watcher:
         return None
 
     def _on_register(self, job: Any, **_: Any) -> None:
-        if self._row_of_job(job.job_id) is None:
+        row = self._row_of_job(job.job_id)
+        if row is None:
             raise Violation(f"I6: {job.job_id} is registered, and has no row")
+        self.rollouts.check_registration(job, row)
 
     def _on_deregister(self, job_id: str, **_: Any) -> None:
         row = self._row_of_job(job_id)
@@ -174,9 +185,14 @@ class Watcher:
         intent, status, before = claimed.stack.intent, progress.status, claimed.stack.status
         asked = intent.desired is not Desired.RUNNING or intent.fresh_start > before.fresh_start_done
         begins = status.phase is Phase.STOPPING and before.phase is not Phase.STOPPING
-        # What did not become healthy is taken back: nothing of it was ever handed out.
-        is_taken_back = status.reason is Reason.TAKEN_BACK and before.runtime is None
-        if begins and not asked and status.reason not in _REPLACING and not is_taken_back:
+        # What did not become healthy is taken back: nothing of it was ever handed out. What cannot load its configuration
+        # was read anew while nobody used it.
+        was_unused = before.runtime is None or is_reloading(before)
+        is_taken_back = status.reason is Reason.TAKEN_BACK and was_unused
+        falls_asleep = (
+            status.reason is Reason.IDLE and claimed.stack.intent.group in self._cluster.store.groups
+        )
+        if begins and not (asked or is_taken_back or falls_asleep or status.reason in _REPLACING):
             raise Violation(
                 f"I11: {user} is about to be stopped for {status.reason} in phase {before.phase}, "
                 "and nobody asked for it"
@@ -340,6 +356,10 @@ class Watcher:
             raise Violation(f"I3: {user} was stopped and still runs")
         if row.stack.intent.desired is not Desired.RUNNING:
             return
+        if is_asleep(row.stack):
+            if live:
+                raise Violation(f"I3: {user} is called asleep, and runs")
+            return
         if len(live) != 1:
             raise Violation(f"I3: {user} should run, and has {len(live)} allocations")
         runtime = status.runtime
@@ -405,8 +425,14 @@ class Watcher:
                 raise Violation(f"I5: a password is in {where}")
 
 
+def is_asleep(stack: Stack) -> bool:
+    """Whether it was stopped since nobody used it, and nobody has asked for it since."""
+    return stack.status.phase is Phase.STOPPED and stack.status.reason is Reason.IDLE
+
+
 def check_end(schedule: "Schedule") -> None:
     schedule.watcher.check_rest(schedule.wanted)
+    schedule.watcher.rollouts.check_rest()
     for replica in schedule.replicas:
         schedule.watcher.check_watches(replica.plane)
         schedule.watcher.check_memory(replica.plane)

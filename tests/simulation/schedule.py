@@ -16,13 +16,16 @@ import structlog
 from opencode_lifecycle.lifecycle import background
 from opencode_lifecycle.lifecycle.control_plane import ControlPlane
 from opencode_lifecycle.lifecycle.requests import provisioning
+from opencode_lifecycle.lifecycle.rollouts import driver
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import LifecycleError, Refusal
-from opencode_lifecycle.model.identifiers import UserId, job_id_of
-from opencode_lifecycle.model.states import FINAL_REASONS, Desired, Phase
+from opencode_lifecycle.model.identifiers import JobId, UserId, job_id_of
+from opencode_lifecycle.model.states import FINAL_REASONS, Desired, MigrationState, Phase
 from opencode_lifecycle.model.view import UNCHANGED, EnsureRequest
-from simulation.cluster import LIFE, Cluster
-from simulation.invariants import Violation, Watcher, check_end
+from simulation import fleets
+from simulation.cluster import LIFE, LOOKS_EVERY, Cluster
+from simulation.fleets import Fleet
+from simulation.invariants import Violation, Watcher, check_end, is_asleep
 from simulation.loop import Stuck, VirtualLoop
 from simulation.mischief import Mischief
 from simulation.replicas import Replica
@@ -32,6 +35,9 @@ USERS = (UserId("ada"), UserId("ada2"))
 """Two ids of which one begins with the other."""
 
 OPERATIONS = ("ensure", "stop", "start", "recreate", "rotate", "delete", "delete_all", "recover")
+_UNDER_WAY = frozenset(
+    {MigrationState.QUEUED, MigrationState.DRAINING, MigrationState.REPLACING, MigrationState.VERIFYING}
+)
 SETTLE_SECONDS = 1200.0
 """In which everything must have come to rest once all is well: the longest deadlines and pauses together."""
 
@@ -69,6 +75,8 @@ class Script:
     scenario: "Callable[[Schedule], object] | None" = None
     replicas: int | None = None
     """How many control planes there are; by default one, and two in every third schedule that is left to its seed."""
+    has_rollouts: bool | None = None
+    """Whether there is a fleet with rollouts; by default there is in every eighth schedule that is left to its seed."""
 
 
 class Schedule:
@@ -82,14 +90,20 @@ class Schedule:
         self.random = Random(seed)
         self.loop = VirtualLoop(Random(seed + 1))
         self.cluster = Cluster(self.loop, Random(seed + 2))
+        has_rollouts = self.script.has_rollouts
+        if has_rollouts is None:
+            has_rollouts = self._is_improvised and seed % fleets.EVERY == fleets.EVERY - 1
+        self.cluster.has_rollouts = has_rollouts
+        self.users = fleets.USERS if has_rollouts else USERS
         self.watcher = Watcher(self.cluster)
         count = self.script.replicas or (2 if self._is_improvised and seed % 3 == 2 else 1)
         self.replicas = [
             Replica(number, self.cluster, self.random, shares_database=count > 1) for number in range(count)
         ]
         self.cluster.on_death = self._bury
-        self.mischief = Mischief(self.cluster, self.replicas, self.random, begin=self._begin)
-        self.wanted: dict[UserId, set[Desired | None]] = {user: {None} for user in USERS}
+        self.mischief = Mischief(self.cluster, self.replicas, self.random, begin=self.begin)
+        self.fleet = Fleet(self)
+        self.wanted: dict[UserId, set[Desired | None]] = {user: {None} for user in self.users}
         """What each user's last accepted request may have been; more than one where an answer was lost."""
         self._at_once: Counter[UserId] = Counter()
         self._begun: Counter[UserId] = Counter()
@@ -99,14 +113,19 @@ class Schedule:
         self._requests: set[asyncio.Task[None]] = set()
 
     @property
+    def job_ids(self) -> list[JobId]:
+        return [job_id_of("main", user) for user in self.users]
+
+    @property
     def _is_improvised(self) -> bool:
         return self.script.scenario is None and not self.script.operations
 
     def run(self) -> Outcome:
         outcome = Outcome(self.seed)
-        before = Deadline.after.__func__.__defaults__, background.monotonic, provisioning.monotonic
+        before = Deadline.after.__func__.__defaults__, background.monotonic
         Deadline.after.__func__.__defaults__ = (self.loop.time,)
-        background.monotonic = provisioning.monotonic = self.loop.time
+        background.monotonic = provisioning.monotonic = driver.monotonic = self.loop.time
+        driver.LOOKS_EVERY, looked_every = LOOKS_EVERY, driver.LOOKS_EVERY
         asyncio.set_event_loop(self.loop)
         try:
             if self._patch is not None:
@@ -118,7 +137,9 @@ class Schedule:
             outcome.violation = f"it came to no rest: {stuck or type(stuck).__name__}"
         finally:
             self._close()
-            Deadline.after.__func__.__defaults__, background.monotonic, provisioning.monotonic = before
+            Deadline.after.__func__.__defaults__, background.monotonic = before
+            provisioning.monotonic = driver.monotonic = background.monotonic
+            driver.LOOKS_EVERY = looked_every
         if self.watcher.violation is not None:
             outcome.violation = str(self.watcher.violation)
         if outcome.violation is None and self.loop.errors:
@@ -158,8 +179,10 @@ class Schedule:
         clients = self.loop.create_task(self.cluster.clients(), name="clients")
         clients.add_done_callback(lambda task: task.cancelled() or task.exception())
         if len(self.replicas) > 1:
-            looking = self.loop.create_task(self.watcher.look_at_answers(self.replicas, USERS))
+            looking = self.loop.create_task(self.watcher.look_at_answers(self.replicas, self.users))
             looking.add_done_callback(lambda task: task.cancelled() or task.exception())
+        if self.cluster.has_rollouts and self._is_improvised:
+            self.fleet.settle_on_manner()
         for replica in self.replicas:
             replica.begin_life()
         for replica in self.replicas:
@@ -168,6 +191,8 @@ class Schedule:
             await self.script.scenario(self)
         elif self.script.operations:
             await self._scripted()
+        elif self.cluster.has_rollouts:
+            await self.fleet.improvise()
         else:
             await self._improvised()
         await self._settle()
@@ -175,7 +200,7 @@ class Schedule:
     async def _scripted(self) -> None:
         *before, last = self.script.operations
         for operation in before:
-            await self.ask(USERS[0], operation)
+            await self._act(operation)
             await self.rest()
         crash = self.script.crash
         self.first_effect = len(self.cluster.effects)
@@ -183,29 +208,39 @@ class Schedule:
             self.cluster.trouble.fail_at = (crash.method, crash.after, crash.nth)
         elif crash is not None:
             self.cluster.trouble.die_at = (crash.method, crash.after, crash.nth)
-        await self.ask(USERS[0], last)
+        await self._act(last)
+
+    async def _act(self, operation: str) -> None:
+        if operation in OPERATIONS:
+            await self.ask(USERS[0], operation)
+        else:
+            await self.fleet.do(operation)
 
     async def _improvised(self) -> None:
         for _ in range(self.random.randint(2, 6)):
             if self.random.random() < 0.6:
-                self.mischief.begin([job_id_of("main", user) for user in USERS])
+                self.mischief.begin(self.job_ids)
             user = USERS[0] if self.random.random() < 0.7 else USERS[1]
             request = self.ask(user, self.random.choice(OPERATIONS))
             if self.random.random() < 0.3:
-                self._begin(request)
+                self.begin(request)
             else:
                 await request
             await asyncio.sleep(self.random.choice((0.0, 0.05, 0.5, 3.0, 20.0, 45.0)))
             if self.random.random() < 0.3:
                 self.mischief.heal()
+        await self.requests_end()
+
+    async def requests_end(self) -> None:
+        """Wait until nobody waits for an answer any more."""
         if self._requests:
             await asyncio.wait(self._requests)
 
-    def _begin(self, request: Coroutine[Any, Any, None]) -> None:
+    def begin(self, request: Coroutine[Any, Any, None]) -> None:
         task = self.loop.create_task(request)
         self._requests.add(task)
 
-    def _some_replica(self) -> Replica:
+    def some_replica(self) -> Replica:
         """Return whom the next request comes to: one that lives, if there is one."""
         if len(self.replicas) == 1:
             return self.replicas[0]
@@ -214,7 +249,7 @@ class Schedule:
 
     async def ask(self, user: UserId, operation: str) -> None:
         """Ask as a backend does, once. What is answered was accepted; what is not may have been."""
-        replica = self._some_replica()
+        replica = self.some_replica()
         at = f" (life {replica.life})" if len(self.replicas) > 1 else ""
         self.cluster.say(f"{user}: {operation}{at}")
         if replica.plane is None:
@@ -245,7 +280,7 @@ class Schedule:
         if not done:
             task.cancel()
             self.wanted[user] = self.wanted[user] | before | meant
-            self._begin(self._outlive(task, user))
+            self.begin(self._outlive(task, user))
             return
         try:
             task.result()
@@ -291,11 +326,14 @@ class Schedule:
 
     async def relabel(self, user: UserId, label: str, *, at: Replica | None = None) -> None:
         """Have a change accepted under which the runtime runs on."""
+        await self.ensure(user, EnsureRequest(labels={"n": label}), at=at)
+
+    async def ensure(self, user: UserId, wish: EnsureRequest, *, at: Replica | None = None) -> None:
+        """Have an ensure accepted, in peace."""
         replica = at or self.replicas[0]
 
         async def send() -> None:
             LIFE.set(replica.life)
-            wish = EnsureRequest(labels={"n": label})
             await replica.plane.provisioning.ensure(user, wish, by=BACKEND, wait=None, if_match=None)
 
         await self.loop.create_task(send())
@@ -313,9 +351,13 @@ class Schedule:
         for row in self.cluster.store.rows.values():
             stack = row.stack
             goal = {Desired.RUNNING: Phase.RUNNING, Desired.STOPPED: Phase.STOPPED}.get(stack.intent.desired)
-            if stack.status.phase is not goal or not stack.is_settled or row.claim_token is not None:
+            if not (stack.status.phase is goal or is_asleep(stack)):
                 return False
-        return True
+            if not stack.is_settled or row.claim_token is not None:
+                return False
+            if stack.status.migration_state in _UNDER_WAY:
+                return False
+        return self.cluster.store.the_active() is None
 
     async def _settle(self) -> None:
         self.mischief.heal()
@@ -323,6 +365,9 @@ class Schedule:
         # Whoever is to die may do so still, on the way to where all comes to rest.
         await asyncio.sleep(30)
         self.cluster.trouble.die_at = self.cluster.trouble.fail_at = None
+        if self.cluster.has_rollouts:
+            await self.fleet.settle()
+            self.loop.create_task(self.fleet.answer_pauses())
         end = self.loop.time() + SETTLE_SECONDS
         while True:
             await self._see_to_all()

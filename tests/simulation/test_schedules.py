@@ -82,17 +82,18 @@ def test_a_seed_tells_the_same_story_twice(replicas):
     assert first.trace == second.trace
 
 
-def test_a_seed_tells_the_same_story_in_every_process():
-    command = [sys.executable, "-m", "simulation", "--replay", "5"]
+@pytest.mark.parametrize("seed", ["5", "7"])
+def test_a_seed_tells_the_same_story_in_every_process(seed):
+    command = [sys.executable, "-m", "simulation", "--replay", seed]
     stories = [
         subprocess.run(
             command,
             cwd=TESTS,
-            env={"PYTHONPATH": str(TESTS), "PYTHONHASHSEED": seed},
+            env={"PYTHONPATH": str(TESTS), "PYTHONHASHSEED": salt},
             capture_output=True,
             check=True,
         ).stdout
-        for seed in ("1", "2")
+        for salt in ("1", "2")
     ]
 
     assert stories[0] == stories[1]
@@ -104,6 +105,14 @@ def test_a_third_of_the_schedules_has_two_replicas():
         schedule.loop.close()
 
     assert [len(schedule.replicas) for schedule in schedules] == [1, 1, 2, 1, 1, 2]
+
+
+def test_an_eighth_of_the_schedules_has_a_fleet_with_rollouts():
+    schedules = [Schedule(seed) for seed in range(16)]
+    for schedule in schedules:
+        schedule.loop.close()
+
+    assert [schedule.seed for schedule in schedules if schedule.cluster.has_rollouts] == [7, 15]
 
 
 def test_every_bug_class_is_planted_or_held_by_a_test_or_comes_with_a_feature():
