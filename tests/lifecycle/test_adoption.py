@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from lost_rows import HASTY, first_sweep, lose_marked_row, remember_removal
 from opencode_lifecycle.lifecycle.orphans.adoption import Found, as_it_is
-from opencode_lifecycle.lifecycle.orphans.judgement import OrphanLimits, orphans_among, was_left_behind
+from opencode_lifecycle.lifecycle.orphans.judgement import orphans_among, was_left_behind
 from opencode_lifecycle.lifecycle.reconciling.wanted import environment_of
 from opencode_lifecycle.model.condition import ConditionKind
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import ClaimLost, UpstreamUnavailable
-from opencode_lifecycle.model.identifiers import UserId, job_id_of
+from opencode_lifecycle.model.identifiers import job_id_of
 from opencode_lifecycle.model.operation import Event
 from opencode_lifecycle.model.orphan import Find, Orphan, OrphanKind
 from opencode_lifecycle.model.release import Release
@@ -25,7 +26,6 @@ from world import ADA, BACKEND, OPERATOR, SITE, World, content
 
 ADAS_JOB = job_id_of("main", ADA)
 NOW = datetime(2026, 11, 24, 6, 0, tzinfo=UTC)
-HASTY = OrphanLimits(confirmations=2, grace=timedelta(0), apart=timedelta(0), clocks_apart=timedelta(0))
 
 
 @pytest.fixture
@@ -34,19 +34,6 @@ async def world(tmp_path):
     async with world.running():
         await first_sweep(world)
         yield world
-
-
-async def first_sweep(world: World) -> None:
-    """Wait until the comparison of the start has ended, which would count, too."""
-    await world.until(lambda: world.plane._orphans.pulse.age() is not None)
-
-
-async def lose_row(world: World) -> None:
-    """Take the row out of the database behind everybody's back, when everything of the stack says whose it is."""
-    await world.until(lambda: world.vault._items[world.job_id()].installation == "main")
-    with sqlite3.connect(world.path / "world.db") as database:
-        database.execute("DELETE FROM user_stacks WHERE user_id = ?", (ADA,))
-    world.plane.fleet.remove(UserId(ADA))
 
 
 async def sweep(world: World) -> None:
@@ -69,7 +56,7 @@ async def adopt(world: World, kind: OrphanKind) -> None:
 async def test_whatever_part_of_a_stack_is_adopted_its_runtime_runs_on(world, kind):
     await world.ensure()
     before = world.live_allocations()
-    await lose_row(world)
+    await lose_marked_row(world)
     await sweep(world)
 
     await adopt(world, kind)
@@ -82,7 +69,7 @@ async def test_whatever_part_of_a_stack_is_adopted_its_runtime_runs_on(world, ki
 async def test_what_was_started_since_the_last_comparison_runs_on(world, kind):
     await world.ensure()
     await world.finished(await world.plane.provisioning.stop(ADA, by=BACKEND, hold=False, if_match=None))
-    await lose_row(world)
+    await lose_marked_row(world)
     await sweep(world)
     world.nomad.edit_outside(world.job_id())  # as an operator's `nomad job start` does
     before = [each.id for each in world.live_allocations()]
@@ -95,7 +82,7 @@ async def test_what_was_started_since_the_last_comparison_runs_on(world, kind):
 
 async def test_what_was_stopped_since_the_last_comparison_stays_stopped(world):
     await world.ensure()
-    await lose_row(world)
+    await lose_marked_row(world)
     await sweep(world)
     world.nomad.purge_outside(world.job_id())
 
@@ -108,7 +95,7 @@ async def test_what_was_stopped_since_the_last_comparison_stays_stopped(world):
 async def test_nothing_is_adopted_while_nomad_cannot_say_what_runs(world):
     await world.ensure()
     before = world.live_allocations()
-    await lose_row(world)
+    await lose_marked_row(world)
     await sweep(world)
     orphan = await orphan_of(world, OrphanKind.SECRET)
     world.nomad.faults.fail_next("observe", UpstreamUnavailable("nomad", "observe"))
@@ -123,7 +110,7 @@ async def test_nothing_is_adopted_while_nomad_cannot_say_what_runs(world):
 
 async def test_what_another_cluster_shows_decides_no_adoption(world):
     await world.ensure()
-    await lose_row(world)
+    await lose_marked_row(world)
     await sweep(world)
     orphan = await orphan_of(world, OrphanKind.JOB)
     world.nomad.become_another_cluster()
@@ -158,7 +145,7 @@ async def test_a_stack_is_adopted_as_what_it_was_asked_to_be(tmp_path, stopped):
                 await world.plane.provisioning.stop(ADA, by=BACKEND, hold=False, if_match=None)
             )
         before, intent = world.live_allocations(), world.stack().intent
-        await lose_row(world)
+        await lose_marked_row(world)
         await sweep(world)
 
         await adopt(world, OrphanKind.JOB)
@@ -175,7 +162,7 @@ async def test_a_stack_is_adopted_as_what_it_was_asked_to_be(tmp_path, stopped):
 
 async def test_history_says_what_an_adoption_took_over_and_no_values_of_the_environment(world):
     await world.ensure(**WISH)
-    await lose_row(world)
+    await lose_marked_row(world)
     await sweep(world)
 
     await adopt(world, OrphanKind.JOB)
@@ -191,7 +178,7 @@ async def test_history_says_what_of_an_adopted_stack_is_not_known(world):
     await world.ensure(**WISH)
     job = world.nomad.jobs[world.job_id()]
     job.specification = {name: value for name, value in job.specification.items() if name != "Variables"}
-    await lose_row(world)
+    await lose_marked_row(world)
     await sweep(world)
 
     await adopt(world, OrphanKind.JOB)
@@ -234,7 +221,7 @@ async def test_of_two_classes_that_are_alike_the_usual_one_is_taken(world):
 
 async def test_nothing_is_adopted_while_nomad_cannot_say_with_what_it_was_submitted(world):
     await world.ensure()
-    await lose_row(world)
+    await lose_marked_row(world)
     await sweep(world)
     orphan = await orphan_of(world, OrphanKind.JOB)
     world.nomad.faults.fail_next("submitted", UpstreamUnavailable("nomad", "submitted"))
@@ -340,8 +327,8 @@ async def test_a_secret_that_is_younger_than_the_removal_waits_for_a_person(tmp_
 
 async def test_what_is_started_before_a_removal_is_acted_on_is_not_stopped_by_it(world):
     await world.ensure()
-    await lose_row(world)
-    remember_a_removal(world)
+    await lose_marked_row(world)
+    remember_removal(world)
     await sweep(world)
     hold = world.consul.hold_next("list_all", after_commit=True)
     sweeping = asyncio.create_task(sweep(world))
@@ -362,7 +349,7 @@ async def test_what_is_started_before_a_removal_is_acted_on_is_not_stopped_by_it
 async def test_a_secret_that_is_used_again_since_it_was_looked_at_is_not_destroyed(world, what):
     await world.vault.ensure(world.job_id(), soon())
     await world.vault.mark(world.job_id(), installation="main", user_id=ADA, deadline=soon())
-    remember_a_removal(world)
+    remember_removal(world)
     await sweep(world)
     hold = world.vault.hold_next("look", after_commit=True)
     sweeping = asyncio.create_task(sweep(world))
@@ -379,7 +366,7 @@ async def test_a_secret_that_is_used_again_since_it_was_looked_at_is_not_destroy
 
 async def test_a_job_that_was_registered_anew_since_it_was_found_is_not_stopped(world):
     await world.ensure()
-    await lose_row(world)
+    await lose_marked_row(world)
     await sweep(world)
     orphan = await orphan_of(world, OrphanKind.JOB)
     world.nomad.edit_outside(world.job_id())
@@ -395,9 +382,3 @@ async def test_a_job_that_was_registered_anew_since_it_was_found_is_not_stopped(
 
 def soon() -> Deadline:
     return Deadline.after(5, "test")
-
-
-def remember_a_removal(world: World) -> None:
-    with sqlite3.connect(world.path / "world.db") as database:
-        removed_at = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S.%f}"
-        database.execute("INSERT INTO removed_stacks VALUES (?, 1000000, ?)", (ADA, removed_at))

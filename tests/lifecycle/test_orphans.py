@@ -1,11 +1,11 @@
 """What bears our names without a row: proven, adopted, swept after repeated confirmation, or left alone."""
 
 import asyncio
-import sqlite3
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from lost_rows import HASTY, first_sweep, lose_row
 from opencode_lifecycle.lifecycle.orphans.judgement import OrphanLimits, orphans_among
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import ClaimLost, OrphanNotFound, OrphanNotProven, UpstreamUnavailable
@@ -19,7 +19,6 @@ OURS = {"managed_by": "opencode-lifecycle", "installation": "main"}
 NOW = datetime(2026, 11, 24, 6, 0, tzinfo=UTC)
 EVE = UserId("eve")
 EVES_JOB = job_id_of("main", EVE)
-HASTY = OrphanLimits(confirmations=2, grace=timedelta(0), apart=timedelta(0), clocks_apart=timedelta(0))
 
 
 @pytest.fixture
@@ -28,23 +27,6 @@ async def world(tmp_path):
     async with world.running():
         await first_sweep(world)
         yield world
-
-
-async def first_sweep(world: World) -> None:
-    """Wait until the comparison of the start has ended, which would count, too."""
-    await world.until(lambda: world.plane._orphans.pulse.age() is not None)
-
-
-def lose_row(world: World, user: str = ADA, *, deleted: bool = False) -> None:
-    """Take the row out of the database behind everybody's back, as a restored backup does."""
-    with sqlite3.connect(world.path / "world.db") as database:
-        database.execute("DELETE FROM user_stacks WHERE user_id = ?", (user,))
-        if deleted:
-            removed_at = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S.%f}"
-            database.execute(
-                "INSERT INTO removed_stacks VALUES (?, ?, ?)", (user, 1_000_000 + ord(user[0]), removed_at)
-            )
-    world.plane.fleet.remove(UserId(user))
 
 
 async def sweep(world: World, times: int = 1):

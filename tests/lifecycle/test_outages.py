@@ -5,11 +5,11 @@ from datetime import timedelta
 
 import pytest
 
+from lost_rows import first_sweep, lose_marked_row
 from opencode_lifecycle.lifecycle.orphans.judgement import OrphanLimits
 from opencode_lifecycle.lifecycle.reconciling.steps import Limits
 from opencode_lifecycle.model.errors import DeadlineExceeded, UpstreamUnavailable
 from opencode_lifecycle.model.facets import Facet
-from opencode_lifecycle.model.identifiers import UserId
 from opencode_lifecycle.model.observation import ClientStatus
 from opencode_lifecycle.model.operation import OperationState
 from opencode_lifecycle.model.states import Phase, Reason
@@ -102,13 +102,10 @@ async def test_an_adopted_runtime_is_not_stopped_because_vault_is_sealed(tmp_pat
     hasty = OrphanLimits(confirmations=1, grace=timedelta(0), apart=timedelta(0))
     world = a_world(tmp_path, limits=limits(start=timedelta(seconds=0.5)), orphan_limits=hasty)
     async with world.running():
-        await world.until(lambda: world.plane._orphans.pulse.age() is not None)
+        await first_sweep(world)
         await world.ensure()
-        await world.until(lambda: world.vault._items[world.job_id()].installation == "main")
         before = [each.id for each in world.live_allocations()]
-        with sqlite3.connect(world.path / "world.db") as database:
-            database.execute("DELETE FROM user_stacks WHERE user_id = ?", (ADA,))
-        world.plane.fleet.remove(UserId(ADA))
+        await lose_marked_row(world)
         hold = world.vault.hold_next("ensure")
         await world.plane._orphans.sweep_once()
         world.vault.sealed = True

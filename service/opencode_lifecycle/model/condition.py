@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 from opencode_lifecycle.model.identifiers import ConditionId
 
@@ -53,3 +53,9 @@ class Condition:
     def freezes(self) -> bool:
         """Whether destructive work is frozen by it now."""
         return self.cleared_at is None and self.confirmed_at is None
+
+    @property
+    def status(self) -> Literal["standing", "confirmed", "cleared"]:
+        if self.cleared_at is not None:
+            return "cleared"
+        return "standing" if self.confirmed_at is None else "confirmed"

@@ -6,12 +6,12 @@ from typing import Any, Literal, Self
 
 from opencode_lifecycle.api.schemas.shapes import Mirror, Outgoing
 from opencode_lifecycle.api.schemas.stacks import StalenessShape
-from opencode_lifecycle.model.condition import Condition, ConditionKind
+from opencode_lifecycle.model.condition import ConditionKind
 from opencode_lifecycle.model.facets import Facet
 from opencode_lifecycle.model.orphan import Orphan, OrphanKind
 from opencode_lifecycle.model.staleness import SEVERITY, Severity, StalenessSummary
 from opencode_lifecycle.model.states import Phase, Reason
-from opencode_lifecycle.model.view import OrphanPlan, ReconcileReport, StackPlan
+from opencode_lifecycle.model.view import OrphanPlan, ReconcileReport
 
 
 class StaleCountShape(Outgoing):
@@ -62,7 +62,7 @@ class NextLookShape(Mirror):
     message: str
 
 
-class ConditionShape(Outgoing):
+class ConditionShape(Mirror):
     """`freezes` says whether work that rests on absence is held back by it now."""
 
     id: str
@@ -75,26 +75,6 @@ class ConditionShape(Outgoing):
     confirmed_at: datetime | None
     confirmed_by: str | None
     cleared_at: datetime | None
-
-    @classmethod
-    def from_domain(cls, condition: Condition) -> Self:
-        status: Literal["standing", "confirmed", "cleared"] = "standing"
-        if condition.cleared_at is not None:
-            status = "cleared"
-        elif condition.confirmed_at is not None:
-            status = "confirmed"
-        return cls(
-            id=condition.id,
-            kind=condition.kind,
-            status=status,
-            freezes=condition.freezes,
-            message=condition.message,
-            details=condition.details,
-            since=condition.since,
-            confirmed_at=condition.confirmed_at,
-            confirmed_by=condition.confirmed_by,
-            cleared_at=condition.cleared_at,
-        )
 
 
 class OrphanShape(Outgoing):
@@ -130,7 +110,7 @@ class OrphanShape(Outgoing):
         )
 
 
-class StackPlanShape(Outgoing):
+class StackPlanShape(Mirror):
     user_id: str
     job_id: str
     phase: Phase
@@ -138,18 +118,6 @@ class StackPlanShape(Outgoing):
     steps: Sequence[str]
     message: str
     staleness: Sequence[StalenessShape]
-
-    @classmethod
-    def from_domain(cls, plan: StackPlan) -> Self:
-        return cls(
-            user_id=plan.user_id,
-            job_id=plan.job_id,
-            phase=plan.phase,
-            reason=plan.reason,
-            steps=plan.steps,
-            message=plan.message,
-            staleness=[StalenessShape.from_domain(reason) for reason in plan.staleness],
-        )
 
 
 class OrphanPlanShape(Outgoing):

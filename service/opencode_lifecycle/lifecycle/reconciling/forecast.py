@@ -10,35 +10,9 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
+from opencode_lifecycle.lifecycle.reconciling import steps
 from opencode_lifecycle.lifecycle.reconciling.planning import plan
-from opencode_lifecycle.lifecycle.reconciling.steps import (
-    AbortTurns,
-    CheckDelivery,
-    CheckJob,
-    CheckServiceGone,
-    ClearLiveFiles,
-    CompareJob,
-    DestroySecret,
-    DestroyWorkspace,
-    FinishDeletion,
-    Limits,
-    Look,
-    LookAtActivity,
-    LookForCutTurns,
-    MakeSecret,
-    MakeWorkspace,
-    Move,
-    Part,
-    PublishLiveFiles,
-    PurgeJob,
-    RegisterJob,
-    Reload,
-    Rest,
-    RotateSecret,
-    Step,
-    StopJob,
-    Work,
-)
+from opencode_lifecycle.lifecycle.reconciling.steps import Limits, Move, Part, Rest, Step, Work
 from opencode_lifecycle.model.observation import ABSENT, ClientStatus, JobSeen
 from opencode_lifecycle.model.stack import Stack, Status
 from opencode_lifecycle.ports.prober import Reloaded, ReloadResult
@@ -46,44 +20,44 @@ from opencode_lifecycle.ports.prober import Reloaded, ReloadResult
 _MOST_STEPS: Final = 40
 
 WORDS: Final[Mapping[type[Step], str]] = {
-    Look: "look at the job in Nomad",
-    CompareJob: "compare the job with what was registered",
-    CheckJob: "have Nomad plan the job that is to follow",
-    LookAtActivity: "look whether its agent works",
-    CheckDelivery: "see whether its live files have arrived",
-    Reload: "let it read its configuration anew",
-    AbortTurns: "end the turns that are at work",
-    LookForCutTurns: "look for turns that were cut off",
-    MakeSecret: "make its secret, or take the one there is",
-    RotateSecret: "write a new password",
-    MakeWorkspace: "make its workspace volume, or take the one there is",
-    PublishLiveFiles: "publish its instructions and managed configuration",
-    RegisterJob: "register the job",
-    StopJob: "stop the job",
-    PurgeJob: "purge the job",
-    CheckServiceGone: "check that Consul has forgotten the service",
-    DestroySecret: "destroy its secret",
-    ClearLiveFiles: "delete its pointer to the live files",
-    DestroyWorkspace: "delete its workspace volume",
-    FinishDeletion: "forget the stack",
+    steps.Look: "look at the job in Nomad",
+    steps.CompareJob: "compare the job with what was registered",
+    steps.CheckJob: "have Nomad plan the job that is to follow",
+    steps.LookAtActivity: "look whether its agent works",
+    steps.CheckDelivery: "see whether its live files have arrived",
+    steps.Reload: "let it read its configuration anew",
+    steps.AbortTurns: "end the turns that are at work",
+    steps.LookForCutTurns: "look for turns that were cut off",
+    steps.MakeSecret: "make its secret, or take the one there is",
+    steps.RotateSecret: "write a new password",
+    steps.MakeWorkspace: "make its workspace volume, or take the one there is",
+    steps.PublishLiveFiles: "publish its instructions and managed configuration",
+    steps.RegisterJob: "register the job",
+    steps.StopJob: "stop the job",
+    steps.PurgeJob: "purge the job",
+    steps.CheckServiceGone: "check that Consul has forgotten the service",
+    steps.DestroySecret: "destroy its secret",
+    steps.ClearLiveFiles: "delete its pointer to the live files",
+    steps.DestroyWorkspace: "delete its workspace volume",
+    steps.FinishDeletion: "forget the stack",
 }
 """In words for people; moves and rests have their own."""
 
 _PARTS: Final[Mapping[type[Step], Part]] = {
-    MakeSecret: Part.SECRET,
-    RotateSecret: Part.SECRET,
-    DestroySecret: Part.SECRET,
-    MakeWorkspace: Part.WORKSPACE,
-    DestroyWorkspace: Part.WORKSPACE,
-    PublishLiveFiles: Part.LIVE_FILES,
-    ClearLiveFiles: Part.LIVE_FILES,
-    CheckServiceGone: Part.SERVICE,
-    CheckDelivery: Part.DELIVERY,
-    Reload: Part.RELOAD,
-    AbortTurns: Part.ABORT,
-    LookForCutTurns: Part.TURNS,
+    steps.MakeSecret: Part.SECRET,
+    steps.RotateSecret: Part.SECRET,
+    steps.DestroySecret: Part.SECRET,
+    steps.MakeWorkspace: Part.WORKSPACE,
+    steps.DestroyWorkspace: Part.WORKSPACE,
+    steps.PublishLiveFiles: Part.LIVE_FILES,
+    steps.ClearLiveFiles: Part.LIVE_FILES,
+    steps.CheckServiceGone: Part.SERVICE,
+    steps.CheckDelivery: Part.DELIVERY,
+    steps.Reload: Part.RELOAD,
+    steps.AbortTurns: Part.ABORT,
+    steps.LookForCutTurns: Part.TURNS,
 }
-_READS: Final = (Look, CompareJob, CheckJob, LookAtActivity)
+_READS: Final = (steps.Look, steps.CompareJob, steps.CheckJob, steps.LookAtActivity)
 
 Read = Callable[[Work, Step], Awaitable[Work]]
 Rework = Callable[[Work, Stack], Work]
@@ -112,7 +86,7 @@ async def forecast(
                 work = replace(work, stack=work.stack.moved_to(moved))
             case _:
                 words.append(WORDS[type(step)])
-                if isinstance(step, FinishDeletion | RegisterJob):
+                if isinstance(step, steps.FinishDeletion | steps.RegisterJob):
                     return words, status
                 work = await read(work, step) if isinstance(step, _READS) else _after(work, step)
     return words, work.stack.status
@@ -133,18 +107,18 @@ def _marks(before: Status, after: Status) -> list[str]:
 def _after(work: Work, step: Step) -> Work:
     """Return what would be known after *step*, had it succeeded."""
     status, seen = work.stack.status, work.observation
-    if isinstance(step, RotateSecret):
+    if isinstance(step, steps.RotateSecret):
         status = replace(status, secret_version=step.known + 1, rotation_done=work.stack.intent.rotation)
-    elif isinstance(step, MakeSecret):
+    elif isinstance(step, steps.MakeSecret):
         status = replace(status, secret_version=status.secret_version or 1)
-    elif isinstance(step, StopJob) and seen is not None and isinstance(seen.job, JobSeen):
+    elif isinstance(step, steps.StopJob) and seen is not None and isinstance(seen.job, JobSeen):
         ended = [replace(each, client_status=ClientStatus.COMPLETE) for each in seen.allocations]
         seen = replace(seen, job=replace(seen.job, stopped=True), allocations=ended)
-    elif isinstance(step, PurgeJob) and seen is not None:
+    elif isinstance(step, steps.PurgeJob) and seen is not None:
         seen = replace(seen, job=ABSENT, allocations=())
     done = work.done | {_PARTS[type(step)]} if type(step) in _PARTS else work.done
-    if isinstance(step, CheckDelivery):
+    if isinstance(step, steps.CheckDelivery):
         work = replace(work, delivered=True)
-    elif isinstance(step, Reload):
+    elif isinstance(step, steps.Reload):
         work = replace(work, reloaded=Reloaded(result=ReloadResult.RELOADED))
     return replace(work, stack=work.stack.moved_to(status), observation=seen, done=done)
