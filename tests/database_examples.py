@@ -17,7 +17,7 @@ from opencode_lifecycle.model.identifiers import (
     new_event_id,
     new_operation_id,
 )
-from opencode_lifecycle.model.migration import AtDeadline, Footing, MigrationOrder, OrderOutcome
+from opencode_lifecycle.model.migration import AtDeadline, Footing, MigrationOrder, OrderOutcome, Refusal
 from opencode_lifecycle.model.operation import Event, Operation, OperationKind, OperationState
 from opencode_lifecycle.model.release import Release, ResourceClass
 from opencode_lifecycle.model.stack import Address, FieldEdit, Intent, Runtime, Stack, Status, Workspace
@@ -122,11 +122,12 @@ def a_full_stack() -> Stack:
         recycled_at=NOW,
         stale=frozenset({Facet.IMAGE, Facet.MISSING}),
         built=Footing(
-            release=RELEASE, resources="small", environment={}, facets=FACETS, restore="01SNAPSHOT"
+            release=RELEASE, resources="small", environment={}, facets=FACETS, restore="01SNAPSHOT", used=True
         ),
         footing=Footing(release=RELEASE, resources="small", environment={"LANG": "C"}, facets=FACETS),
         refused="of-what-failed",
         refused_in=4,
+        refusal=Refusal(reason=Reason.DATA_NEWER, message="1 sessions — since then."),
         migrating_since=NOW,
         order_done="ro_1",
         order_outcome=OrderOutcome.SKIPPED,
@@ -142,7 +143,9 @@ def a_full_stack() -> Stack:
         held=True,
         fresh_start=3,
         rotation=2,
-        order=MigrationOrder(id="ro_2", deadline=NOW, at_deadline=AtDeadline.FORCE, rotate=True, fresh=True),
+        order=MigrationOrder(
+            id="ro_2", deadline=NOW, at_deadline=AtDeadline.FORCE, rotate=True, fresh=True, restore=True
+        ),
         recovered=3,
         delete_workspace=True,
         last_operation=OperationId("op_1"),

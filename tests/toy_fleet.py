@@ -94,7 +94,7 @@ def stopped(stack: Stack) -> Stack:
 @dataclass
 class ToyFleet:
     """
-    *bad* releases never become healthy. *wedged* users' runtimes are unresponsive after a migration that went well.
+    *bad* releases never become healthy. Users that *wrote* keep the newer version, unless an order gives that up. *wedged* users' runtimes are unresponsive after a migration that went well.
 
     `replaced` counts how often each stack was replaced by which order.
     """
@@ -107,6 +107,7 @@ class ToyFleet:
     clumsy: frozenset[UserId] = frozenset()
     """Users whose stacks do not survive any migration."""
     busy: set[UserId] = field(default_factory=set)
+    wrote: set[UserId] = field(default_factory=set)
     target: ReleaseId = OLD
     replaced: Counter[tuple[UserId, str]] = field(default_factory=Counter)
     issued: Counter[tuple[UserId, str]] = field(default_factory=Counter)
@@ -192,6 +193,15 @@ class ToyFleet:
             )
         if self.migration_class is not MigrationClass.LIVE and user_id_is_busy(self, stack):
             return self._waits(status, order)
+        if ".back" in order.id and stack.user_id in self.wrote and not order.restore:
+            return replace(
+                status,
+                migration_state=MigrationState.FAILED,
+                reason=Reason.DATA_NEWER,
+                message="1 sessions",
+                order_done=order.id,
+                order_outcome=OrderOutcome.FAILED,
+            )
         return self._begun(stack, status, order.id)
 
     def _waits(self, status: Status, order) -> Status:

@@ -35,6 +35,7 @@ from opencode_lifecycle.model.identifiers import (
     new_operation_id,
     new_token_id,
 )
+from opencode_lifecycle.model.migration import DataPolicy
 from opencode_lifecycle.model.operation import Event, Operation, OperationKind, OperationState
 from opencode_lifecycle.model.orphan import Find, Orphan, OrphanKind
 from opencode_lifecycle.model.password import Password, WrappedPassword
@@ -359,7 +360,10 @@ class MemoryProvisioning:
     async def rotate_password(self, user_id: UserId, *, by: Principal, if_match: int | None) -> Operation:
         return await self._accept(user_id, OperationKind.ROTATE_PASSWORD, by, if_match)
 
-    async def recover(self, user_id: UserId, *, by: Principal, if_match: int | None) -> Operation:
+    async def recover(
+        self, user_id: UserId, *, by: Principal, if_match: int | None, data: DataPolicy = DataPolicy.KEEP
+    ) -> Operation:
+        self.recovered_with = data
         return await self._accept(user_id, OperationKind.RECOVER, by, if_match)
 
     async def pin(

@@ -25,7 +25,7 @@ from opencode_lifecycle.model.identifiers import (
     new_plan_id,
     new_rollout_id,
 )
-from opencode_lifecycle.model.migration import MigrationClass
+from opencode_lifecycle.model.migration import DataPolicy, MigrationClass
 from opencode_lifecycle.model.principal import Principal
 from opencode_lifecycle.model.rollout import (
     ROLLOUT_MOVES,
@@ -198,7 +198,8 @@ class MemoryRollouts:
     async def abort(self, rollout_id: RolloutId, *, by: Principal) -> Rollout:
         return self._move(rollout_id, "abort", RolloutState.ABORTED)
 
-    async def rollback(self, rollout_id: RolloutId, *, by: Principal) -> Rollout:
+    async def rollback(self, rollout_id: RolloutId, *, by: Principal, data: DataPolicy) -> Rollout:
+        self.rolled_back_with = data
         before = self._rollout(rollout_id).target_before
         if before not in self.releases:
             raise RollbackImpossible(f"The release {before} is not kept any more.", release=before)

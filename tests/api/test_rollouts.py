@@ -308,6 +308,27 @@ async def test_a_rollout_is_paused_resumed_aborted_and_rolled_back(world, verb, 
     assert (answer.status, answer.json["state"]) == (200, after)
 
 
+@pytest.mark.parametrize(("body", "data"), [(None, "keep"), ({}, "keep"), ({"data": "restore"}, "restore")])
+async def test_a_rollback_keeps_what_was_written_unless_it_says_otherwise(world, body, data):
+    rollout = world.rollouts.given(state=RolloutState.RUNNING)
+
+    answer = await world.call("POST", f"/v1/rollouts/{rollout.id}/rollback", by="operator", json=body)
+
+    assert answer.status == 200
+    assert world.rollouts.rolled_back_with == data
+
+
+async def test_a_rollback_that_says_something_else_of_the_data_is_refused(world):
+    rollout = world.rollouts.given(state=RolloutState.RUNNING)
+
+    answer = await world.call(
+        "POST", f"/v1/rollouts/{rollout.id}/rollback", by="operator", json={"data": "lose"}
+    )
+
+    assert (answer.status, answer.code) == (422, "invalid-body")
+    assert world.rollouts.calls == []
+
+
 @pytest.mark.parametrize("verb", ["pause", "resume", "abort", "rollback"])
 async def test_what_is_asked_twice_with_one_key_is_done_once(world, verb):
     state = RolloutState.PAUSED if verb == "resume" else RolloutState.RUNNING

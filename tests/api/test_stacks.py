@@ -362,3 +362,21 @@ async def test_revoking_a_token_twice_with_one_key_is_answered_alike(world):
     answers = [await world.call("DELETE", path, by="operator", headers=key) for _ in range(2)]
 
     assert [(answer.status, answer.text) for answer in answers] == [(204, ""), (204, "")]
+
+
+@pytest.mark.parametrize(("body", "data"), [(None, "keep"), ({}, "keep"), ({"data": "restore"}, "restore")])
+async def test_a_recover_keeps_what_was_written_unless_an_operator_says_otherwise(world, body, data):
+    world.provisioning.given("ada")
+
+    answer = await world.call("POST", "/v1/stacks/ada/recover", by="operator", json=body)
+
+    assert answer.status == 202
+    assert world.provisioning.recovered_with == data
+
+
+async def test_a_backend_may_not_give_up_what_a_user_wrote(world):
+    world.provisioning.given("ada")
+
+    answer = await world.call("POST", "/v1/stacks/ada/recover", by="backend", json={"data": "restore"})
+
+    assert (answer.status, answer.code) == (403, "forbidden")

@@ -573,6 +573,24 @@ def test_a_rollout_is_steered_by_its_id(run, service, verb, state):
     assert lines_of(result)[1].startswith(f"state {state.replace('_', ' ')}")
 
 
+def test_a_rollback_gives_up_what_was_written_only_when_it_is_told_so(run, service):
+    service.answers(f"POST /v1/rollouts/{ROLLOUT}/rollback", rollout("rolling_back"))
+    service.answers(f"POST /v1/rollouts/{ROLLOUT}/rollback", rollout("rolling_back"))
+
+    run("rollout", "rollback", ROLLOUT)
+    run("rollout", "rollback", ROLLOUT, "--data", "restore", "--yes")
+
+    assert [each.body for each in service.was_asked("POST")] == [None, {"data": "restore"}]
+
+
+def test_where_nobody_can_answer_nothing_is_given_up_unasked(run, service):
+    result = run("rollout", "rollback", ROLLOUT, "--data", "restore")
+
+    assert result.exit_code == ExitCode.USAGE
+    assert "--yes" in result.stderr
+    assert service.was_asked("POST") == []
+
+
 def test_without_an_id_the_rollout_that_runs_is_steered(run, service):
     service.answers("GET /v1/rollouts", items(rollout()))
     service.answers(f"POST /v1/rollouts/{ROLLOUT}/pause", rollout("paused"))

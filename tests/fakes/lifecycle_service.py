@@ -383,6 +383,7 @@ def rollout(state: str = "running", **changes: Any) -> dict[str, Any]:
         "target_before": RELEASE,
         "promoted_at": SINCE,
         "goes_back": False,
+        "rollback_data": "keep",
         "wave": 1,
         "waves": 2,
         "soaks_until": None,

@@ -197,7 +197,7 @@ async def test_a_configuration_that_cannot_be_loaded_is_taken_back_by_a_restart(
     )
 
     await world.until(lambda: world.stack().status.phase is Phase.RUNNING and ids(world) != before)
-    await world.until(lambda: world.stack().status.reason is Reason.TAKEN_BACK)
+    await world.until(lambda: world.stack().status.reason is Reason.BAD_CONFIG)
     status = world.stack().status
     assert (outcome, status.migration_state) == (OrderOutcome.FAILED, MigrationState.FAILED)
     assert status.release == first

@@ -67,6 +67,7 @@ WHAT_0012_ADDS = {
     "order_done",
     "order_outcome",
 }
+WHAT_0015_ADDS = {"refusal"}
 TABLES_AFTER_0007 = {"groups", "snapshots", "rollouts", "rollout_stacks", "rollout_plans"}
 
 
@@ -101,7 +102,7 @@ def test_stacks_that_exist_keep_all_else_when_0007_goes_down_and_up(empty_url):
     older = rows_of(empty_url, "user_stacks")
     schema.upgrade(empty_url)
 
-    assert older == without(columns, WHAT_0007_ADDS | WHAT_0012_ADDS)
+    assert older == without(columns, WHAT_0007_ADDS | WHAT_0012_ADDS | WHAT_0015_ADDS)
     assert rows_of(empty_url, "events") == events
     plain = replace(
         before["ada"],
@@ -277,13 +278,14 @@ def test_stacks_that_exist_have_no_order_and_no_footing_when_0012_goes_down_and_
     schema.upgrade(empty_url)
 
     assert (before.intent.order, before.status, before.busy_until) == (full.intent.order, full.status, NOW)
-    assert older == without(columns, WHAT_0012_ADDS)
+    assert older == without(columns, WHAT_0012_ADDS | WHAT_0015_ADDS)
     plain = replace(
         full.status,
         built=None,
         footing=None,
         refused=None,
         refused_in=0,
+        refusal=None,
         migrating_since=None,
         order_done=None,
         order_outcome=None,

@@ -16,7 +16,7 @@ from opencode_lifecycle.model.identifiers import UserId, job_id_of
 from opencode_lifecycle.model.lease import is_reloading
 from opencode_lifecycle.model.observation import ClientStatus
 from opencode_lifecycle.model.stack import Stack
-from opencode_lifecycle.model.states import Desired, Phase, Reason
+from opencode_lifecycle.model.states import TAKEN_BACK, Desired, Phase, Reason
 from opencode_lifecycle.model.view import UNCHANGED
 from simulation.cluster import LIFE, Cluster
 from simulation.rollout_invariants import RolloutWatch
@@ -188,7 +188,7 @@ class Watcher:
         # What did not become healthy is taken back: nothing of it was ever handed out. What cannot load its configuration
         # was read anew while nobody used it.
         was_unused = before.runtime is None or is_reloading(before)
-        is_taken_back = status.reason is Reason.TAKEN_BACK and was_unused
+        is_taken_back = status.reason in TAKEN_BACK and was_unused
         falls_asleep = (
             status.reason is Reason.IDLE and claimed.stack.intent.group in self._cluster.store.groups
         )

@@ -10,9 +10,10 @@ from opencode_lifecycle.api.calls import arguments_of, principal_of, route_of, s
 from opencode_lifecycle.api.conditions import Idempotency, if_match
 from opencode_lifecycle.api.identifiers import operation_id_of
 from opencode_lifecycle.api.responses import accepted, respond
-from opencode_lifecycle.api.schemas import NothingBody, OperationShape
+from opencode_lifecycle.api.schemas import DataBody, NothingBody, OperationShape
 from opencode_lifecycle.api.use_cases import Provisioning
 from opencode_lifecycle.model.errors import Forbidden, OperationNotFound
+from opencode_lifecycle.model.migration import DataPolicy
 from opencode_lifecycle.model.operation import Operation
 from opencode_lifecycle.model.principal import Role
 from opencode_lifecycle.ports.stores import IdempotentAnswer
@@ -60,10 +61,13 @@ class OperationHandlers:
         )
 
     async def recover(self, request: web.Request) -> web.Response:
+        data = (await self._bodies.read(request, DataBody)).data
+        if data is DataPolicy.RESTORE and principal_of(request).role is not Role.OPERATOR:
+            raise Forbidden("Only an operator may give up what was written since.")
         return await self._accept(
             request,
             lambda expected: self._provisioning.recover(
-                stack_of(request), by=principal_of(request), if_match=expected
+                stack_of(request), by=principal_of(request), if_match=expected, data=data
             ),
         )
 
@@ -89,7 +93,7 @@ class OperationHandlers:
         self, request: web.Request, act: Callable[[int | None], Awaitable[Operation]]
     ) -> web.Response:
         """Do *act* once per Idempotency-Key; repeated, it answers with how its operation stands now."""
-        if route_of(request).takes is not None:
+        if route_of(request).takes is NothingBody:
             await self._bodies.read(request, NothingBody)
         expected = if_match(request)
 

@@ -3,6 +3,7 @@
 from typing import Protocol
 
 from opencode_lifecycle.model.identifiers import PlanId, RolloutId, UserId
+from opencode_lifecycle.model.migration import DataPolicy
 from opencode_lifecycle.model.principal import Principal
 from opencode_lifecycle.model.rollout import Member, MemberState, Rollout, RolloutPlan, RolloutView
 from opencode_lifecycle.model.rollout_specification import RolloutSpecification
@@ -68,9 +69,11 @@ class Rollouts(Protocol):
         """Move nobody else, for good. Raises as `pause` does."""
         ...
 
-    async def rollback(self, rollout_id: RolloutId, *, by: Principal) -> Rollout:
+    async def rollback(self, rollout_id: RolloutId, *, by: Principal, data: DataPolicy) -> Rollout:
         """
         Bring back whoever was moved, and the fleet's target to what it was. Raises as `pause` does.
+
+        *data* says what becomes of what was written since OpenCode's data was migrated.
 
         `RollbackImpossible` when what it would go back to is not there any more.
         """

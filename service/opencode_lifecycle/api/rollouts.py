@@ -15,6 +15,7 @@ from opencode_lifecycle.api.responses import respond
 from opencode_lifecycle.api.rollout_use_cases import Rollouts
 from opencode_lifecycle.api.routes import MEMBERS, ROLLOUTS
 from opencode_lifecycle.api.schemas import (
+    DataBody,
     MemberShape,
     NothingBody,
     RolloutBody,
@@ -110,30 +111,34 @@ class RolloutHandlers:
         return respond(RolloutDetailShape.of(view, page))
 
     async def pause_rollout(self, request: web.Request) -> web.Response:
+        await self._bodies.read(request, NothingBody)
         return await self._change(
             request, lambda rollout_id: self._rollouts.pause(rollout_id, by=principal_of(request))
         )
 
     async def resume_rollout(self, request: web.Request) -> web.Response:
+        await self._bodies.read(request, NothingBody)
         return await self._change(
             request, lambda rollout_id: self._rollouts.resume(rollout_id, by=principal_of(request))
         )
 
     async def abort_rollout(self, request: web.Request) -> web.Response:
+        await self._bodies.read(request, NothingBody)
         return await self._change(
             request, lambda rollout_id: self._rollouts.abort(rollout_id, by=principal_of(request))
         )
 
     async def rollback_rollout(self, request: web.Request) -> web.Response:
+        body = await self._bodies.read(request, DataBody)
         return await self._change(
-            request, lambda rollout_id: self._rollouts.rollback(rollout_id, by=principal_of(request))
+            request,
+            lambda rollout_id: self._rollouts.rollback(rollout_id, by=principal_of(request), data=body.data),
         )
 
     async def _change(
         self, request: web.Request, act: Callable[[RolloutId], Awaitable[Rollout]]
     ) -> web.Response:
         """Do *act* once per Idempotency-Key; repeated, it answers with how the rollout stands now."""
-        await self._bodies.read(request, NothingBody)
         rollout_id = rollout_id_of(request)
 
         async def first() -> web.Response:

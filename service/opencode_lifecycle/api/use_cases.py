@@ -13,6 +13,7 @@ from opencode_lifecycle.model.identifiers import (
     TokenId,
     UserId,
 )
+from opencode_lifecycle.model.migration import DataPolicy
 from opencode_lifecycle.model.operation import Event, Operation
 from opencode_lifecycle.model.orphan import Orphan
 from opencode_lifecycle.model.principal import Principal, Role, ServiceToken
@@ -72,7 +73,9 @@ class Provisioning(Protocol):
 
     async def rotate_password(self, user_id: UserId, *, by: Principal, if_match: int | None) -> Operation: ...
 
-    async def recover(self, user_id: UserId, *, by: Principal, if_match: int | None) -> Operation: ...
+    async def recover(
+        self, user_id: UserId, *, by: Principal, if_match: int | None, data: DataPolicy = DataPolicy.KEEP
+    ) -> Operation: ...
 
     async def pin(
         self, user_id: UserId, release_id: ReleaseId, *, by: Principal, if_match: int | None

@@ -78,10 +78,10 @@ FOR_REASONS: Final[Mapping[Reason, str]] = {
     Reason.CRASH_LOOP: "read why it exits: `opencode-lifecycle logs USER --type stderr`; the message has the exit code",
     Reason.OUT_OF_MEMORY: "give it more: `opencode-lifecycle ensure USER --resources NAME`, or raise memory_max of its "
     "resource class",
-    Reason.DATA_NEWER: "`opencode-lifecycle snapshots USER` says why, and what could be restored; pin it to a release with the "
-    "version that ran, or roll back, then `opencode-lifecycle recover USER`",
-    Reason.DISK_FULL: "free room on the node of its volume (`opencode-lifecycle snapshots USER` says how much is missing); it is "
-    "retried by itself",
+    Reason.DATA_NEWER: "leave it on the newer version (pin it to a release with that, if it does not run); or go back and set "
+    "aside what was written since: `opencode-lifecycle recover USER --data restore`",
+    Reason.DISK_FULL: "free room on the node of its volume (`opencode-lifecycle snapshots USER` says how much is missing), then "
+    "`opencode-lifecycle recover USER`",
     Reason.UNRESPONSIVE: "nothing: it answered nothing for long and is started afresh",
     Reason.STALE: "nothing: it is started as it should be; `opencode-lifecycle events USER` says what had changed",
     Reason.RECYCLE: "nothing: it was idle, and too old or too large",
@@ -116,7 +116,8 @@ MEANING: Final[Mapping[Reason, str]] = {
     Reason.NOT_ENDED: "Its last allocation has not ended in time, and nothing else may use its workspace before.",
     Reason.CRASH_LOOP: "It was proven and has exited since; Nomad starts it again.",
     Reason.OUT_OF_MEMORY: "It was killed because it used more memory than it may.",
-    Reason.DATA_NEWER: "Its data is newer than the OpenCode that should start on it, so that was not started.",
+    Reason.DATA_NEWER: "Its data is newer than the OpenCode that should start on it and was written to since, so that was not "
+    "started.",
     Reason.DISK_FULL: "There was no room for the snapshot that is taken before another version starts on its data.",
     Reason.UNRESPONSIVE: "It took connections and answered none, so it is being replaced.",
     Reason.STALE: "It is being stopped in order to be started as it should be.",

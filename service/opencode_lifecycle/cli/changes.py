@@ -10,6 +10,7 @@ import click
 
 from opencode_lifecycle.cli.client import Answer, Client, JsonObject
 from opencode_lifecycle.cli.connection import Session, calls_service, ended_badly
+from opencode_lifecycle.cli.data_option import data_body, data_option
 from opencode_lifecycle.cli.exit_codes import ExitCode
 from opencode_lifecycle.cli.following import (
     ShowProgress,
@@ -155,11 +156,18 @@ async def recreate(session: Session, user_id: UserId, wait: int) -> None:
 
 @click.command()
 @user_argument
+@data_option
 @wait_option("60s")
 @calls_service("recover")
-async def recover(session: Session, user_id: UserId, wait: int) -> None:
-    """Clear what keeps USER's stack failed or held, then start it."""
-    await carry_out(session, "recover", user_id, await session.client.command(user_id, "recover"), wait)
+async def recover(session: Session, *, user_id: UserId, data: str, yes: bool, wait: int) -> None:
+    """
+    Clear what keeps USER's stack failed or held, then start it.
+
+    With --data restore it is moved to the older version that it is wanted to be, as soon as its agent is idle. Operators.
+    """
+    body = data_body(data, user_id, yes=yes)
+    answer = await session.client.command(user_id, "recover", body=body)
+    await carry_out(session, "recover", user_id, answer, wait)
 
 
 @click.command("rotate-password")

@@ -111,9 +111,11 @@ class Client:
         query = [("wrap", f"{wrap_seconds}s")] if wrap_seconds is not None else []
         return (await self._call("POST", _path("v1", "stacks", user_id, "credentials"), query)).body
 
-    async def command(self, user_id: str, verb: str, query: Query = ()) -> Answer:
+    async def command(
+        self, user_id: str, verb: str, query: Query = (), body: JsonObject | None = None
+    ) -> Answer:
         """Ask for `start`, `stop`, `recreate`, `recover` or `rotate-password`."""
-        return await self._call("POST", _path("v1", "stacks", user_id, verb), query, keyed=True)
+        return await self._call("POST", _path("v1", "stacks", user_id, verb), query, body=body, keyed=True)
 
     async def delete(self, user_id: str, workspace: str) -> Answer:
         return await self._call(
@@ -224,9 +226,11 @@ class Client:
         path = _path("v1", "rollouts")
         return (await self._call("POST", path, body=body, keyed=True, seconds=WHOLE_SECONDS)).body
 
-    async def change_rollout(self, rollout_id: str, verb: str) -> JsonObject:
+    async def change_rollout(self, rollout_id: str, verb: str, body: JsonObject | None = None) -> JsonObject:
         """Ask to `pause`, `resume`, `abort` or `rollback`."""
-        return (await self._call("POST", _path("v1", "rollouts", rollout_id, verb), keyed=True)).body
+        return (
+            await self._call("POST", _path("v1", "rollouts", rollout_id, verb), body=body, keyed=True)
+        ).body
 
     async def create_release(self, body: JsonObject) -> Answer:
         """Make a release; the service has Nomad and OpenCode look at it first, which takes seconds."""

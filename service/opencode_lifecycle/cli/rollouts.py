@@ -10,6 +10,7 @@ import click
 
 from opencode_lifecycle.cli.client import Client, JsonObject
 from opencode_lifecycle.cli.connection import CommandFailed, Session, calls_service
+from opencode_lifecycle.cli.data_option import data_body, data_option
 from opencode_lifecycle.cli.exit_codes import ExitCode
 from opencode_lifecycle.cli.output import Screen, counted
 from opencode_lifecycle.cli.parameters import DurationType, choice
@@ -186,7 +187,22 @@ def _steering(verb: str, text: str) -> None:
 _steering("pause", "Move nobody else until it is resumed; whoever was ordered already finishes.")
 _steering("resume", "Go on, letting pass what made it pause.")
 _steering("abort", "Move nobody else, for good; whoever was moved stays as it is now.")
-_steering("rollback", "Bring back whoever was moved, and the fleet's target to what it was.")
+
+
+@rollout.command()
+@click.argument("rollout_id", metavar="[ID]", required=False)
+@data_option
+@calls_service("rollout rollback")
+async def rollback(session: Session, *, rollout_id: str | None, data: str, yes: bool) -> None:
+    """
+    Bring back whoever was moved, and the fleet's target to what it was.
+
+    OpenCode's data goes back with its version where nothing was written since. A stack whose user has worked on keeps the
+    newer version, and its work, unless --data says otherwise. Without ID: the one that runs.
+    """
+    found = rollout_id or await _active(session.client, "rollback")
+    body = data_body(data, "users", yes=yes)
+    _show_change(session.screen, await session.client.change_rollout(found, "rollback", body))
 
 
 async def _watch_until_over(session: Session, rollout_id: str, deadline: Deadline) -> None:

@@ -19,6 +19,7 @@ from opencode_lifecycle.lifecycle.braking.conditions import Conditions
 from opencode_lifecycle.lifecycle.neighbours import Neighbours
 from opencode_lifecycle.lifecycle.observing.busy_watch import BusyWatch, waits_until_idle
 from opencode_lifecycle.lifecycle.observing.cross_checking import CatalogWatch
+from opencode_lifecycle.lifecycle.observing.data_reports import DataReports
 from opencode_lifecycle.lifecycle.observing.fleet import Fleet, Known
 from opencode_lifecycle.lifecycle.observing.proving import Proving, SteadyProbes
 from opencode_lifecycle.lifecycle.observing.sweeping import SecretSweep, UsageSweep
@@ -50,7 +51,6 @@ from opencode_lifecycle.model.condition import Condition
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import DeadlineExceeded, UpstreamError
 from opencode_lifecycle.model.identifiers import UserId
-from opencode_lifecycle.model.stack import Stack
 
 log = structlog.get_logger(__name__)
 
@@ -93,15 +93,23 @@ class ControlPlane:
             passwords=neighbours.passwords,
             catalog=neighbours.catalog,
         )
+        reports = DataReports(
+            store=neighbours.store,
+            orchestrator=neighbours.orchestrator,
+            fleet=self.fleet,
+            now=now,
+            upstream_timeout=p.upstream_timeout,
+        )
         effects = Effects(
             orchestrator=neighbours.orchestrator,
             workspaces=neighbours.workspaces,
             live_files=neighbours.live_files,
             passwords=neighbours.passwords,
             catalog=neighbours.catalog,
-            snapshot_before=self._snapshot_before,
+            reports=reports,
             of_runtime=RuntimeEffects(
                 orchestrator=neighbours.orchestrator,
+                reports=reports,
                 history=neighbours.store,
                 vouching=vouching,
                 fleet=self.fleet,
@@ -229,14 +237,7 @@ class ControlPlane:
             catch_up=self._changes.catch_up,
         )
         self.leases = Leases(stacks=neighbours.store, fleet=self.fleet, now=now)
-        self.snapshots = Snapshots(
-            store=neighbours.store,
-            orchestrator=neighbours.orchestrator,
-            fleet=self.fleet,
-            known=inspection.known,
-            now=now,
-            upstream_timeout=p.upstream_timeout,
-        )
+        self.snapshots = Snapshots(store=neighbours.store, reports=reports, known=inspection.known)
         self._secrets = SecretSweep(
             fleet=self.fleet,
             conditions=self.conditions,
@@ -397,9 +398,6 @@ class ControlPlane:
 
     def _idle_stop_after(self, group: str) -> timedelta | None:
         return self.groups.idle_stop_after(group)
-
-    async def _snapshot_before(self, stack: Stack, version: str, other: str) -> str:
-        return await self.snapshots.before(stack, version, other)
 
     def _on_change(self, known: Known) -> None:
         try:

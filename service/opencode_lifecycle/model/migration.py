@@ -11,6 +11,7 @@ from enum import StrEnum
 
 from opencode_lifecycle.model.facets import Facets
 from opencode_lifecycle.model.identifiers import ReleaseId
+from opencode_lifecycle.model.states import Reason
 
 
 class MigrationClass(StrEnum):
@@ -35,6 +36,15 @@ class AtDeadline(StrEnum):
     """Its running turns are aborted, so that its history stays true, and it is moved."""
 
 
+class DataPolicy(StrEnum):
+    """What becomes of what a user has written since the snapshot with which an older version would go back."""
+
+    KEEP = "keep"
+    """It is kept: where there is any, the stack stays on the newer version."""
+    RESTORE = "restore"
+    """It is set aside as a snapshot, and the older version gets the data that it had."""
+
+
 class OrderOutcome(StrEnum):
     """What came of an order."""
 
@@ -50,7 +60,8 @@ class MigrationOrder:
     That a stack is to be migrated, by the rollout or operation *id*. It stands until `Status.order_done` names it.
 
     *deadline* is until when an agent at work is waited for, None for ever. *rotate* asks for a new password as well,
-    whose version is made before anything is stopped; *fresh* for a new allocation also where nothing else needs one.
+    whose version is made before anything is stopped; *fresh* for a new allocation also where nothing else needs one. With
+    *restore*, a version that is older than the data gets the data it had, and what was written since is set aside.
     """
 
     id: str
@@ -58,6 +69,15 @@ class MigrationOrder:
     at_deadline: AtDeadline = AtDeadline.SKIP
     rotate: bool = False
     fresh: bool = False
+    restore: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """Why what was asked for was tried and taken back, or is left alone."""
+
+    reason: Reason
+    message: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +85,8 @@ class Footing:
     """
     What a job was built of: all that is needed to build the same one again. No secret.
 
-    *restore* is the snapshot of its data that its start was to bring back, empty for none.
+    *restore* is the snapshot of its data that its start was to bring back, empty for none. *used* is whether its address
+    was ever handed out: what its data holds since then is its user's.
     """
 
     release: ReleaseId
@@ -73,3 +94,4 @@ class Footing:
     environment: Mapping[str, str]
     facets: Facets
     restore: str = ""
+    used: bool = False

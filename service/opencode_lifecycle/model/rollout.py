@@ -13,7 +13,7 @@ from typing import Final
 
 from opencode_lifecycle.model.errors import IllegalTransition
 from opencode_lifecycle.model.identifiers import PlanId, ReleaseId, RolloutId, UserId
-from opencode_lifecycle.model.migration import MigrationClass
+from opencode_lifecycle.model.migration import DataPolicy, MigrationClass
 from opencode_lifecycle.model.rollout_specification import RolloutSpecification
 from opencode_lifecycle.model.staleness import Staleness
 
@@ -208,6 +208,8 @@ class Rollout:
     message: str = ""
     goes_back: bool = False
     """Whether it is on its way back; a pause keeps the direction."""
+    rollback_data: DataPolicy = DataPolicy.KEEP
+    """What becomes on that way of what was written since OpenCode's data was migrated."""
     promoted_at: datetime | None = None
     """When its release became the fleet's target; None before that, and after it was taken back."""
     wave: int = 0

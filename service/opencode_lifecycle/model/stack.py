@@ -12,7 +12,7 @@ from datetime import datetime
 
 from opencode_lifecycle.model.facets import Facet, Facets
 from opencode_lifecycle.model.identifiers import AllocationId, JobId, OperationId, ReleaseId, UserId, VolumeId
-from opencode_lifecycle.model.migration import Footing, MigrationOrder, OrderOutcome
+from opencode_lifecycle.model.migration import Footing, MigrationOrder, OrderOutcome, Refusal
 from opencode_lifecycle.model.states import Desired, Health, MigrationState, Phase, Reason, check_move
 
 
@@ -147,6 +147,8 @@ class Status:
     """The aim (`Facets.aim`) that was tried and taken back, None for none. See `is_on_footing`."""
     refused_in: int = 0
     """The generation in which it was refused."""
+    refusal: Refusal | None = None
+    """Why it was."""
     migrating_since: datetime | None = None
     """When the change that is under way began; None when there is none."""
     order_done: str | None = None
@@ -204,9 +206,12 @@ class Stack:
            it would cut its agent off at once, and no other rollout could take it up.
 
         So an order ends with a request about the same: whether the stack runs, on which release, or that it be replaced
-        or deleted. One that was seen to the end stays, since what came of it is still to be read.
+        or deleted. One that was seen to the end stays, since what came of it is still to be read. An order that the
+        request gives itself takes the place of any other.
         """
         order = self.intent.order
+        if intent.order != order:
+            return intent.order
         if self.standing_order is None or _subject(intent) == _subject(self.intent):
             return order
         return None

@@ -126,6 +126,9 @@ class Reason(StrEnum):
     """Its agent was at work until the deadline of its migration, which is held therefore."""
 
 
+TAKEN_BACK: Final = frozenset({Reason.TAKEN_BACK, Reason.DATA_NEWER, Reason.DISK_FULL, Reason.BAD_CONFIG})
+"""Why what was asked for is stopped again, and what ran before is started. The last three say what to do about it."""
+
 FINAL_REASONS: Final = frozenset(
     {
         Reason.FOREIGN_JOB,

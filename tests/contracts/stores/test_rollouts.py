@@ -10,7 +10,7 @@ from database_examples import ADA, LATER, MUCH_LATER, NOW, RELEASE, an_event, ch
 from opencode_lifecycle.model.errors import ClaimLost, RolloutActive, RolloutNotFound
 from opencode_lifecycle.model.facets import Facet
 from opencode_lifecycle.model.identifiers import PlanId, RolloutId, UserId
-from opencode_lifecycle.model.migration import AtDeadline, MigrationClass
+from opencode_lifecycle.model.migration import AtDeadline, DataPolicy, MigrationClass
 from opencode_lifecycle.model.rollout import (
     BusyState,
     Member,
@@ -100,6 +100,7 @@ async def test_a_rollout_comes_back_as_it_was_made(database):
         reason=RolloutReason.FAILURES,
         message="two failed",
         goes_back=True,
+        rollback_data=DataPolicy.RESTORE,
         promoted_at=NOW,
         wave=2,
         settled_at=LATER,

@@ -11,7 +11,7 @@ from opencode_lifecycle.lifecycle.rollouts.standing import OrderName, order_of
 from opencode_lifecycle.lifecycle.rollouts.turns import Ask, Order, Release, UseRelease
 from opencode_lifecycle.lifecycle.rollouts.waves import Candidate, in_waves
 from opencode_lifecycle.model.identifiers import RolloutId, UserId
-from opencode_lifecycle.model.migration import AtDeadline, OrderOutcome
+from opencode_lifecycle.model.migration import AtDeadline, DataPolicy, OrderOutcome
 from opencode_lifecycle.model.rollout import (
     BusyState,
     MemberReason,
@@ -281,6 +281,36 @@ def test_rolling_back_restores_the_target_before_anybody_is_ordered_back():
 
     assert driver.rollout.state is RolloutState.ROLLED_BACK
     assert set(driver.states().values()) == {MemberState.TAKEN_BACK}
+
+
+def test_whoever_has_worked_on_stays_on_the_newer_version_and_keeps_nobody_from_going_back():
+    fleet = a_fleet(10)
+    driver = driven(fleet)
+    driver.run()
+    fleet.wrote = set(users(10)[:6])
+    driver.roll_back()
+
+    driver.run()
+
+    assert driver.rollout.state is RolloutState.ROLLED_BACK
+    assert driver.in_state(MemberState.FAILED) == sorted(fleet.wrote)
+    assert len(driver.in_state(MemberState.TAKEN_BACK)) == 4
+    assert {each.reason for each in driver.members if each.state is MemberState.FAILED} == {"data_newer"}
+    assert driver.rollout.message.startswith("6 stacks kept the newer version")
+
+
+def test_whoever_gives_up_what_was_written_takes_everybody_back():
+    fleet = a_fleet(10)
+    driver = driven(fleet)
+    driver.run()
+    fleet.wrote = set(users(10)[:6])
+    driver.rollout = replace(driver.rollout, rollback_data=DataPolicy.RESTORE)
+    driver.roll_back()
+
+    driver.run()
+
+    assert set(driver.states().values()) == {MemberState.TAKEN_BACK}
+    assert driver.rollout.message == ""
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from opencode_lifecycle.model.facets import Facet
-from opencode_lifecycle.model.migration import AtDeadline, MigrationClass
+from opencode_lifecycle.model.migration import AtDeadline, DataPolicy, MigrationClass
 from opencode_lifecycle.model.rollout import (
     BusyState,
     Member,
@@ -103,6 +103,7 @@ def rollout_values(rollout: Rollout) -> dict[str, Any]:
         "progress": {
             "entered_at": rollout.entered_at.isoformat(),
             "goes_back": rollout.goes_back,
+            "rollback_data": rollout.rollback_data.value,
             "promoted_at": _text(rollout.promoted_at),
             "wave": rollout.wave,
             "waves": rollout.waves,
@@ -131,6 +132,7 @@ def rollout_of(row: Row) -> Rollout:
         reason=RolloutReason(row["reason"]) if row["reason"] is not None else None,
         message=row["message"],
         goes_back=progress["goes_back"],
+        rollback_data=DataPolicy(progress.get("rollback_data", DataPolicy.KEEP)),
         promoted_at=_instant(progress["promoted_at"]),
         wave=progress["wave"],
         waves=progress["waves"],

@@ -14,7 +14,7 @@ from typing import Any, Final
 from opencode_lifecycle.adapters.database.facet_mask import facets_in_mask, mask_of
 from opencode_lifecycle.model.facets import Facets
 from opencode_lifecycle.model.identifiers import OperationId, ReleaseId
-from opencode_lifecycle.model.migration import AtDeadline, Footing, MigrationOrder, OrderOutcome
+from opencode_lifecycle.model.migration import AtDeadline, Footing, MigrationOrder, OrderOutcome, Refusal
 from opencode_lifecycle.model.stack import (
     Address,
     FieldEdit,
@@ -145,6 +145,7 @@ def _order_of(document: Row | None) -> MigrationOrder | None:
         at_deadline=AtDeadline(document["at_deadline"]),
         rotate=document["rotate"],
         fresh=document["fresh"],
+        restore=document.get("restore", False),
     )
 
 
@@ -157,6 +158,7 @@ def _order_document(order: MigrationOrder | None) -> dict[str, Any] | None:
         "at_deadline": order.at_deadline.value,
         "rotate": order.rotate,
         "fresh": order.fresh,
+        "restore": order.restore,
     }
 
 
@@ -168,7 +170,8 @@ def _footing_of(document: Row | None) -> Footing | None:
         document["resources"],
         tuple(document["environment"].items()),
         tuple(document["facets"][name] for name in _FACETS),
-        document["restore"],
+        # Of one that was written down before that was, it is not known whether it was used: it counts as that.
+        (document["restore"], document.get("used", True)),
     )
 
 
@@ -178,14 +181,15 @@ def _footing(
     resources: str,
     environment: tuple[tuple[str, str], ...],
     facets: tuple[Any, ...],
-    restore: str,
+    data: tuple[str, bool],
 ) -> Footing:
     return Footing(
         release=ReleaseId(intern(release)),
         resources=intern(resources),
         environment=dict(environment) or _NOTHING,
         facets=_facets(facets),
-        restore=restore,
+        restore=data[0],
+        used=data[1],
     )
 
 
@@ -198,7 +202,18 @@ def _footing_document(footing: Footing | None) -> dict[str, Any] | None:
         "environment": dict(footing.environment),
         "facets": {name: getattr(footing.facets, name) for name in _FACETS},
         "restore": footing.restore,
+        "used": footing.used,
     }
+
+
+def _refusal_of(document: Row | None) -> Refusal | None:
+    return (
+        None if document is None else Refusal(reason=Reason(document["reason"]), message=document["message"])
+    )
+
+
+def _refusal_document(refusal: Refusal | None) -> dict[str, str] | None:
+    return None if refusal is None else {"reason": refusal.reason.value, "message": refusal.message}
 
 
 def _successor_of(document: Row | None) -> Successor | None:
@@ -253,6 +268,7 @@ def _status_of(row: Row) -> Status:
         footing=_footing_of(row["footing"]),
         refused=row["refused"],
         refused_in=row["refused_in"],
+        refusal=_refusal_of(row["refusal"]),
         migrating_since=row["migrating_since"],
         order_done=row["order_done"],
         order_outcome=None if row["order_outcome"] is None else OrderOutcome(row["order_outcome"]),
@@ -282,6 +298,7 @@ def status_values(status: Status) -> dict[str, Any]:
         "footing": _footing_document(status.footing),
         "refused": status.refused,
         "refused_in": status.refused_in,
+        "refusal": _refusal_document(status.refusal),
         "migrating_since": status.migrating_since,
         "order_done": status.order_done,
         "order_outcome": None if status.order_outcome is None else status.order_outcome.value,

@@ -146,6 +146,7 @@ user_stacks: Final = Table(
     instant("migrating_since", nullable=True),
     identifier("order_done", nullable=True),
     identifier("order_outcome", nullable=True),
+    document("refusal", nullable=True),
     # One index for both: pages in the order of users, and counting by the mask without a look at the rows.
     Index(None, "user_id", "stale", sqlite_where=_STALE, postgresql_where=_STALE),
     Index(None, "change_seq", unique=True),

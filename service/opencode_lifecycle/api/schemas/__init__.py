@@ -3,6 +3,7 @@ What goes over the wire, exactly as the API contract says. Bodies that come in a
 out is made from the domain by its `from_domain`. One module for each subject; this one has all of their shapes.
 """
 
+from opencode_lifecycle.api.schemas.data import DataBody
 from opencode_lifecycle.api.schemas.groups import GroupBody, GroupShape
 from opencode_lifecycle.api.schemas.health import (
     DependencyShape,
@@ -95,6 +96,7 @@ __all__ = [
     "AddressesShape",
     "ConditionShape",
     "CredentialsShape",
+    "DataBody",
     "DependencyShape",
     "EnsureBody",
     "EventShape",

@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field
 from opencode_lifecycle.api.schemas.rollout_specification import SpecificationShape
 from opencode_lifecycle.api.schemas.shapes import ListShape, Mirror, Outgoing
 from opencode_lifecycle.api.schemas.stacks import StalenessShape
-from opencode_lifecycle.model.migration import MigrationClass
+from opencode_lifecycle.model.migration import DataPolicy, MigrationClass
 from opencode_lifecycle.model.rollout import (
     BusyState,
     Member,
@@ -148,7 +148,8 @@ class RolloutPlanShape(Outgoing):
 class RolloutShape(Outgoing):
     """
     How far a rollout is. `wave` is the one that is being moved, of `waves` after the canaries, which are wave 0; `counts`
-    are its members by state. `goes_back` says that it takes back what it moved, `promoted_at` since when its release is
+    are its members by state. `goes_back` says that it takes back what it moved, `rollback_data` what becomes then of what
+    was written since OpenCode's data was migrated, `promoted_at` since when its release is
     the fleet's target, `soaks_until` that its wave is done and is looked at until then.
     """
 
@@ -160,6 +161,7 @@ class RolloutShape(Outgoing):
     target_before: str | None
     promoted_at: datetime | None
     goes_back: bool
+    rollback_data: DataPolicy
     wave: int
     waves: int
     soaks_until: datetime | None
@@ -249,6 +251,7 @@ def _shown(rollout: Rollout) -> Mapping[str, Any]:
         "target_before": rollout.target_before,
         "promoted_at": rollout.promoted_at,
         "goes_back": rollout.goes_back,
+        "rollback_data": rollout.rollback_data,
         "wave": rollout.wave,
         "waves": rollout.waves,
         "soaks_until": settled_at + rollout.specification.strategy.soak

@@ -3,13 +3,13 @@ What each step does to the world, and what is learnt from the answer. Every effe
 repeat.
 """
 
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
 from typing import assert_never
 
 import structlog
 
+from opencode_lifecycle.lifecycle.observing.data_reports import DataReports
 from opencode_lifecycle.lifecycle.observing.fleet import Fleet
 from opencode_lifecycle.lifecycle.reconciling.aims import Aim, Aims
 from opencode_lifecycle.lifecycle.reconciling.passes import Pass
@@ -35,6 +35,7 @@ from opencode_lifecycle.lifecycle.reconciling.steps import (
     Part,
     PublishLiveFiles,
     PurgeJob,
+    ReadReport,
     RegisterJob,
     Reload,
     Rest,
@@ -81,7 +82,7 @@ class Effects:
         passwords: PasswordStore,
         catalog: ServiceCatalog,
         of_runtime: RuntimeEffects,
-        snapshot_before: Callable[[Stack, str, str], Awaitable[str]],
+        reports: DataReports,
         releases: Releases,
         aims: Aims,
         desk: Desk,
@@ -97,7 +98,7 @@ class Effects:
         self._passwords = passwords
         self._catalog = catalog
         self._of_runtime = of_runtime
-        self._snapshot_before = snapshot_before
+        self._reports = reports
         self._releases = releases
         self._aims = aims
         self._desk = desk
@@ -139,7 +140,14 @@ class Effects:
                 await self._compare(current, deadline)
             case CheckJob():
                 await self._check(current, deadline)
-            case LookAtActivity() | CheckDelivery() | Reload() | AbortTurns() | LookForCutTurns():
+            case (
+                LookAtActivity()
+                | CheckDelivery()
+                | Reload()
+                | AbortTurns()
+                | LookForCutTurns()
+                | ReadReport()
+            ):
                 await self._of_runtime.apply(current, step, self._aim(current).release, deadline)
             case StopJob() | PurgeJob():
                 purge = isinstance(step, PurgeJob)
@@ -259,7 +267,7 @@ class Effects:
                 if stack.status.migration_state is MigrationState.REPLACING and phase is Phase.STARTING
                 else stack.status.migration_state
             ),
-            built=replace(aim.building, facets=facets, restore=restore),
+            built=replace(aim.building, facets=facets, restore=restore, used=phase is Phase.RUNNING),
             job_modify_index=index,
             edits=(),
             edits_restart=False,
@@ -274,16 +282,22 @@ class Effects:
 
     async def _snapshot_to_restore(self, stack: Stack, aim: Aim, facets: Facets) -> str:
         """
-        Return the snapshot that a job of *facets* starts on; empty for the data as it lies there.
+        Return the snapshot that a job of *facets* names; empty where the entrypoint is to decide by what was written.
 
-        A version that is gone back to gets the data that was kept safe from the one that is taken back, which was never
-        handed out. A job that is registered again in place names the same one as before: anything else would restart it.
+        A version that is gone back to because another failed gets the data from before that one, which was never handed
+        out: whatever it wrote is nobody's work. An order may give up what was written since. A job that is registered again
+        in place names the same one as before: anything else would restart it. Where it cannot be seen which snapshots there
+        are, nothing is registered yet.
         """
-        built = stack.status.built
-        is_taken_back = aim.wanted != aim.asked and built is not None
-        if is_taken_back and built is not None and built.facets.opencode_version != facets.opencode_version:
-            return await self._snapshot_before(stack, facets.opencode_version, built.facets.opencode_version)
-        return _restored_by(built, facets)
+        built, version = stack.status.built, facets.opencode_version
+        order, is_taken_back = stack.standing_order, aim.wanted != aim.asked
+        if built is not None and built.facets.opencode_version == version:
+            return _restored_by(built, facets)
+        if is_taken_back and built is not None and not built.used:
+            return await self._reports.before(stack, version, built.facets.opencode_version)
+        if order is not None and order.restore and not is_taken_back:
+            return await self._reports.newest_of(stack, version)
+        return ""
 
     async def _compare(self, current: Pass, deadline: Deadline) -> None:
         """

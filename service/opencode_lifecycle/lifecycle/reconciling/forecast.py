@@ -28,6 +28,7 @@ WORDS: Final[Mapping[type[Step], str]] = {
     steps.Reload: "let it read its configuration anew",
     steps.AbortTurns: "end the turns that are at work",
     steps.LookForCutTurns: "look for turns that were cut off",
+    steps.ReadReport: "read what its entrypoint said of its data",
     steps.MakeSecret: "make its secret, or take the one there is",
     steps.RotateSecret: "write a new password",
     steps.MakeWorkspace: "make its workspace volume, or take the one there is",
@@ -56,6 +57,7 @@ _PARTS: Final[Mapping[type[Step], Part]] = {
     steps.Reload: Part.RELOAD,
     steps.AbortTurns: Part.ABORT,
     steps.LookForCutTurns: Part.TURNS,
+    steps.ReadReport: Part.REPORT,
 }
 _READS: Final = (steps.Look, steps.CompareJob, steps.CheckJob, steps.LookAtActivity)
 

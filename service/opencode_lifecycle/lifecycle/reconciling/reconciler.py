@@ -314,7 +314,7 @@ class Reconciler:
                 reason=reason,
                 message=message,
             )
-        elif (back := taken_back(current.work, f"{reason}: {message}", self._now())) is not None:
+        elif (back := taken_back(current.work, reason, message, self._now())) is not None:
             await self._save(current, Progress(status=back, next_attempt_at=self._now()))
             return
         else:

@@ -7,6 +7,7 @@ from typing import Final
 
 import structlog
 
+from opencode_lifecycle.lifecycle.observing.data_reports import DataReports
 from opencode_lifecycle.lifecycle.observing.fleet import Fleet
 from opencode_lifecycle.lifecycle.observing.vouching import Vouching
 from opencode_lifecycle.lifecycle.reconciling.passes import Pass
@@ -16,12 +17,13 @@ from opencode_lifecycle.lifecycle.reconciling.steps import (
     LookAtActivity,
     LookForCutTurns,
     Part,
+    ReadReport,
     Reload,
 )
 from opencode_lifecycle.model.clock import Clock
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import DeadlineExceeded, UpstreamError
-from opencode_lifecycle.model.identifiers import UserId
+from opencode_lifecycle.model.identifiers import AllocationId, UserId
 from opencode_lifecycle.model.release import Release
 from opencode_lifecycle.model.stack import Address
 from opencode_lifecycle.ports.orchestrator import Orchestrator
@@ -40,7 +42,7 @@ _MOST_RESTARTS: Final = 20
 _MOST_BYTES: Final = 128 * 1024
 """Of a live file that is read back: twice what a bundle may hold."""
 
-AskedOfRuntime = LookAtActivity | CheckDelivery | Reload | AbortTurns | LookForCutTurns
+AskedOfRuntime = LookAtActivity | CheckDelivery | Reload | AbortTurns | LookForCutTurns | ReadReport
 
 
 class RuntimeEffects:
@@ -51,12 +53,14 @@ class RuntimeEffects:
         *,
         orchestrator: Orchestrator,
         history: EventStore,
+        reports: DataReports,
         vouching: Vouching,
         fleet: Fleet,
         now: Clock,
     ) -> None:
         self._orchestrator = orchestrator
         self._history = history
+        self._reports = reports
         self._vouching = vouching
         self._fleet = fleet
         self._now = now
@@ -73,6 +77,8 @@ class RuntimeEffects:
                 await self._abort_turns(current, deadline)
             case LookForCutTurns():
                 await self._look_for_cut_turns(current, deadline)
+            case ReadReport(allocation_id=allocation_id):
+                await self._read_report(current, allocation_id)
 
     async def _look_at_activity(self, current: Pass, deadline: Deadline) -> None:
         """Ask the runtime what its sessions do. That it cannot be seen is an answer, too: unknown, which counts as busy."""
@@ -145,6 +151,21 @@ class RuntimeEffects:
         events = await self._history.latest_events(user_id, _CUT_OFF, limit=_MOST_RESTARTS)
         told = {_name_of(turn) for event in events for turn in event.data["turns"]}
         return [turn for turn in turns if _name_of(_as_told(turn)) not in told]
+
+    async def _read_report(self, current: Pass, allocation_id: AllocationId) -> None:
+        work = current.work
+        report, is_unknown = None, False
+        try:
+            looked = await self._reports.look(work.stack, allocation_id)
+        except (UpstreamError, DeadlineExceeded) as error:
+            log.info("report of the data unknown", job_id=work.stack.job_id, error=error.message)
+            is_unknown = True
+        else:
+            report = looked.report if looked is not None else None
+            if looked is not None and looked.news:
+                current.note("stack.snapshots", **looked.news)
+        done = work.done | {Part.REPORT}
+        current.work = replace(work, report=report, is_report_unknown=is_unknown, done=done)
 
 
 def _a_while_before(since: datetime) -> datetime:

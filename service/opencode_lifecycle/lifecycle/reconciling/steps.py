@@ -7,10 +7,12 @@ from enum import StrEnum
 from opencode_lifecycle.lifecycle.backoff import Backoff
 from opencode_lifecycle.model.condition import ConditionKind
 from opencode_lifecycle.model.facets import Facets
+from opencode_lifecycle.model.identifiers import AllocationId
 from opencode_lifecycle.model.job_template import TemplateNeeds
 from opencode_lifecycle.model.migration import Footing
 from opencode_lifecycle.model.observation import Observation
 from opencode_lifecycle.model.proof import Proof
+from opencode_lifecycle.model.snapshot import DataReport
 from opencode_lifecycle.model.stack import Stack, Status
 from opencode_lifecycle.model.states import WhenStale
 from opencode_lifecycle.ports.prober import Activity, Liveness, Reloaded
@@ -40,6 +42,8 @@ class Part(StrEnum):
     """The turns that were at work were ended in this pass, for a migration that waits no longer."""
     TURNS = "turns"
     """The runtime was asked in this pass which turns were cut off."""
+    REPORT = "report"
+    """It was read what the entrypoint said of the data, or tried to."""
     JOB = "job"
     """Registered in this pass: what was seen before speaks for it no more, and what comes will be told by a watch."""
 
@@ -116,6 +120,10 @@ class Work:
     """Whether the runtime has the live files that were published, as far as this pass has seen; None for unknown."""
     reloaded: Reloaded | None = None
     """What came of the reload of this pass."""
+    report: DataReport | None = None
+    """What the entrypoint reported, as far as this pass has read it; None when there is no report."""
+    is_report_unknown: bool = False
+    """Whether it could not be read in this pass."""
     done: frozenset[Part] = frozenset()
 
 
@@ -185,6 +193,13 @@ class AbortTurns:
 @dataclass(frozen=True, slots=True)
 class LookForCutTurns:
     """Ask a runtime that was restarted which turns the restart has cut off."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadReport:
+    """Read what the entrypoint of the allocation said of the data, and remember its snapshots."""
+
+    allocation_id: AllocationId
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +276,7 @@ Step = (
     | Reload
     | AbortTurns
     | LookForCutTurns
+    | ReadReport
     | StopJob
     | PurgeJob
     | DestroySecret

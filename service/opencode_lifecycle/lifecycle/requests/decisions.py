@@ -16,6 +16,7 @@ from opencode_lifecycle.model.identifiers import (
     new_event_id,
     new_operation_id,
 )
+from opencode_lifecycle.model.migration import MigrationOrder
 from opencode_lifecycle.model.operation import Event, Operation, OperationKind, OperationState, PhaseEntered
 from opencode_lifecycle.model.stack import Intent, Stack, Status, Successor
 from opencode_lifecycle.model.states import Desired, Phase
@@ -58,8 +59,8 @@ def ensure(request: Request, wish: EnsureRequest) -> Decide:
     return decide
 
 
-def start(request: Request, *, recover: bool = False) -> Decide:
-    """Run a stack that exists, held or failed as it may be."""
+def start(request: Request, *, recover: bool = False, restore: bool = False) -> Decide:
+    """Run a stack that exists, held or failed as it may be; with *restore* by an order that gives up newer data."""
 
     def decide(situation: Situation) -> Decision:
         stack = existing(request, situation)
@@ -69,10 +70,12 @@ def start(request: Request, *, recover: bool = False) -> Decide:
             return _succeed(request, EnsureRequest(), stack, situation)
         if stack.status.phase is not Phase.RUNNING and not _keeps_its_release(stack):
             intent = replace(intent, wanted_release=request.target(intent.group))
-        if intent == stack.intent and _runs(stack) and not stack.waits_for_a_person:
+        if intent == stack.intent and _runs(stack) and not stack.waits_for_a_person and not restore:
             return noted(request, stack, kind)
         # Whoever asks for it says so: what was refused is tried again.
-        return change(request, stack, replace(intent, recovered=intent.generation + 1), kind)
+        generation = intent.generation + 1
+        order = MigrationOrder(id=f"restore.{generation}", restore=True) if restore else intent.order
+        return change(request, stack, replace(intent, recovered=generation, order=order), kind)
 
     return decide
 

@@ -30,6 +30,7 @@ from opencode_lifecycle.model.clock import Clock
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import DeadlineExceeded, UpstreamError
 from opencode_lifecycle.model.identifiers import OperationId, ReleaseId, TokenId, UserId
+from opencode_lifecycle.model.migration import DataPolicy
 from opencode_lifecycle.model.operation import Operation
 from opencode_lifecycle.model.principal import Principal, Role
 from opencode_lifecycle.model.stack import Intent, Stack
@@ -179,8 +180,11 @@ class Provisioning:
     async def start(self, user_id: UserId, *, by: Principal, if_match: int | None) -> Operation:
         return await self._write(user_id, start(self._request(user_id, by, if_match)))
 
-    async def recover(self, user_id: UserId, *, by: Principal, if_match: int | None) -> Operation:
-        return await self._write(user_id, start(self._request(user_id, by, if_match), recover=True))
+    async def recover(
+        self, user_id: UserId, *, by: Principal, if_match: int | None, data: DataPolicy = DataPolicy.KEEP
+    ) -> Operation:
+        request = self._request(user_id, by, if_match)
+        return await self._write(user_id, start(request, recover=True, restore=data is DataPolicy.RESTORE))
 
     async def stop(self, user_id: UserId, *, by: Principal, hold: bool, if_match: int | None) -> Operation:
         return await self._write(user_id, stop(self._request(user_id, by, if_match), hold=hold))

@@ -17,6 +17,7 @@ from opencode_lifecycle.lifecycle.rollouts.gates import (
     failures_allowed,
     has_evidence,
     judge_wave,
+    keeps_its_data,
 )
 from opencode_lifecycle.lifecycle.rollouts.pace import (
     Case,
@@ -295,7 +296,9 @@ def _backward(making: Making) -> None:
     if not remaining and not making.with_state(*_UNRESOLVED) and making.rollout.state is rollout.state:
         has_failed = rollout.reason in {RolloutReason.CANARY_FAILED, RolloutReason.NO_CANARY}
         making.enter(
-            RolloutState.FAILED if has_failed else RolloutState.ROLLED_BACK, rollout.reason, rollout.message
+            RolloutState.FAILED if has_failed else RolloutState.ROLLED_BACK,
+            rollout.reason,
+            _with_those_that_stay(rollout.message, making.cases),
         )
 
 
@@ -329,6 +332,15 @@ def _abort(making: Making) -> None:
 
 
 # --- words
+
+
+def _with_those_that_stay(message: str, cases: Sequence[Case]) -> str:
+    """Return *message* with who stays on the newer version because of what was written since."""
+    staying = [case.member for case in cases if keeps_its_data(case.member)]
+    if not staying:
+        return message
+    words = f"{_stacks(len(staying))} kept the newer version with what was written since: {_names(staying)}"
+    return f"{message}; {words}" if message else words
 
 
 def _rests(case: Case) -> bool:

@@ -10,7 +10,7 @@ from opencode_lifecycle.lifecycle.rollouts.pace import Case
 from opencode_lifecycle.lifecycle.rollouts.standing import is_at_rest, is_gone
 from opencode_lifecycle.model.rollout import Member, MemberReason, MemberState, PromptVerdict, Rollout
 from opencode_lifecycle.model.stack import Stack
-from opencode_lifecycle.model.states import Health, MigrationState, Phase
+from opencode_lifecycle.model.states import Health, MigrationState, Phase, Reason
 
 GATE_PATIENCE: Final = timedelta(minutes=5)
 """How long the gate waits for what can be called neither healthy nor failed, after the soak."""
@@ -64,12 +64,23 @@ def judge_wave(rollout: Rollout, wave: Sequence[Case], now: datetime) -> Judgeme
 
 
 def failures(rollout: Rollout, cases: Sequence[Case]) -> list[Member]:
-    """Return who failed in the direction in which the rollout goes."""
+    """
+    Return who failed in the direction in which the rollout goes.
+
+    Whoever does not go back since their user has worked on is as good as before, and keeps nobody else from going back.
+    """
     return [
         case.member
         for case in cases
-        if case.member.state is MemberState.FAILED and case.member.goes_back is rollout.goes_back
+        if case.member.state is MemberState.FAILED
+        and case.member.goes_back is rollout.goes_back
+        and not keeps_its_data(case.member)
     ]
+
+
+def keeps_its_data(member: Member) -> bool:
+    """Whether it stays on the newer version, with what was written since."""
+    return member.state is MemberState.FAILED and member.goes_back and member.reason == Reason.DATA_NEWER
 
 
 def failures_allowed(rollout: Rollout, cases: Sequence[Case]) -> int:

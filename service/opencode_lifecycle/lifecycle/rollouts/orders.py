@@ -32,7 +32,7 @@ from opencode_lifecycle.lifecycle.rollouts.turns import (
     UseRelease,
 )
 from opencode_lifecycle.model.identifiers import new_event_id
-from opencode_lifecycle.model.migration import MigrationOrder
+from opencode_lifecycle.model.migration import DataPolicy, MigrationOrder
 from opencode_lifecycle.model.operation import Event
 from opencode_lifecycle.model.rollout import Member, Rollout
 from opencode_lifecycle.model.stack import Intent, Stack
@@ -154,6 +154,7 @@ def _ordered(rollout: Rollout, member: Member, stack: Stack, *, back: bool, now:
         at_deadline=strategy.at_deadline,
         rotate=specification.rotate_passwords and not back,
         fresh=specification.recreate and not back,
+        restore=back and rollout.rollback_data is DataPolicy.RESTORE,
     )
     wanted = member.release_before if back else rollout.release
     intent = replace(

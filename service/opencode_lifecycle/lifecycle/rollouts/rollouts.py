@@ -34,7 +34,7 @@ from opencode_lifecycle.model.identifiers import (
     new_plan_id,
     new_rollout_id,
 )
-from opencode_lifecycle.model.migration import MigrationClass
+from opencode_lifecycle.model.migration import DataPolicy, MigrationClass
 from opencode_lifecycle.model.operation import Event
 from opencode_lifecycle.model.principal import Principal
 from opencode_lifecycle.model.rollout import (
@@ -290,8 +290,14 @@ class Rollouts:
 
         return await self._change(rollout_id, change, "resumed", by)
 
-    async def rollback(self, rollout_id: RolloutId, *, by: Principal) -> Rollout:
-        """Bring back whoever was moved, and the fleet's target to what it was before."""
+    async def rollback(
+        self, rollout_id: RolloutId, *, by: Principal, data: DataPolicy = DataPolicy.KEEP
+    ) -> Rollout:
+        """
+        Bring back whoever was moved, and the fleet's target to what it was before.
+
+        *data* counts for whoever is ordered back from now on. Asked again, it can be changed to restore, and not back.
+        """
         rollout = await self._existing(rollout_id)
         if rollout.release is None:
             raise NothingToDo("The rollout moves nobody to another release; there is nothing to take back.")
@@ -300,7 +306,8 @@ class Rollouts:
 
         def change(there: Rollout) -> Rollout:
             if there.state is RolloutState.ROLLING_BACK:
-                return there
+                restores = there.rollback_data is DataPolicy.KEEP and data is DataPolicy.RESTORE
+                return replace(there, rollback_data=data, updated_at=self._now()) if restores else there
             if RolloutState.ROLLING_BACK not in ROLLOUT_MOVES[there.state]:
                 raise RolloutFinished(f"The rollout is {there.state}, so it cannot be rolled back.")
             back = entered(
@@ -310,7 +317,7 @@ class Rollouts:
                 reason=RolloutReason.OPERATOR,
                 message=f"by {by.name}",
             )
-            return replace(back, updated_at=self._now())
+            return replace(back, rollback_data=data, updated_at=self._now())
 
         return await self._change(rollout_id, change, "rolling_back", by, members=latecomers)
 

@@ -26,7 +26,7 @@ from opencode_lifecycle.lifecycle.reconciling.steps import (
     Work,
 )
 from opencode_lifecycle.model.observation import JobSeen, Observation
-from opencode_lifecycle.model.states import Health, MigrationState, Phase, Reason
+from opencode_lifecycle.model.states import TAKEN_BACK, Health, MigrationState, Phase, Reason
 
 
 def plan_fresh_start(work: Work, seen: Observation, now: datetime, limits: Limits) -> Step:
@@ -65,9 +65,7 @@ def plan_fresh_start(work: Work, seen: Observation, now: datetime, limits: Limit
     )
 
 
-_REPLACING = frozenset(
-    {Reason.STALE, Reason.UNRESPONSIVE, Reason.RECYCLE, Reason.RECREATE, Reason.TAKEN_BACK}
-)
+_REPLACING = TAKEN_BACK | {Reason.STALE, Reason.UNRESPONSIVE, Reason.RECYCLE, Reason.RECREATE}
 """A stop for these is the first half of a replacement. It is not taken back half way."""
 
 

@@ -24,6 +24,7 @@ from opencode_lifecycle.lifecycle.reconciling.steps import (
     Move,
     Part,
     PublishLiveFiles,
+    ReadReport,
     RegisterJob,
     Rest,
     RotateSecret,
@@ -31,11 +32,11 @@ from opencode_lifecycle.lifecycle.reconciling.steps import (
     Work,
 )
 from opencode_lifecycle.model.facets import Facet
-from opencode_lifecycle.model.migration import OrderOutcome
+from opencode_lifecycle.model.migration import OrderOutcome, Refusal
 from opencode_lifecycle.model.observation import JobSeen, Observation
 from opencode_lifecycle.model.stack import Status
 from opencode_lifecycle.model.staleness import Staleness, facets_of, staleness_of
-from opencode_lifecycle.model.states import MigrationState, Phase, Reason, WhenStale
+from opencode_lifecycle.model.states import TAKEN_BACK, MigrationState, Phase, Reason, WhenStale
 from opencode_lifecycle.ports.prober import ReloadResult
 
 _LIVE = frozenset({Facet.PROMPT, Facet.CONFIG})
@@ -65,7 +66,7 @@ def put_right(work: Work, seen: Observation, now: datetime, limits: Limits) -> S
     acts = stack.standing_order is not None or work.when_stale is not WhenStale.REPORT
     restart = recreate or any(reason.restart for reason in reasons)
     if _is_going_back(work):
-        return _publish_what_ran_before(work)
+        return _data_gone_back(work, now, limits) or _publish_what_ran_before(work)
     if not restart and stale and (acts or stale <= _IN_PLACE):
         return _without_restart(work, stale, job, now, limits)
     if restart and acts:
@@ -132,7 +133,8 @@ def _with_facets(work: Work, *facets: Facet) -> Move:
     facets_now = replace(have, **changed)
     built = work.stack.status.built
     if built is not None and facets_now.aim == work.wanted.aim:
-        built = replace(work.building, facets=facets_now)
+        # The job that is registered is as it was: what it names, it names still.
+        built = replace(work.building, facets=facets_now, restore=built.restore, used=True)
     release = work.building.release if facets_now.aim == work.wanted.aim else work.stack.status.release
     return Move(replace(work.stack.status, facets=facets_now, built=built, release=release))
 
@@ -165,8 +167,8 @@ def _reloading(work: Work, now: datetime, limits: Limits) -> Step:
     if reloaded is not None and reloaded.result is ReloadResult.BAD_CONFIG:
         # It answers nobody any more, and only another start heals that.
         message = f"it cannot load its managed configuration: {reloaded.detail}; what it had before is started again"
-        stopping = entered(work.stack, Phase.STOPPING, now=now, reason=Reason.TAKEN_BACK, message=message)
-        return Move(_refused(work, stopping, Reason.TAKEN_BACK, message))
+        stopping = entered(work.stack, Phase.STOPPING, now=now, reason=Reason.BAD_CONFIG, message=message)
+        return Move(_refused(work, stopping, Reason.BAD_CONFIG, message))
     message = f"waits to read its configuration anew: {reloaded.detail if reloaded else 'unknown'}"
     waiting = replace(work.stack.status, migration_state=MigrationState.QUEUED, reason=None, message=message)
     return Rest(waiting, limits.idle_poll)
@@ -196,20 +198,25 @@ def _restart(work: Work, why: str, now: datetime, limits: Limits) -> Step:
 # --- the end of it
 
 
-def taken_back(work: Work, why: str, now: datetime) -> Status | None:
+def taken_back(work: Work, reason: Reason, why: str, now: datetime) -> Status | None:
     """
     Return the status in which a stack goes back to what ran before its change, or None where nothing did.
 
-    What has failed to start *why* is stopped first. It is not tried again before somebody says so.
+    What has failed to start for *reason* is stopped first. It is not tried again before somebody says so.
     """
     footing = work.stack.status.footing
     if footing is None or _is_on_footing(work) or footing.facets.aim == work.asked.aim:
         return None
-    message = f"{why}; what ran before is started again"
-    stopping = entered(
-        work.stack, Phase.STOPPING, now=now, reason=Reason.TAKEN_BACK, message=message, runtime=None
-    )
-    return replace(_refused(work, stopping, Reason.TAKEN_BACK, message), attempts=0)
+    message = f"{reason}: {why}; what ran before is started again{_TO_DO.get(reason, '')}"
+    shown = reason if reason in TAKEN_BACK else Reason.TAKEN_BACK
+    stopping = entered(work.stack, Phase.STOPPING, now=now, reason=shown, message=message, runtime=None)
+    return replace(_refused(work, stopping, shown, message), attempts=0)
+
+
+_TO_DO = {
+    Reason.DATA_NEWER: ". To go back all the same, recover it with data=restore: what was written since is kept as a snapshot",
+    Reason.DISK_FULL: ". Free room on the node of its volume, then recover it",
+}
 
 
 def _refused(work: Work, status: Status, reason: Reason, message: str) -> Status:
@@ -222,12 +229,42 @@ def _refused(work: Work, status: Status, reason: Reason, message: str) -> Status
         message=message,
         refused=work.asked.aim,
         refused_in=stack.intent.generation,
+        refusal=Refusal(reason=reason, message=message),
         order_done=order.id if order is not None else status.order_done,
         order_outcome=OrderOutcome.FAILED if order is not None else status.order_outcome,
     )
 
 
-_REFUSED_HERE = frozenset({Reason.TAKEN_BACK, Reason.NOT_DELIVERED, Reason.BAD_CONFIG})
+def _read_report(work: Work, now: datetime, limits: Limits) -> Step | None:
+    """
+    Read what the entrypoint reported of a start that changed the data, before that start is taken for granted.
+
+    So the receipts of what was taken, restored and forgotten are kept. A report that cannot be read is asked for again
+    until the start would be overdue.
+    """
+    status, runtime = work.stack.status, work.stack.status.runtime
+    if runtime is None:
+        return None
+    if Part.REPORT not in work.done:
+        return ReadReport(runtime.allocation_id)
+    if work.is_report_unknown and now - runtime.proven_at < limits.start:
+        return Rest(replace(status, message="waits for what its entrypoint says of its data"), limits.poll)
+    return None
+
+
+def _data_gone_back(work: Work, now: datetime, limits: Limits) -> Step | None:
+    """Read the report of a start that was to bring back the data from before what was refused, once."""
+    status = work.stack.status
+    is_new = status.migrating_since is not None and status.built is not None and bool(status.built.restore)
+    return _read_report(work, now, limits) if is_new else None
+
+
+def _is_of_another_version(status: Status) -> bool:
+    """Whether what runs is another version than what ran before: a snapshot was taken then, or restored."""
+    built, footing = status.built, status.footing
+    if built is None or footing is None:
+        return False
+    return built.facets.opencode_version != footing.facets.opencode_version
 
 
 def _settled(work: Work, stale: frozenset[Facet], now: datetime, limits: Limits) -> Step:
@@ -245,19 +282,22 @@ def _settled(work: Work, stale: frozenset[Facet], now: datetime, limits: Limits)
     )
     wait = _until_recycling(work, now, limits)
     if _is_on_footing(work):
-        return Rest(_on_footing(status, stack.status), wait, succeeded=False)
+        return _data_gone_back(work, now, limits) or Rest(_on_footing(status), wait, succeeded=False)
     if order is None and (falling_asleep := idle_stop(work, now, limits)) is not None:
         if not isinstance(falling_asleep, timedelta):
             return falling_asleep
         wait = min(wait, falling_asleep) if wait is not None else falling_asleep
     if stale:
         return Rest(replace(status, migration_state=MigrationState.STALE), wait, succeeded=True)
+    if _is_of_another_version(status) and (reading := _read_report(work, now, limits)) is not None:
+        return reading
     status = replace(
         status,
         migration_state=MigrationState.CURRENT,
         migrating_since=None,
         footing=status.built or status.footing,
         refused=None,
+        refusal=None,
     )
     if order is not None:
         status = replace(status, order_done=order.id, order_outcome=OrderOutcome.DONE)
@@ -275,14 +315,17 @@ def _was_restarted(status: Status) -> bool:
     )
 
 
-def _on_footing(status: Status, before: Status) -> Status:
-    message = before.message if before.reason in _REFUSED_HERE else ""
+def _on_footing(status: Status) -> Status:
+    refusal = status.refusal or Refusal(
+        reason=Reason.TAKEN_BACK,
+        message="what was asked for was tried and taken back; recover tries it again",
+    )
     return replace(
         status,
         migration_state=MigrationState.FAILED,
         migrating_since=None,
-        reason=before.reason if before.reason in _REFUSED_HERE else Reason.TAKEN_BACK,
-        message=message or "what was asked for was tried and taken back; recover tries it again",
+        reason=refusal.reason,
+        message=refusal.message,
     )
 
 

@@ -24,6 +24,7 @@ from opencode_lifecycle.lifecycle.reconciling.steps import (
     Move,
     Part,
     PublishLiveFiles,
+    ReadReport,
     RegisterJob,
     Rest,
     RotateSecret,
@@ -33,6 +34,7 @@ from opencode_lifecycle.lifecycle.reconciling.steps import (
 )
 from opencode_lifecycle.model.observation import AllocationSeen, JobSeen, Observation, TaskTrouble
 from opencode_lifecycle.model.proof import Proof, ProofResult
+from opencode_lifecycle.model.snapshot import DataReport
 from opencode_lifecycle.model.stack import Runtime, Status
 from opencode_lifecycle.model.states import FINAL_REASONS, OUTAGES, Health, Phase, Reason
 
@@ -151,7 +153,13 @@ def plan_starting(work: Work, seen: Observation, now: datetime, limits: Limits) 
     reason, message = _why_not_running(seen, allocation, proof)
     if reason is None and work.doubt:
         reason, message = Reason.CONTESTED, work.doubt
-    overdue = now - stack.status.phase_since >= limits.start or reason in FINAL_REASONS
+    is_late = now - stack.status.phase_since >= limits.start
+    if reason in _OF_ITS_DATA and allocation is not None:
+        if Part.REPORT not in work.done:
+            return ReadReport(allocation.id)
+        if not work.is_report_unknown or is_late:
+            message, is_late = _words_of(work.report) or message, is_late or stack.status.footing is not None
+    overdue = is_late or (reason in FINAL_REASONS and not work.is_report_unknown)
     cannot_be_proven = reason in OUTAGES or reason is Reason.CONTESTED
     if overdue and not cannot_be_proven:
         return _failed(work, reason or Reason.NEVER_HEALTHY, message or "it was not healthy in time", now)
@@ -163,9 +171,17 @@ def plan_starting(work: Work, seen: Observation, now: datetime, limits: Limits) 
     return Rest(status, min(left, limits.poll))
 
 
+_OF_ITS_DATA = frozenset({Reason.DATA_NEWER, Reason.DISK_FULL})
+
+
+def _words_of(report: DataReport | None) -> str:
+    """Return why the entrypoint started nothing, as it says itself; empty when it does not."""
+    return report.refused.reason if report is not None and report.refused is not None else ""
+
+
 def _failed(work: Work, reason: Reason, message: str, now: datetime) -> Move:
     """Go back to what ran before the change, or fail where nothing did."""
-    back = taken_back(work, f"{reason}: {message}", now)
+    back = taken_back(work, reason, message, now)
     return Move(back if back is not None else failed(work.stack, reason, message, now))
 
 
@@ -187,7 +203,7 @@ def _why_not_running(
             case TaskTrouble.OUT_OF_MEMORY:
                 return Reason.OUT_OF_MEMORY, allocation.trouble_message
             case TaskTrouble.DATA_NEWER:
-                return Reason.DATA_NEWER, f"{allocation.trouble_message}; its snapshots tell more"
+                return Reason.DATA_NEWER, allocation.trouble_message
             case TaskTrouble.DISK_FULL:
                 return Reason.DISK_FULL, allocation.trouble_message
             case unreachable:
@@ -224,4 +240,7 @@ def _proven(work: Work, job: JobSeen, allocation: AllocationSeen, proof: Proof, 
         address=proof.address,
         proven_at=proof.at,
     )
-    return entered(stack, Phase.RUNNING, now=now, runtime=runtime, health=Health.HEALTHY, attempts=0)
+    built = replace(stack.status.built, used=True) if stack.status.built is not None else None
+    return entered(
+        stack, Phase.RUNNING, now=now, runtime=runtime, health=Health.HEALTHY, attempts=0, built=built
+    )
