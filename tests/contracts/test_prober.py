@@ -22,6 +22,7 @@ from opencode_lifecycle.model.identifiers import AllocationId
 from opencode_lifecycle.model.password import Password
 from opencode_lifecycle.model.proof import Proof, ProofResult
 from opencode_lifecycle.model.stack import Address
+from opencode_lifecycle.model.states import Reason
 from opencode_lifecycle.ports.prober import Activity, Liveness, RuntimeProber
 from real_opencode import VERSION, RealOpenCode
 
@@ -227,7 +228,9 @@ async def test_a_runtime_that_is_not_healthy_is_not_ready(runtime):
 async def test_a_runtime_that_cannot_load_its_workspace_is_not_ready(runtime):
     runtime.behave(broken={runtime.directory})
 
-    assert (await prove(runtime)).result is ProofResult.NOT_READY
+    proof = await prove(runtime)
+
+    assert (proof.result, proof.reason) == (ProofResult.NOT_READY, Reason.BAD_CONFIG)
 
 
 async def test_a_runtime_that_can_load_its_workspace_is_not_judged_by_another(runtime):
@@ -399,8 +402,7 @@ async def test_the_real_opencode_with_a_workspace_that_it_cannot_load_is_not_rea
         deadline=soon(),
     )
 
-    assert proof.result is ProofResult.NOT_READY
-    assert "400" in proof.detail
+    assert (proof.result, proof.reason) == (ProofResult.NOT_READY, Reason.BAD_CONFIG)
 
 
 @with_opencode

@@ -12,6 +12,7 @@ from opencode_lifecycle.model.errors import DeadlineExceeded, UpstreamDenied, Up
 from opencode_lifecycle.model.identifiers import AllocationId
 from opencode_lifecycle.model.proof import Proof, ProofResult
 from opencode_lifecycle.model.stack import Address
+from opencode_lifecycle.model.states import Reason
 from opencode_lifecycle.ports.prober import (
     Activity,
     Liveness,
@@ -193,6 +194,7 @@ class FakeProber:
             allocation_id=allocation_id,
             version=version,
             detail=detail,
+            reason=Reason.BAD_CONFIG if detail == CANNOT_LOAD else None,
             at=self._now(),
         )
 
@@ -316,6 +318,7 @@ class FakeProber:
         return None
 
 
+CANNOT_LOAD = "it cannot load its configuration"
 _Seen = tuple[ProofResult, str, str]
 """A result, the version seen, and prose."""
 
@@ -330,5 +333,5 @@ def _try_password(server: FakeOpenCode, password: str, expected_version: str, di
         detail = f"it is version {server.version}, not {expected_version}"
         return ProofResult.WRONG_VERSION, server.version, detail
     if directory in server.broken:
-        return ProofResult.NOT_READY, server.version, "its configuration answered 400"
+        return ProofResult.NOT_READY, server.version, CANNOT_LOAD
     return ProofResult.PROVEN, server.version, ""

@@ -304,6 +304,23 @@ async def test_a_first_start_that_fails_has_nothing_to_go_back_to(tmp_path):
         assert (stack.status.reason, stack.status.refused) == (Reason.NEVER_HEALTHY, None)
 
 
+async def test_a_start_that_cannot_load_its_configuration_is_taken_back_with_that_reason(tmp_path):
+    world = World(
+        tmp_path, limits=replace(QUICK, start=timedelta(milliseconds=400)), when_stale=WhenStale.REPORT
+    )
+    async with world.running():
+        await world.ensure()
+        world.server_changes = {"broken": {None}}
+        release = await a_release(world, opencode_version="1.18.35")
+
+        outcome = await until_outcome(world, await order(world, release))
+
+        world.server_changes = {}
+        refusal = world.stack().status.refusal
+        assert (outcome, refusal.reason) == (OrderOutcome.FAILED, Reason.BAD_CONFIG)
+        assert "cannot load its configuration" in refusal.message
+
+
 # --- the gate
 
 

@@ -92,7 +92,8 @@ FOR_REASONS: Final[Mapping[Reason, str]] = {
     Reason.TAKEN_BACK: "see why with `opencode-lifecycle explain USER`; have it tried again with `opencode-lifecycle recover USER`",
     Reason.NOT_DELIVERED: "`opencode-lifecycle recreate USER` brings the files with a restart; see that Nomad's clients reach its "
     "servers",
-    Reason.BAD_CONFIG: "correct the managed configuration (`opencode debug config` says what is wrong) and use a release with it",
+    Reason.BAD_CONFIG: "correct the managed configuration (`opencode debug config` says what is wrong) and use a release with it; "
+    "what is wrong in its project, its user must correct",
     Reason.AT_WORK: "wait until its agent has finished, then `opencode-lifecycle recover USER`; or move it now, which cuts the "
     "agent off: `opencode-lifecycle recreate USER`",
 }
@@ -128,7 +129,7 @@ MEANING: Final[Mapping[Reason, str]] = {
     Reason.IDLE: "It was stopped because nobody used it.",
     Reason.TAKEN_BACK: "What was asked for did not become healthy, so what ran before runs again.",
     Reason.NOT_DELIVERED: "Its new instructions or configuration did not reach it in time.",
-    Reason.BAD_CONFIG: "It cannot load the managed configuration that it was given.",
+    Reason.BAD_CONFIG: "It cannot load its configuration: the managed one that it was given, or one in its user's project.",
     Reason.AT_WORK: "Its agent was at work until the deadline of its migration, which is held therefore.",
 }
 

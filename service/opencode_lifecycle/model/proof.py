@@ -35,5 +35,8 @@ class Proof:
     version: str = ""
     detail: str = ""
     reason: Reason | None = None
-    """What kept it from being looked at, when that is known: a neighbour that is away, or a missing secret."""
+    """
+    What kept it from being looked at, when that is known: a neighbour that is away, or a missing secret. Or what is the
+    matter with it: a configuration that it cannot load.
+    """
     at: datetime

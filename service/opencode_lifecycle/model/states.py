@@ -121,7 +121,7 @@ class Reason(StrEnum):
     NOT_DELIVERED = "not_delivered"
     """Its live files did not reach the runtime in time. A recreate brings them with a restart."""
     BAD_CONFIG = "bad_config"
-    """The runtime cannot load the managed configuration that it was given."""
+    """The runtime cannot load its configuration: the managed one that it was given, or one of its user's."""
     AT_WORK = "at_work"
     """Its agent was at work until the deadline of its migration, which is held therefore."""
 

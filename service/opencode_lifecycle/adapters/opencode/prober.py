@@ -13,6 +13,7 @@ from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.identifiers import AllocationId
 from opencode_lifecycle.model.proof import Proof, ProofResult
 from opencode_lifecycle.model.stack import Address
+from opencode_lifecycle.model.states import Reason
 from opencode_lifecycle.ports.prober import (
     Activity,
     Liveness,
@@ -61,6 +62,7 @@ class OpenCodeProber:
             allocation_id=allocation_id,
             version=version,
             detail=detail,
+            reason=Reason.BAD_CONFIG if finding == v1.CANNOT_LOAD else None,
             at=self._now(),
         )
 

@@ -77,6 +77,10 @@ async def look_at_health(
     return version, None
 
 
+CANNOT_LOAD: Final[Finding] = (ProofResult.NOT_READY, "it cannot load its configuration")
+"""Only another start heals that, also when the file is put right."""
+
+
 async def look_at_configuration(
     exchange: Exchange, password: Password, directory: str | None
 ) -> Finding | None:
@@ -86,6 +90,8 @@ async def look_at_configuration(
     refusal = refusal_of(answer)
     if refusal is not None:
         return refusal
+    if is_not_loaded(answer):
+        return CANNOT_LOAD
     if object_of(answer) is None:
         return unexpected("the request for its configuration", answer)
     return None
