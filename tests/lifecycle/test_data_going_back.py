@@ -252,6 +252,31 @@ async def test_a_version_that_finds_no_room_for_a_snapshot_is_taken_back_at_once
     assert "recover" in status.message
 
 
+async def test_a_newer_version_has_nothing_to_give_up_and_starts_on_what_there_is(world):
+    await until_outcome(world, await order(world, world.older))
+    world.entrypoints.is_written = True
+
+    await until_outcome(world, await order(world, world.newer, restore=True))
+
+    assert world.entrypoints.named[-1] == ""
+    assert world.stack().status.runtime.opencode_version == NEW
+
+
+async def test_without_anything_to_go_back_to_what_was_written_can_be_given_up_as_well(tmp_path):
+    world = await world_with(tmp_path)
+    entrypoints = Entrypoints(world)
+    entrypoints.last, entrypoints.is_written = NEW, True
+    entrypoints.snapshots = [receipt(9, OLD, NEW)]
+    async with world.running():
+        await world.ensure(wait=None)
+        await world.phase(Phase.FAILED)
+
+        await world.plane.provisioning.recover(ADA, by=OPERATOR, if_match=None, data=DataPolicy.RESTORE)
+
+        await world.phase(Phase.RUNNING)
+        assert entrypoints.named[-1] == receipt(9, OLD, NEW)["id"]
+
+
 async def test_without_anything_to_go_back_to_a_refusal_is_told_as_well(tmp_path):
     world = await world_with(tmp_path)
     entrypoints = Entrypoints(world)

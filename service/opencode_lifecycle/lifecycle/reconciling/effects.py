@@ -14,6 +14,7 @@ from opencode_lifecycle.lifecycle.observing.fleet import Fleet
 from opencode_lifecycle.lifecycle.reconciling.aims import Aim, Aims
 from opencode_lifecycle.lifecycle.reconciling.passes import Pass
 from opencode_lifecycle.lifecycle.reconciling.planning.moves import facets_in
+from opencode_lifecycle.lifecycle.reconciling.restoring import restored_by, snapshot_to_restore
 from opencode_lifecycle.lifecycle.reconciling.runtime_effects import RuntimeEffects
 from opencode_lifecycle.lifecycle.reconciling.steps import (
     AbortTurns,
@@ -51,7 +52,6 @@ from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import DeadlineExceeded, IndexConflict, UpstreamError
 from opencode_lifecycle.model.facets import Facets
 from opencode_lifecycle.model.identifiers import VolumeId
-from opencode_lifecycle.model.migration import Footing
 from opencode_lifecycle.model.observation import JobSeen
 from opencode_lifecycle.model.stack import Stack, Workspace
 from opencode_lifecycle.model.states import Health, MigrationState, Phase
@@ -242,7 +242,7 @@ class Effects:
         """
         stack = current.work.stack
         aim = self._aim(current)
-        restore = await self._snapshot_to_restore(stack, aim, facets)
+        restore = await snapshot_to_restore(self._reports, stack, aim, facets)
         variables = job_variables(aim.stack, aim.release, self._site, facets, restore_snapshot=restore)
         job = await self._orchestrator.render(aim.release.template, variables, deadline)
         try:
@@ -280,25 +280,6 @@ class Effects:
             done=current.work.done | {Part.JOB},
         )
 
-    async def _snapshot_to_restore(self, stack: Stack, aim: Aim, facets: Facets) -> str:
-        """
-        Return the snapshot that a job of *facets* names; empty where the entrypoint is to decide by what was written.
-
-        A version that is gone back to because another failed gets the data from before that one, which was never handed
-        out: whatever it wrote is nobody's work. An order may give up what was written since. A job that is registered again
-        in place names the same one as before: anything else would restart it. Where it cannot be seen which snapshots there
-        are, nothing is registered yet.
-        """
-        built, version = stack.status.built, facets.opencode_version
-        order, is_taken_back = stack.standing_order, aim.wanted != aim.asked
-        if built is not None and built.facets.opencode_version == version:
-            return _restored_by(built, facets)
-        if is_taken_back and built is not None and not built.used:
-            return await self._reports.before(stack, version, built.facets.opencode_version)
-        if order is not None and order.restore and not is_taken_back:
-            return await self._reports.newest_of(stack, version)
-        return ""
-
     async def _compare(self, current: Pass, deadline: Deadline) -> None:
         """
         Learn what somebody else changed in the job, from Nomad's own plan of what we registered.
@@ -321,7 +302,7 @@ class Effects:
         again = wanted_facets(stack, release, self._site, secret_version=ours.secret_version)
         if replace(again, prompt=ours.prompt, config=ours.config) == ours:
             variables = job_variables(
-                stack, release, self._site, ours, restore_snapshot=_restored_by(status.built, ours)
+                stack, release, self._site, ours, restore_snapshot=restored_by(status.built, ours)
             )
             rendered = await self._orchestrator.render(release.template, variables, deadline)
             found = await self._orchestrator.compare(rendered, deadline)
@@ -385,8 +366,3 @@ class Effects:
             raise NotYet("waiting for Consul to forget the service")
         outcome = f"{len(left)} instances still listed by Consul" if left else "deregistered"
         self._learn(current, Part.SERVICE, receipt=("service", outcome))
-
-
-def _restored_by(built: Footing | None, facets: Facets) -> str:
-    """Return the snapshot that the job which is registered names, if it is the one that *facets* build."""
-    return built.restore if built is not None and built.facets.revision == facets.revision else ""
