@@ -575,11 +575,13 @@ def test_a_rollout_is_steered_by_its_id(run, service, verb, state):
 
 def test_a_rollback_gives_up_what_was_written_only_when_it_is_told_so(run, service):
     service.answers(f"POST /v1/rollouts/{ROLLOUT}/rollback", rollout("rolling_back"))
-    service.answers(f"POST /v1/rollouts/{ROLLOUT}/rollback", rollout("rolling_back"))
+    service.answers(f"POST /v1/rollouts/{ROLLOUT}/rollback", rollout("rolling_back", rollback_data="restore"))
 
-    run("rollout", "rollback", ROLLOUT)
-    run("rollout", "rollback", ROLLOUT, "--data", "restore", "--yes")
+    kept = run("rollout", "rollback", ROLLOUT)
+    given_up = run("rollout", "rollback", ROLLOUT, "--data", "restore", "--yes")
 
+    assert "newer data set aside on the way back" in lines_of(given_up)
+    assert not any(line.startswith("newer data") for line in lines_of(kept))
     assert [each.body for each in service.was_asked("POST")] == [None, {"data": "restore"}]
 
 

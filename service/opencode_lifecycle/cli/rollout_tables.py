@@ -125,6 +125,11 @@ def show_rollout(screen: Screen, rollout: JsonObject, *, waits: Iterable[str] = 
             ("release", rollout.get("release")),
             ("target before", rollout.get("target_before")),
             ("is the target since", age(rollout.get("promoted_at"))),
+            *(
+                (("newer data", "set aside on the way back"),)
+                if rollout.get("rollback_data") == "restore"
+                else ()
+            ),
             ("done", f"{done_of(rollout.get('counts'))} of {total_of(rollout.get('counts'))}"),
             ("begun", f"{age(rollout.get('created_at'))} by {rollout.get('created_by')}"),
             ("ended", age(rollout.get("finished_at"))),
