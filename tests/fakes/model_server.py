@@ -1,5 +1,6 @@
 """A language model on loopback that speaks OpenAI's chat protocol, says what a test wants and can be held in mid-sentence."""
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -57,6 +58,24 @@ class Refusal:
     status: int
 
 
+@dataclass(slots=True)
+class HeldAnswer(Hold):
+    """An answer that stops. Whoever waits for that, and lets it go on, may do so in another thread than the model's."""
+
+    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
+    _models: asyncio.AbstractEventLoop | None = None
+
+    def release(self) -> None:
+        Hold.release(self)
+        if self._models is not None:
+            self._models.call_soon_threadsafe(lambda: None)  # it may be asleep
+
+    async def wait(self) -> None:
+        self._models = asyncio.get_running_loop()
+        self.loop.call_soon_threadsafe(self.reached.set)
+        await self._go.wait()
+
+
 Script = Callable[[ModelRequest], str | ToolCall | Refusal]
 
 
@@ -97,7 +116,7 @@ class ModelServer:
         Every one, for OpenCode also asks for a title of the session with the same text, before or after
         the session itself asks.
         """
-        hold = Hold()
+        hold = HeldAnswer()
         self._holds[question] = hold
         return hold
 
