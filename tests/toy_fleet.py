@@ -142,6 +142,8 @@ class ToyFleet:
         stack = self.stacks.get(user_id)
         if stack is None:
             return
+        if stack.is_held_by_node and stack.intent.desired is Desired.RUNNING:
+            return
         if stack.intent.desired is Desired.DELETED:
             del self.stacks[user_id]
             return

@@ -7,8 +7,9 @@ from api.in_memory import NOW, RELEASE
 from opencode_lifecycle.model.facets import Facet, Facets
 from opencode_lifecycle.model.identifiers import ReleaseId
 from opencode_lifecycle.model.migration import AtDeadline, Footing, MigrationOrder
+from opencode_lifecycle.model.node import ClosedNode, Drain
 from opencode_lifecycle.model.staleness import Severity, Staleness
-from opencode_lifecycle.model.states import MigrationState
+from opencode_lifecycle.model.states import MigrationState, Phase, Reason
 
 IMAGE = Staleness(facet=Facet.IMAGE, have="v1", want="v2", severity=Severity.WARNING, restart=True)
 ORDER = MigrationOrder(
@@ -25,7 +26,7 @@ FOOTING = Footing(
 )  # fmt: skip
 
 
-def given(world, *, staleness=(), busy_until=None, order=None, **status):
+def given(world, *, staleness=(), busy_until=None, order=None, closed_node=None, **status):
     """Have ada's stack be what is asked for, and nothing else."""
     view = world.provisioning.given("ada")
     stack = replace(
@@ -34,7 +35,7 @@ def given(world, *, staleness=(), busy_until=None, order=None, **status):
         status=replace(view.stack.status, **status),
         busy_until=busy_until,
     )
-    world.provisioning.views["ada"] = replace(view, stack=stack, staleness=staleness)
+    world.provisioning.views["ada"] = replace(view, stack=stack, staleness=staleness, closed_node=closed_node)
 
 
 async def shown(world):
@@ -58,6 +59,7 @@ async def test_a_stale_stack_shows_the_class_of_what_is_left_to_do(world):
         "busy_until": None,
         "refused": None,
         "footing_release": None,
+        "node": None,
     }
 
 
@@ -105,3 +107,41 @@ async def test_a_pin_is_shown(world):
     answer = await world.call("GET", "/v1/stacks/ada")
 
     assert (answer.json["pinned"], answer.json["wanted_release"]) == (True, RELEASE)
+
+
+async def test_a_stack_that_leaves_its_node_shows_which_and_until_when(world):
+    drain = Drain(deadline=NOW + timedelta(hours=1))
+    given(
+        world,
+        closed_node=ClosedNode(id="n1", name="node-1", drain=drain),
+        migration_state=MigrationState.DRAINING,
+        reason=Reason.NODE_DRAINING,
+    )
+
+    assert (await shown(world))["node"] == {
+        "name": "node-1",
+        "draining": True,
+        "forced_at": "2026-11-24T12:58:00Z",
+        "deadline": "2026-11-24T13:00:00Z",
+    }
+
+
+async def test_a_stack_that_is_held_shows_the_node_that_it_waits_for(world):
+    given(
+        world,
+        closed_node=ClosedNode(id="n1", name="node-1", drain=None),
+        phase=Phase.STOPPED,
+        runtime=None,
+        migration_state=MigrationState.HELD,
+        reason=Reason.NODE_DRAINING,
+    )
+
+    node = (await shown(world))["node"]
+
+    assert node == {"name": "node-1", "draining": False, "forced_at": None, "deadline": None}
+
+
+async def test_a_node_that_is_only_ineligible_is_no_migration_of_what_runs_there(world):
+    given(world, closed_node=ClosedNode(id="n1", name="node-1", drain=None))
+
+    assert await shown(world) is None

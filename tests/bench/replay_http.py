@@ -44,6 +44,7 @@ class NomadServer:
                 web.get("/v1/allocations", self._allocations),
                 web.get("/v1/allocation/{id}", self._allocation),
                 web.get("/v1/evaluations", self._evaluations),
+                web.get("/v1/nodes", self._closed_nodes),
                 web.get("/v1/event/stream", self._stream),
                 web.get("/v1/vars", self._pointers),
                 web.get("/v1/var/{path:.+}", self._variable),
@@ -125,6 +126,11 @@ class NomadServer:
             each for each in self.nomad.blocked.values() if request.query.get("status") == each["Status"]
         ]
         return self._json(request, found, "", self.nomad.tables.evaluations)
+
+    async def _closed_nodes(self, request: web.Request) -> web.Response:
+        self.asked["nodes"] += 1
+        assert "ineligible" in request.query["filter"], "no other nodes were recorded"
+        return self._json(request, [], "", self.nomad.index)
 
     async def _volumes(self, request: web.Request) -> web.Response:
         self.asked["volumes"] += 1

@@ -324,7 +324,19 @@ def test_stacks_that_need_a_person_are_named(service, examine):
         "disk_full",
         "contested",
         "not_ended",
+        "node_draining",
     }
+
+
+def test_a_stack_that_waits_for_its_node_waits_for_nobody_to_decide_about_its_migration(service, examine):
+    service.answers("GET /readyz", readiness())
+    well(service)
+    held = stack(phase="stopped", migration_state="held", reason="node_draining")
+    service.now_answers("GET /v1/stacks", items(held))
+
+    _, checks = examine()
+
+    assert checks["migrations"]["detail"] == "none waits for a person"
 
 
 @pytest.mark.parametrize("state", ["failed", "held"])

@@ -1,15 +1,19 @@
 """The fake and the real Nomad, behind one face: how a test makes things happen in either."""
 
 import asyncio
+import json
 import time
+import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Protocol
+from datetime import timedelta
+from typing import Any, Protocol
 from uuid import uuid4
 
 from cluster_fixture import RealCluster
 from fakes.nomad import FakeNomad
 from opencode_lifecycle.adapters.nomad.nomad import Nomad
+from opencode_lifecycle.model.clock import utc_now
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.identifiers import JobId, UserId
 from opencode_lifecycle.model.observation import Observation, TaskTrouble
@@ -91,6 +95,9 @@ job "contract" {
     managed_by   = "opencode-lifecycle"
   }
   update {
+    max_parallel = 0
+  }
+  migrate {
     max_parallel = 0
   }
   group "opencode" {
@@ -193,6 +200,14 @@ class World(Protocol):
         """Plan it where no node may take it."""
         ...
 
+    async def drain(self, deadline: timedelta | None) -> None:
+        """Drain the one node there is, None for without a deadline."""
+        ...
+
+    async def close_node(self) -> None: ...
+
+    async def open_node(self) -> None: ...
+
     async def log_of(self, job_id: JobId) -> None:
         """Make the running task write `one`, `two`, `three`, if it did not yet."""
         ...
@@ -251,6 +266,18 @@ class FakeWorld(_Common):
         self.nomad.refuse_placement("no node can take it: 1 node excluded by ${node.unique.id} = x", job_id)
         return await self.plan(job_id, node="x")
 
+    async def drain(self, deadline: timedelta | None) -> None:
+        at = utc_now() + deadline if deadline is not None else None
+        self.nomad.nodes.drain("node-1", deadline=at)
+        if deadline is not None and deadline < timedelta(minutes=1):
+            self.nomad.nodes.pass_deadline("node-1")
+
+    async def close_node(self) -> None:
+        self.nomad.nodes.close("node-1")
+
+    async def open_node(self) -> None:
+        self.nomad.nodes.open("node-1")
+
     async def log_of(self, job_id: JobId) -> None:
         allocation = self.nomad.allocations[job_id][0]
         self.nomad.logs[allocation.id, "stdout"] = [b"one", b"two", b"three"]
@@ -264,7 +291,34 @@ class RealWorld(_Common):
             namespace="opencode",
             page_size=2,  # so that listings have several pages
         )
+        self._cluster = cluster
         super().__init__(self.nomad, self.nomad.workspaces, self.nomad.live_files)
+
+    async def drain(self, deadline: timedelta | None) -> None:
+        nanoseconds = round(deadline.total_seconds() * 1e9) if deadline is not None else 0
+        await self._put_node("drain", {"DrainSpec": {"Deadline": nanoseconds, "IgnoreSystemJobs": True}})
+
+    async def close_node(self) -> None:
+        await self._put_node("eligibility", {"Eligibility": "ineligible"})
+
+    async def open_node(self) -> None:
+        """End a drain, be it over or not, as `nomad node drain -disable` does."""
+        await self._put_node("drain", {"DrainSpec": None, "MarkEligible": True})
+
+    async def _put_node(self, what: str, body: Mapping[str, object]) -> None:
+        (node,) = await asyncio.to_thread(self._call, "GET", "nodes", None)
+        await asyncio.to_thread(self._call, "PUT", f"node/{node['ID']}/{what}", body)
+
+    def _call(self, method: str, path: str, body: Mapping[str, object] | None) -> Any:
+        """Do what an operator does: the service itself may do nothing to a node."""
+        request = urllib.request.Request(
+            f"{self._cluster.nomad_address}/v1/{path}",
+            method=method,
+            data=json.dumps(body).encode() if body is not None else None,
+            headers={"X-Nomad-Token": self._cluster.nomad_token},
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return json.load(answer)
 
     async def register_too_large(self, job_id: JobId, *, at: int = 0) -> int:
         return await self.register(job_id, at=at, memory=IMPOSSIBLE_MEMORY)

@@ -224,6 +224,7 @@ def migration(state: str, **changes: Any) -> dict[str, Any]:
         "busy_until": None,
         "refused": None,
         "footing_release": None,
+        "node": None,
         **changes,
     }
 

@@ -15,7 +15,7 @@ real one. Allocations run and stop by themselves unless a test takes that into i
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
@@ -23,6 +23,7 @@ from uuid import UUID
 from fakes.faults import Faults
 from fakes.nomad_files import FakeFiles
 from fakes.nomad_jobs import KeptJob, render
+from fakes.nomad_nodes import FakeNodes
 from fakes.nomad_storage import FakeClusterMark, FakeLiveFiles, FakeWorkspaces
 from opencode_lifecycle.model.clock import Clock, utc_now
 from opencode_lifecycle.model.deadline import Deadline
@@ -35,6 +36,7 @@ from opencode_lifecycle.model.errors import (
 )
 from opencode_lifecycle.model.identifiers import AllocationId, JobId
 from opencode_lifecycle.model.job_template import TemplateNeeds, declared_variables
+from opencode_lifecycle.model.node import ClosedNode
 from opencode_lifecycle.model.observation import (
     ABSENT,
     AllocationSeen,
@@ -51,6 +53,7 @@ from opencode_lifecycle.ports.orchestrator import (
     Connected,
     JobChanged,
     Listing,
+    NodesChanged,
     Placement,
     PlacementChanged,
     RenderedJob,
@@ -86,7 +89,16 @@ class FakeNomad:
         self.on_change: Callable[[], None] | None = None
         """Called whenever anything changes, also what no stream tells."""
         self.workspaces = FakeWorkspaces(
-            node=node, is_claimed=lambda job_id: bool(self._live(job_id)), now=now
+            pick_node=lambda avoid: self.nodes.pick(avoid=avoid),
+            is_claimed=lambda job_id: bool(self._live(job_id)),
+            now=now,
+        )
+        self.nodes = FakeNodes(
+            node,
+            is_empty=lambda name: not self._live_on(name),
+            on_change=lambda: self._tell(NodesChanged(index=self._next_index())),
+            on_open=self._place_what_waits,
+            evict=self._evict,
         )
         self.live_files = FakeLiveFiles(now=now)
         self.files = FakeFiles()
@@ -100,7 +112,6 @@ class FakeNomad:
         """Jobs that were stopped while an allocation of theirs lived: the next one does not wait for it."""
         self._hidden: set[JobId] | None = None
         """What listings leave out; None for nothing, a set that holds every name for everything."""
-        self.node = node
         self._now = now
         self._ports = itertools.count(20000)
         self._ids = itertools.count(1)
@@ -172,6 +183,9 @@ class FakeNomad:
 
     def allow_placement(self, job_id: JobId | None = None) -> None:
         self._refusals.pop(job_id, None)
+        self._place_what_waits()
+
+    def _place_what_waits(self) -> None:
         for known, job in self.jobs.items():
             if known in self._placement and not job.seen.stopped:
                 self._schedule(known)
@@ -325,7 +339,8 @@ class FakeNomad:
     async def plan_placement(self, job: RenderedJob, deadline: Deadline) -> Placement:
         async with self.faults.call("plan_placement", deadline):
             refusal = self._refusals.get(job.job_id, self._refusals.get(None))
-            return Placement(failure=refusal or self._missing_volume(job.job_id, job.specification))
+            missing = self._missing_volume(job.job_id, job.specification)
+            return Placement(failure=refusal or missing or self._missing_node(job.job_id, job.specification))
 
     async def submitted(self, job: JobSeen, deadline: Deadline) -> Variables | None:
         async with self.faults.call("submitted", deadline):
@@ -378,6 +393,10 @@ class FakeNomad:
                 observed_at=self._now(),
                 stacks={name: self._observation(name) for name in sorted(names)},
             )
+
+    async def closed_nodes(self, deadline: Deadline) -> Sequence[ClosedNode]:
+        async with self.faults.call("closed_nodes", deadline):
+            return list(self.nodes.closed.values())
 
     async def follow(self, index: int) -> AsyncIterator[Change]:
         del index  # like a server whose buffer is empty: nothing is replayed
@@ -458,11 +477,14 @@ class FakeNomad:
         elif live:
             self._update(live[0], job_id, job_version=job.seen.version)
             return
-        refusal = self._refusals.get(job_id, self._refusals.get(None)) or self._missing_volume(
-            job_id, job.specification
+        refusal = (
+            self._refusals.get(job_id, self._refusals.get(None))
+            or self._missing_volume(job_id, job.specification)
+            or self._missing_node(job_id, job.specification)
         )
-        if refusal:
-            self._say_placement(job_id, refusal)
+        node = self._node_for(job_id, job.specification)
+        if refusal or node is None:
+            self._say_placement(job_id, refusal or "no node")
             return
         if self._placement.pop(job_id, None) is not None:
             self._tell(PlacementChanged(index=self._next_index(), job_id=job_id, failure=None))
@@ -474,8 +496,8 @@ class FakeNomad:
             create_index=index,
             desired_status="run",
             client_status=ClientStatus.PENDING,
-            node_id=self.node,
-            node_name=self.node,
+            node_id=node,
+            node_name=node,
         )
         self.allocations.setdefault(job_id, []).insert(0, allocation)
         self._tell(AllocationChanged(index=index, job_id=job_id, allocation=allocation))
@@ -501,6 +523,26 @@ class FakeNomad:
         if not needs.workspace or job_id in self.workspaces.volumes:
             return None
         return f"Constraint missing compatible host volumes: no node has the volume {job_id}"
+
+    def _node_for(self, job_id: JobId, specification: Mapping[str, Any]) -> str | None:
+        """Return where the job can be placed: where its volume lies, if it needs one."""
+        needs = TemplateNeeds.of(str(specification.get("Template", "")))
+        volume = self.workspaces.volumes.get(job_id) if needs.workspace else None
+        return self.nodes.pick(volume.node_id if volume is not None else None)
+
+    def _missing_node(self, job_id: JobId, specification: Mapping[str, Any]) -> str | None:
+        is_placeable = self._node_for(job_id, specification) is not None
+        return None if is_placeable else "no node can take it: no node is eligible"
+
+    def _evict(self, node: str) -> None:
+        """End what runs on the node, and place it anew where that can be."""
+        for job_id in self._live_on(node):
+            self._stop_allocations(job_id)
+            if job_id in self.jobs and not self.jobs[job_id].seen.stopped:
+                self._schedule(job_id)
+
+    def _live_on(self, node: str) -> list[JobId]:
+        return [name for name in list(self.allocations) if any(a.node_id == node for a in self._live(name))]
 
     def _say_placement(self, job_id: JobId, sentence: str) -> None:
         self._placement[job_id] = sentence
@@ -550,6 +592,8 @@ class FakeNomad:
             successors = [a for a in self._live(job_id) if a.client_status is ClientStatus.PENDING]
             if successors and successors[0].desired_status == "run" and not successors[0].trouble:
                 self.run_allocation(job_id)
+        if updated.client_status.is_terminal:
+            self.nodes.emptied(updated.node_id)
         return updated
 
     def _next_index(self) -> int:

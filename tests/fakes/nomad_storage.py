@@ -1,14 +1,14 @@
 """What Nomad keeps besides jobs, in memory: dynamic host volumes and variables."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from uuid import UUID
 
 from fakes.faults import Faults
 from opencode_lifecycle.model.clock import Clock, utc_now
 from opencode_lifecycle.model.deadline import Deadline
-from opencode_lifecycle.model.errors import UpstreamRejected
+from opencode_lifecycle.model.errors import NoCapacity, UpstreamRejected
 from opencode_lifecycle.model.facets import digest_of_text
 from opencode_lifecycle.model.identifiers import JobId, UserId
 from opencode_lifecycle.model.orphan import Find, OrphanKind
@@ -38,21 +38,32 @@ class FakeClusterMark:
 class FakeWorkspaces:
     """Volumes, one per job id. A volume of a job with a live allocation is claimed."""
 
-    def __init__(self, *, node: str, is_claimed: Callable[[JobId], bool], now: Clock = utc_now) -> None:
+    def __init__(
+        self,
+        *,
+        pick_node: Callable[[Collection[str]], str | None],
+        is_claimed: Callable[[JobId], bool],
+        now: Clock = utc_now,
+    ) -> None:
         self.volumes: dict[JobId, WorkspaceFound] = {}
         self._made_at = dict[JobId, datetime]()
         self._now = now
         self.faults = Faults()
         self._is_claimed = is_claimed
-        self._node = node
+        self._pick_node = pick_node
         self._ids = itertools.count(1)
 
-    async def ensure(self, job_id: JobId, deadline: Deadline) -> WorkspaceFound:
+    async def ensure(
+        self, job_id: JobId, deadline: Deadline, *, avoid: Collection[str] = ()
+    ) -> WorkspaceFound:
         async with self.faults.call("ensure", deadline):
             if job_id not in self.volumes:
+                node = self._pick_node(avoid)
+                if node is None:
+                    raise NoCapacity("nomad", "create volume", "no node meets constraints")
                 volume_id = str(UUID(int=(1 << 64) + next(self._ids)))
                 self.volumes[job_id] = WorkspaceFound(
-                    volume_id=volume_id, node_id=self._node, path=f"/volumes/{volume_id}"
+                    volume_id=volume_id, node_id=node, path=f"/volumes/{volume_id}"
                 )
                 self._made_at[job_id] = self._now()
             return self.volumes[job_id]

@@ -61,6 +61,7 @@ async def test_every_watch_tells_its_age(world):
     assert watches == {
         "nomad_events",
         "nomad_listing",
+        "nomad_nodes",
         "consul_checks",
         "consul_comparison",
         "vault_versions",

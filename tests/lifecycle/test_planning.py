@@ -25,6 +25,7 @@ from opencode_lifecycle.lifecycle.reconciling.steps import (
 from opencode_lifecycle.model.facets import Facets
 from opencode_lifecycle.model.identifiers import AllocationId, ReleaseId, UserId, VolumeId, job_id_of
 from opencode_lifecycle.model.job_template import TemplateNeeds
+from opencode_lifecycle.model.node import ClosedNode, Drain
 from opencode_lifecycle.model.observation import (
     ABSENT,
     AllocationSeen,
@@ -177,6 +178,12 @@ def reachable(stack: Stack) -> Stack:
     return stack
 
 
+drains = st.sampled_from(
+    [None, *(Drain(deadline=at) for at in (None, NOW - timedelta(hours=1), NOW + timedelta(hours=1)))]
+)
+closed_nodes = st.builds(ClosedNode, id=st.sampled_from(["n1", "n2"]), name=st.just("node"), drain=drains)
+
+
 works = st.builds(
     Work,
     stack=stacks.map(reachable),
@@ -188,6 +195,8 @@ works = st.builds(
     wanted=st.just(FACETS),
     needs=st.just(TemplateNeeds(secret=True, workspace=True, live_files=True)),
     installation=st.just("main"),
+    closed_node=st.one_of(st.none(), closed_nodes),
+    nodes_age=st.sampled_from([timedelta(0), timedelta(seconds=30)]),
     done=st.sets(st.sampled_from(Part)).map(frozenset),
 )
 
@@ -307,3 +316,44 @@ def test_stop_and_delete_have_a_way_forward_from_every_phase(work):
     assert resting.stack.status.phase in {Phase.STOPPING, Phase.STOPPED, Phase.DELETING}
     if isinstance(step, Rest) and resting.stack.status.phase is not Phase.STOPPED:
         assert step.wait is not None
+
+
+@given(works)
+@settings(max_examples=200, deadline=None)
+def test_no_job_is_registered_that_could_only_wait_for_its_node(work):
+    _, step = after_moves(work)
+
+    if isinstance(step, RegisterJob) and work.stack.status.phase is not Phase.RUNNING:
+        node, workspace = work.closed_node, work.stack.status.workspace
+        assert node is None or workspace is None or workspace.node_id != node.id
+
+
+@given(works)
+@settings(max_examples=200, deadline=None)
+def test_nothing_is_stopped_or_held_for_a_node_of_which_nothing_is_known(work):
+    before = replace(work.stack.status, reason=None)
+    blind = replace(work, stack=replace(work.stack, status=before), closed_node=None, nodes_age=None)
+
+    resting, _ = after_moves(blind)
+
+    assert resting.stack.status.reason is not Reason.NODE_DRAINING
+
+
+@given(works)
+@settings(max_examples=200, deadline=None)
+def test_what_is_held_for_its_node_is_not_started_before_that_is_known_to_be_open(work):
+    if work.stack.intent.desired is not Desired.RUNNING or work.observation is None:
+        return
+    seen = work.observation
+    runs = (isinstance(seen.job, JobSeen) and not seen.job.stopped) or seen.live
+    is_foreign = isinstance(seen.job, JobSeen) and not seen.job.belongs_to("main")
+    if runs or is_foreign or work.stack.status.workspace is None:
+        return
+    held = replace(work.stack.status, phase=Phase.STOPPED, reason=Reason.NODE_DRAINING, runtime=None)
+    no_fresh_start = replace(work.stack.intent, fresh_start=0)
+    stack = replace(work.stack, status=held, intent=no_fresh_start)
+
+    resting, step = after_moves(replace(work, stack=stack, closed_node=None, nodes_age=None))
+
+    assert isinstance(step, Rest)
+    assert resting.stack.status.phase is Phase.STOPPED

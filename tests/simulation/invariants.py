@@ -381,6 +381,7 @@ class Watcher:
             raise Violation("G1: there is no control plane")
         for name in (
             "nomad_listing",
+            "nomad_nodes",
             "nomad_events",
             "probes",
             "vault_versions",

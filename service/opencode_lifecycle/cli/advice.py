@@ -94,6 +94,8 @@ FOR_REASONS: Final[Mapping[Reason, str]] = {
     "servers",
     Reason.BAD_CONFIG: "correct the managed configuration (`opencode debug config` says what is wrong) and use a release with it; "
     "what is wrong in its project, its user must correct",
+    Reason.NODE_DRAINING: "nothing: it goes on by itself when its node takes jobs again (`nomad node drain -disable`, `nomad node "
+    "eligibility -enable`)",
     Reason.AT_WORK: "wait until its agent has finished, then `opencode-lifecycle recover USER`; or move it now, which cuts the "
     "agent off: `opencode-lifecycle recreate USER`",
 }
@@ -131,6 +133,7 @@ MEANING: Final[Mapping[Reason, str]] = {
     Reason.NOT_DELIVERED: "Its new instructions or configuration did not reach it in time.",
     Reason.BAD_CONFIG: "It cannot load its configuration: the managed one that it was given, or one in its user's project.",
     Reason.AT_WORK: "Its agent was at work until the deadline of its migration, which is held therefore.",
+    Reason.NODE_DRAINING: "Its node is being drained or takes nothing new, and its workspace lies there.",
 }
 
 FOR_CONDITIONS: Final[Mapping[ConditionKind, str]] = {
@@ -156,6 +159,7 @@ FOR_DEPENDENCIES: Final[Mapping[str, str]] = {
 FOR_WATCHES: Final[Mapping[str, str]] = {
     "nomad_events": "see that the service reaches Nomad (`nomad server members`); the listing stands in meanwhile",
     "nomad_listing": "see that the service reaches Nomad and that its token may list jobs and allocations",
+    "nomad_nodes": "see that the service reaches Nomad and that its token may read nodes; drains are not followed meanwhile",
     "consul_checks": "see that the service reaches Consul; probes stand in meanwhile",
     "consul_comparison": "see that the service reaches Consul and that its token may list services",
     "vault_versions": "see that the service reaches Vault (`vault status`); a rotated password is noticed later meanwhile",

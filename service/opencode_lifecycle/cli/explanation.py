@@ -33,6 +33,10 @@ _AT_DEADLINE: Final[Mapping[str, str]] = {
     "hold": "then it is left as it is until an operator says otherwise",
     "force": "then its running turns are aborted, and it is moved",
 }
+_NEXT_OF_DRAIN: Final = (
+    "Its runtime is stopped while its agent is idle. If its workspace is bound to the node, it is started again when the "
+    "node takes jobs again; else at once on another."
+)
 _TRIED_AGAIN: Final = "It is tried again by itself, after pauses that grow to 5 min."
 _BY_PHASE: Final[Mapping[str, str]] = {
     Phase.PENDING: "Its job is registered with Nomad, on {wanted}.",
@@ -155,6 +159,10 @@ def _next(known: Known) -> Iterator[str]:
             yield "Nothing by itself: trying again cannot help until the cause is seen to and somebody asks."
         else:
             yield _TRIED_AGAIN
+    elif _reason(stack) is Reason.NODE_DRAINING and phase == Phase.STOPPED:
+        yield f"It is started on {wanted} when its node takes jobs again."
+    elif phase == Phase.RUNNING and _is_drained(stack):
+        yield _NEXT_OF_DRAIN
     elif phase == Phase.RUNNING and _waits_for_its_turn(known):
         release = known.rollout.get("release") if known.rollout is not None else None
         yield (
@@ -213,6 +221,8 @@ def _waits(known: Known, now: datetime) -> Iterator[str]:
     stack = known.stack
     if stack.get("desired") == Desired.RUNNING and stack.get("phase") == Phase.RUNNING:
         yield from _waits_of_migration(known, now)
+    elif _reason(stack) is Reason.NODE_DRAINING and stack.get("phase") == Phase.STOPPED:
+        yield f"{_node_named(stack)}, which {_state_of(_node_of(stack))}."
     if _reason(stack) in OUTAGES:
         yield f"that neighbour: {meaning_of(stack.get('reason'))}"
     if stack.get("generation") != stack.get("observed_generation"):
@@ -227,10 +237,10 @@ def _waits_of_migration(known: Known, now: datetime) -> Iterator[str]:
     state = stack.get("migration_state")
     if state == MigrationState.QUEUED:
         yield "proof that its agent is idle: what cannot be seen counts as work."
-        yield _until_the_deadline(order, now)
+        yield _until_the_drain_ends(stack, now) if _is_drained(stack) else _until_the_deadline(order, now)
     if state == MigrationState.DRAINING:
         yield "its agent, which works, waits for a permission or holds a terminal; idle must be proven, and must last."
-        yield _until_the_deadline(order, now)
+        yield _until_the_drain_ends(stack, now) if _is_drained(stack) else _until_the_deadline(order, now)
     busy_until = parse_time(_migration_of(stack).get("busy_until"))
     if busy_until is not None and busy_until > now:
         yield (
@@ -239,13 +249,24 @@ def _waits_of_migration(known: Known, now: datetime) -> Iterator[str]:
         )
 
 
+def _until_the_drain_ends(stack: JsonObject, now: datetime) -> str:
+    node = _node_of(stack)
+    forced_at = parse_time(node.get("forced_at"))
+    if forced_at is None:
+        return f"For that it is waited as long as {_node_named(stack)} is being drained."
+    deadline = parse_time(node.get("deadline"))
+    ended = (
+        f", before Nomad ends what is left on {_node_named(stack)} at {_moment(deadline)}" if deadline else ""
+    )
+    return f"For that it is waited until {_when(forced_at, now)}; then its running turns are aborted, and it is stopped{ended}."
+
+
 def _until_the_deadline(order: JsonObject, now: datetime) -> str:
     deadline = parse_time(order.get("deadline"))
     if deadline is None:
         return "For that it is waited as long as it takes."
-    when = f"in {_span(now, deadline)}" if deadline > now else f"{_span(deadline, now)} ago"
     then = _AT_DEADLINE.get(str(order.get("at_deadline")), "")
-    return f"For that it is waited until {_moment(deadline)} ({when}); {then}."
+    return f"For that it is waited until {_when(deadline, now)}; {then}."
 
 
 def _refused(stack: JsonObject) -> Iterator[str]:
@@ -260,7 +281,7 @@ def _to_do(known: Known) -> Iterator[str]:
     user = quote(str(stack.get("user_id")))
     yield from what_to_do(stack)
     order = _order_of(stack)
-    if stack.get("migration_state") == MigrationState.HELD:
+    if stack.get("migration_state") == MigrationState.HELD and _reason(stack) is not Reason.NODE_DRAINING:
         yield f"release it with `opencode-lifecycle recover {user}`, or move it now with `opencode-lifecycle recreate {user}`"
     elif _migration_of(stack).get("refused") and stack.get("migration_state") != MigrationState.FAILED:
         yield f"have what was refused tried again: `opencode-lifecycle recover {user}`"
@@ -310,6 +331,25 @@ def _order_of(stack: JsonObject) -> JsonObject:
     return _object(_migration_of(stack).get("order"))
 
 
+def _node_of(stack: JsonObject) -> JsonObject:
+    return _object(_migration_of(stack).get("node"))
+
+
+def _node_named(stack: JsonObject) -> str:
+    name = _node_of(stack).get("name")
+    return f"node {name}" if name else "its node"
+
+
+def _state_of(node: JsonObject) -> str:
+    if not node:
+        return "cannot be seen at the moment"
+    return "is being drained" if node.get("draining") else "takes nothing new"
+
+
+def _is_drained(stack: JsonObject) -> bool:
+    return bool(_node_of(stack).get("draining"))
+
+
 def _object(value: Any) -> JsonObject:
     return value if isinstance(value, Mapping) else {}
 
@@ -327,6 +367,11 @@ def _first(sentence: str) -> str:
 
 def _moment(when: datetime) -> str:
     return when.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _when(moment: datetime, now: datetime) -> str:
+    passed = f"in {_span(now, moment)}" if moment > now else f"{_span(moment, now)} ago"
+    return f"{_moment(moment)} ({passed})"
 
 
 def _span(earlier: datetime, later: datetime) -> str:

@@ -27,6 +27,7 @@ _NEED_A_LOOK: Final = (
     Reason.DISK_FULL,
     Reason.CONTESTED,
     Reason.NOT_ENDED,
+    Reason.NODE_DRAINING,
 )
 
 
@@ -201,7 +202,13 @@ async def _stuck_migrations(client: Client) -> Verdict:
     try:
         for state in (MigrationState.FAILED, MigrationState.HELD):
             async for page in client.stacks([("migration_state", state.value)], _MOST_UNWELL):
-                found.update({str(stack.get("user_id")): state.value for stack in page["items"]})
+                found.update(
+                    {
+                        str(stack.get("user_id")): state.value
+                        for stack in page["items"]
+                        if stack.get("reason") != Reason.NODE_DRAINING
+                    }
+                )
     except CallFailed as failure:
         if failure.status in _NOT_ALLOWED:
             return fine("migrations", "not looked at: the role of the token may not list stacks")

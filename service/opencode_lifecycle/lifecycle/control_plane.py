@@ -21,6 +21,7 @@ from opencode_lifecycle.lifecycle.observing.busy_watch import BusyWatch, waits_u
 from opencode_lifecycle.lifecycle.observing.cross_checking import CatalogWatch
 from opencode_lifecycle.lifecycle.observing.data_reports import DataReports
 from opencode_lifecycle.lifecycle.observing.fleet import Fleet, Known
+from opencode_lifecycle.lifecycle.observing.node_watch import NodeWatch
 from opencode_lifecycle.lifecycle.observing.proving import Proving, SteadyProbes
 from opencode_lifecycle.lifecycle.observing.sweeping import SecretSweep, UsageSweep
 from opencode_lifecycle.lifecycle.observing.vouching import Vouching
@@ -178,10 +179,17 @@ class ControlPlane:
             installation=p.site.installation,
             shares_database=p.shares_database,
         )
+        self._nodes = NodeWatch(
+            orchestrator=neighbours.orchestrator,
+            fleet=self.fleet,
+            interval=p.resync_interval,
+            timeout=p.upstream_timeout,
+        )
         self._nomad = NomadWatch(
             orchestrator=neighbours.orchestrator,
             admission=self._admission,
             fleet=self.fleet,
+            on_nodes=self._nodes.hint,
             interval=p.resync_interval,
             timeout=p.observation_max_age,
         )
@@ -286,6 +294,7 @@ class ControlPlane:
         watches = watches_of(
             fleet=self.fleet,
             nomad=self._nomad,
+            nodes=self._nodes,
             catalog=self._catalog,
             secrets=self._secrets,
             probes=self._probes,
@@ -380,6 +389,7 @@ class ControlPlane:
         self.fleet.on_idle = self._on_idle
         try:
             await self._nomad.list_once()
+            await self._nodes.list_once()
         except (UpstreamError, DeadlineExceeded) as error:
             log.warning("nomad cannot be seen yet", error=error.message)
         # Only now: every stack is judged below, and once is enough.
@@ -437,6 +447,7 @@ class ControlPlane:
         loops: dict[str, Callable[[], Awaitable[None]]] = {
             "nomad listing": self._nomad.list_periodically,
             "nomad events": self._nomad.follow_once,
+            "nomad nodes": self._nodes.round,
             "steady probes": self._probes.round,
             "busy watch": self.busy_watch.round,
             "vault versions": self._secrets.round,

@@ -232,7 +232,13 @@ class Stack:
     @property
     def waits_for_a_person(self) -> bool:
         """Whether its migration was refused or is held, and nothing is done about it before somebody asks."""
-        return self.status.migration_state in {MigrationState.FAILED, MigrationState.HELD}
+        is_stuck = self.status.migration_state in {MigrationState.FAILED, MigrationState.HELD}
+        return is_stuck and not self.is_held_by_node
+
+    @property
+    def is_held_by_node(self) -> bool:
+        """Whether nothing of it runs since its node takes nothing new. It starts by itself when the node does."""
+        return self.status.phase is Phase.STOPPED and self.status.reason is Reason.NODE_DRAINING
 
     @property
     def is_refused(self) -> bool:

@@ -124,6 +124,8 @@ class Reason(StrEnum):
     """The runtime cannot load its configuration: the managed one that it was given, or one of its user's."""
     AT_WORK = "at_work"
     """Its agent was at work until the deadline of its migration, which is held therefore."""
+    NODE_DRAINING = "node_draining"
+    """The node of its workspace takes nothing new. It goes on by itself when the node does again."""
 
 
 TAKEN_BACK: Final = frozenset({Reason.TAKEN_BACK, Reason.DATA_NEWER, Reason.DISK_FULL, Reason.BAD_CONFIG})
@@ -180,8 +182,8 @@ PHASE_EXITS: Final[Mapping[Phase, str]] = {
     "is replaced after 6 unanswered probes in a row, three times as many when it was seen at work",
     Phase.STOPPING: "Nomad's word that the last allocation ended or that its node is lost; after `stop_deadline` the "
     "operation fails and says which node is waited for, and the stop goes on",
-    Phase.STOPPED: "where it is meant to stay until an ensure, a start or a deletion. What runs nevertheless is stopped "
-    "again",
+    Phase.STOPPED: "where it is meant to stay until an ensure, a start or a deletion, or with reason `node_draining` until "
+    "its node takes jobs again. What runs nevertheless is stopped again",
     Phase.FAILED: "tried again after 5 s to 5 min, or 0.5 s to 10 s where an outage is the reason. Where trying cannot "
     "help it stays until somebody asks: ensure, start, recover, recreate, stop or delete",
     Phase.DELETING: "each step has `upstream_timeout` and is tried again after at most 10 s; Consul is waited for until "
@@ -223,7 +225,7 @@ From each state of a migration, where it may go. Staying is always legal, and a 
 what does not run starts as it should be.
 
 *queued* waits for its turn, *draining* for its agent to finish, *verifying* for what its runtime must show, *held* for an
-operator. Only what is being replaced is verified, be it by a restart or by new files under the same process; where the latter
+operator, or with reason `node_draining` for its node. Only what is being replaced is verified, be it by a restart or by new files under the same process; where the latter
 have arrived, their process is waited for as before. A wedged runtime is replaced whatever its migration waits for.
 """
 

@@ -7,6 +7,7 @@ from typing import Final, Generic, TypeVar
 
 from opencode_lifecycle.model.condition import Condition
 from opencode_lifecycle.model.identifiers import AllocationId, JobId, OperationId, UserId
+from opencode_lifecycle.model.node import ClosedNode
 from opencode_lifecycle.model.orphan import Orphan
 from opencode_lifecycle.model.password import Password, WrappedPassword
 from opencode_lifecycle.model.stack import Stack
@@ -26,12 +27,16 @@ class Page(Generic[Item]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StackView:
-    """A stack as it is shown. `observed_at` is None when nothing was ever seen of it."""
+    """
+    A stack as it is shown. `observed_at` is None when nothing was ever seen of it; `closed_node` is its node where that is
+    known to take nothing new.
+    """
 
     stack: Stack
     staleness: Sequence[Staleness]
     observed_at: datetime | None
     public_url: str | None = None
+    closed_node: ClosedNode | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,12 +1,13 @@
 """Jobs: rendering, registering, stopping and seeing them. Nomad in production."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.identifiers import AllocationId, JobId, UserId
+from opencode_lifecycle.model.node import ClosedNode
 from opencode_lifecycle.model.observation import AllocationSeen, JobSeen, Observation
 from opencode_lifecycle.model.orphan import Find
 from opencode_lifecycle.model.stack import FieldEdit
@@ -67,7 +68,14 @@ class PlacementChanged:
     failure: str | None
 
 
-Change = Connected | JobChanged | AllocationChanged | PlacementChanged
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodesChanged:
+    """Something about a node changed: which ones are closed is to be read again."""
+
+    index: int
+
+
+Change = Connected | JobChanged | AllocationChanged | PlacementChanged | NodesChanged
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +166,14 @@ class Orchestrator(Protocol):
         """Read the whole namespace, page by page."""
         ...
 
+    async def closed_nodes(self, deadline: Deadline) -> Sequence[ClosedNode]:
+        """
+        Return every node on which nothing is placed now, drained or not. All others take what fits.
+
+        The list is whole or it is not returned.
+        """
+        ...
+
     def follow(self, index: int) -> AsyncIterator[Change]:
         """
         Yield changes after *index*, beginning with `Connected`, until the connection ends; then raise
@@ -199,8 +215,14 @@ class Owner:
 class Workspaces(Protocol):
     """Persistent volumes, one per stack, bearing the job's name. Nomad dynamic host volumes in production."""
 
-    async def ensure(self, job_id: JobId, deadline: Deadline) -> "WorkspaceFound":
-        """Return the volume of *job_id*, creating it where there is none. Safe to repeat."""
+    async def ensure(
+        self, job_id: JobId, deadline: Deadline, *, avoid: Collection[str] = ()
+    ) -> "WorkspaceFound":
+        """
+        Return the volume of *job_id*, creating it where there is none. Safe to repeat.
+
+        A new one is made on none of the nodes to *avoid*; where no other can take it, `NoCapacity`.
+        """
         ...
 
     async def find(self, job_id: JobId, deadline: Deadline) -> "WorkspaceFound | None":

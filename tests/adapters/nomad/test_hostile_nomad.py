@@ -69,6 +69,7 @@ CALLS = {
     ),
     "observe": lambda nomad: nomad.observe(JOB, soon()),
     "list_all": lambda nomad: nomad.list_all(soon()),
+    "closed_nodes": lambda nomad: nomad.closed_nodes(soon()),
     "ping": lambda nomad: nomad.ping(soon()),
     "workspaces.ensure": lambda nomad: nomad.workspaces.ensure(JOB, soon()),
     "workspaces.find": lambda nomad: nomad.workspaces.find(JOB, soon()),

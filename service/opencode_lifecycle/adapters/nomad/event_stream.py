@@ -30,6 +30,7 @@ from opencode_lifecycle.ports.orchestrator import (
     Change,
     Connected,
     JobChanged,
+    NodesChanged,
     PlacementChanged,
 )
 
@@ -38,7 +39,7 @@ OPERATION: Final = "follow"
 _OPEN_SECONDS: Final = 10.0
 _SILENCE_SECONDS: Final = 75.0
 """Nomad sends an empty line every 30 s; two that do not come mean that nobody is there."""
-_TOPICS: Final = ("Job", "Allocation", "Evaluation")
+_TOPICS: Final = ("Job", "Allocation", "Evaluation", "Node")
 _PLACING: Final = frozenset({"blocked", "failed", "complete"})
 
 ReadAllocation = Callable[[str, Deadline], Awaitable[AllocationSeen | None]]
@@ -59,7 +60,7 @@ class EventStream:
         self._silence = silence_seconds
 
     async def follow(self, index: int) -> AsyncIterator[Change]:
-        """Yield `Connected`, then every change after *index* that is about a job of our prefix; raise at the end."""
+        """Yield `Connected`, then every change after *index* of a node or a job of our prefix; raise at the end."""
         deadline = Deadline.after(_OPEN_SECONDS, "open Nomad's event stream")
         query: Query = {"index": index + 1, "topic": _TOPICS}
         path = path_of("event", "stream")
@@ -112,6 +113,8 @@ class EventStream:
                 return await self._allocation_change(index, str(event.get("Type")), allocation)
             case "Evaluation" if payload.get("Evaluation") is not None:
                 return _placement_change(index, mapping(OPERATION, payload["Evaluation"]))
+            case "Node":
+                return NodesChanged(index=index)
             case _:
                 return None
 

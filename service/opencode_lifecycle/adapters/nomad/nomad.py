@@ -20,6 +20,7 @@ from opencode_lifecycle.adapters.nomad.library import NomadLibrary
 from opencode_lifecycle.adapters.nomad.listing import FleetListing
 from opencode_lifecycle.adapters.nomad.live_files import NomadLiveFiles
 from opencode_lifecycle.adapters.nomad.logs import read_log
+from opencode_lifecycle.adapters.nomad.nodes import closed_nodes
 from opencode_lifecycle.adapters.nomad.placement import PLAN, placement_failure, placement_of
 from opencode_lifecycle.adapters.nomad.reading import (
     allocation_seen,
@@ -35,6 +36,7 @@ from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import UpstreamNonsense, UpstreamRejected
 from opencode_lifecycle.model.identifiers import AllocationId, JobId
 from opencode_lifecycle.model.job_template import declared_variables
+from opencode_lifecycle.model.node import ClosedNode
 from opencode_lifecycle.model.observation import ABSENT, AllocationSeen, Blind, JobSeen, Observation
 from opencode_lifecycle.ports.orchestrator import (
     Change,
@@ -192,6 +194,9 @@ class Nomad:
 
     async def list_all(self, deadline: Deadline) -> Listing:
         return await self._listing.read(deadline)
+
+    async def closed_nodes(self, deadline: Deadline) -> Sequence[ClosedNode]:
+        return await closed_nodes(self._connection, deadline)
 
     async def follow(self, index: int) -> AsyncIterator[Change]:
         async for change in self._events.follow(index):

@@ -93,7 +93,7 @@ def allocation_seen(operation: str, source: Any, *, address: Address | None = No
         node_name=shared_text(operation, allocation, "NodeName"),
         address=address_of(operation, allocation) or address,
         restarts=number(operation, state, "Restarts") if "Restarts" in state else 0,
-        started_at=_time_of(operation, state.get("StartedAt")),
+        started_at=moment(operation, state.get("StartedAt")),
         trouble=trouble,
         trouble_message=message,
     )
@@ -136,7 +136,8 @@ def _task_state(operation: str, allocation: Mapping[str, Any]) -> Mapping[str, A
     return {} if state is None else mapping(operation, state)
 
 
-def _time_of(operation: str, value: Any) -> datetime | None:
+def moment(operation: str, value: Any) -> datetime | None:
+    """Return a time that Nomad gives as text, or None for none and for its zero."""
     if value is None or value == "0001-01-01T00:00:00Z":
         return None
     if not isinstance(value, str):

@@ -1,6 +1,6 @@
 """Workspaces: dynamic host volumes, one per stack, bearing the job's name."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from opencode_lifecycle.adapters.nomad.connection import SYSTEM, NomadConnection, path_of
@@ -37,11 +37,14 @@ class NomadWorkspaces:
         self._node_pool = node_pool
         self._parameters = dict(parameters or {})
 
-    async def ensure(self, job_id: JobId, deadline: Deadline) -> WorkspaceFound:
+    async def ensure(
+        self, job_id: JobId, deadline: Deadline, *, avoid: Collection[str] = ()
+    ) -> WorkspaceFound:
         """
         Return the volume, creating it where there is none.
 
-        Two that create it at once on different nodes would leave one too many: whoever calls holds the stack's claim.
+        Nomad makes it on the first node that has the plugin, drained or not, so it is told which to leave out. Two that
+        create it at once on different nodes would leave one too many: whoever calls holds the stack's claim.
         """
         found = await self.find(job_id, deadline)
         if found is not None:
@@ -54,6 +57,10 @@ class NomadWorkspaces:
             "NodePool": self._node_pool,
             "Parameters": self._parameters,
             "RequestedCapabilities": [{"AccessMode": ACCESS_MODE, "AttachmentMode": "file-system"}],
+            "Constraints": [
+                {"LTarget": "${node.unique.id}", "Operand": "!=", "RTarget": node_id}
+                for node_id in sorted(avoid)
+            ],
         }
         answer = await self._connection.put(
             operation, path_of("volume", "host", "create"), {"Volume": volume}, deadline=deadline

@@ -18,6 +18,7 @@ from opencode_lifecycle.api.schemas.shapes import (
 from opencode_lifecycle.model.errors import BodyFault, InvalidBody
 from opencode_lifecycle.model.identifiers import GROUP_PATTERN
 from opencode_lifecycle.model.migration import AtDeadline, MigrationClass
+from opencode_lifecycle.model.node import ClosedNode
 from opencode_lifecycle.model.stack import Runtime
 from opencode_lifecycle.model.staleness import class_of
 from opencode_lifecycle.model.states import Desired, Health, MigrationState, Phase, Reason
@@ -119,12 +120,35 @@ class OrderShape(Mirror):
     at_deadline: AtDeadline
 
 
+class ClosedNodeShape(Outgoing):
+    """
+    A node that takes nothing new. While it is `draining`, a runtime on it is stopped when it is idle, at `forced_at` also
+    when it is not; what is left at `deadline` is ended by Nomad. Both are null for a drain that waits for ever.
+    """
+
+    name: str
+    draining: bool
+    forced_at: datetime | None
+    deadline: datetime | None
+
+    @classmethod
+    def from_domain(cls, node: ClosedNode) -> Self:
+        drain = node.drain
+        return cls(
+            name=node.name,
+            draining=drain is not None,
+            forced_at=drain.forced_at if drain is not None else None,
+            deadline=drain.deadline if drain is not None else None,
+        )
+
+
 class MigrationShape(Outgoing):
     """
     How far it is on the way from what runs to what it should be, and what it goes back to when that fails.
 
     `class` is how much what is left to do disturbs: `live` and `reload` keep the process. `refused` is the digest of what
-    was tried and taken back; as long as that is what is asked for, it stays on `footing_release`.
+    was tried and taken back; as long as that is what is asked for, it stays on `footing_release`. `node` is the one that it
+    leaves, or waits for.
     """
 
     model_config = ConfigDict(validate_by_name=True, serialize_by_alias=True)
@@ -136,13 +160,15 @@ class MigrationShape(Outgoing):
     busy_until: datetime | None
     refused: str | None
     footing_release: str | None
+    node: ClosedNodeShape | None
 
     @classmethod
     def from_domain(cls, view: StackView) -> Self | None:
         """Return None for a stack that is as it should be and waits for nothing."""
         stack, status = view.stack, view.stack.status
         order, footing = stack.standing_order, status.footing
-        is_at_rest = status.migration_state is MigrationState.CURRENT and not view.staleness
+        node = _node_of(view)
+        is_at_rest = status.migration_state is MigrationState.CURRENT and not view.staleness and node is None
         if is_at_rest and order is None and stack.busy_until is None and status.refused is None:
             return None
         return cls(
@@ -153,7 +179,15 @@ class MigrationShape(Outgoing):
             busy_until=stack.busy_until,
             refused=status.refused,
             footing_release=footing.release if footing is not None else None,
+            node=ClosedNodeShape.from_domain(node) if node is not None else None,
         )
+
+
+def _node_of(view: StackView) -> ClosedNode | None:
+    """Return the node that the stack leaves or waits for. One that is only closed says nothing of what runs on it."""
+    node, status = view.closed_node, view.stack.status
+    leaves = node is not None and node.drain is not None and status.runtime is not None
+    return node if leaves or status.reason is Reason.NODE_DRAINING else None
 
 
 class StackShape(Outgoing):

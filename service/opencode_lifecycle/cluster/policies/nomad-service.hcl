@@ -27,7 +27,7 @@ host_volume "oc-*" {
   capabilities = ["mount-readwrite"]
 }
 
-# To choose a node for a new workspace and to follow its drains.
+# To make no workspace on a node that takes nothing new, and to follow drains.
 node {
   policy = "read"
 }

@@ -13,15 +13,17 @@ from time import monotonic
 
 from opencode_lifecycle.lifecycle.background import Pulse
 from opencode_lifecycle.lifecycle.observing.freshness import Freshness
-from opencode_lifecycle.lifecycle.observing.known import Known, is_lease_alone, run_of
+from opencode_lifecycle.lifecycle.observing.known import Known, is_lease_alone, node_of, run_of
+from opencode_lifecycle.lifecycle.observing.nodes import Nodes
 from opencode_lifecycle.lifecycle.observing.sightings import is_heard_since, newer_of, shows_the_same, told
 from opencode_lifecycle.model.clock import Clock
 from opencode_lifecycle.model.condition import ConditionKind
 from opencode_lifecycle.model.identifiers import AllocationId, JobId, UserId
+from opencode_lifecycle.model.node import ClosedNode
 from opencode_lifecycle.model.observation import ABSENT, UNKNOWN, Observation
 from opencode_lifecycle.model.proof import Proof, ProofResult
 from opencode_lifecycle.model.stack import Address, Stack
-from opencode_lifecycle.ports.orchestrator import Change, Connected, Listing
+from opencode_lifecycle.ports.orchestrator import Change, Connected, Listing, NodesChanged
 from opencode_lifecycle.ports.prober import Activity, Liveness
 from opencode_lifecycle.ports.secrets import SecretSeen
 from opencode_lifecycle.ports.stores import StackChange
@@ -36,6 +38,7 @@ class Fleet:
         self._now = now
         self._max_age = max_age
         self._freshness = Freshness(now=now, monotonic=monotonic, max_age=max_age)
+        self.nodes = Nodes(max_age=max_age, monotonic=monotonic)
         self._by_user: dict[UserId, Known] = {}
         self._user_of: dict[JobId, UserId] = {}
         self._seen: dict[JobId, Observation] = {}
@@ -198,13 +201,26 @@ class Fleet:
 
     def apply(self, change: Change) -> None:
         """Take in one event. Events may come twice and late; what is older than what is known is dropped."""
-        if isinstance(change, Connected):
+        if isinstance(change, Connected | NodesChanged):
             return
         new = told(self._seen.get(change.job_id), change, now=self._now())
         if new is not None:
             self._seen[change.job_id] = new
             self._freshness.saw(change.job_id, new.observed_at)
             self._changed_job(change.job_id)
+
+    def apply_nodes(self, closed: Sequence[ClosedNode], *, begun: float) -> None:
+        """Take in which nodes take nothing new, by a listing that was *begun* then."""
+        changed = self.nodes.listed(closed, begun=begun)
+        if changed is not None and not changed:
+            return
+        for known in self:
+            if changed is None or node_of(known.stack, self._seen.get(known.stack.job_id)) in changed:
+                self._changed(known)
+
+    def closed_node(self, stack: Stack) -> ClosedNode | None:
+        """Return the node of the stack if it is known to take nothing new."""
+        return self.nodes.closed_node(node_of(stack, self._seen.get(stack.job_id)))
 
     def see(self, job_id: JobId, observation: Observation) -> None:
         """Take in what was read directly, which is newer than anything before it."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from opencode_lifecycle.model.identifiers import AllocationId
+from opencode_lifecycle.model.observation import Observation
 from opencode_lifecycle.model.proof import Proof
 from opencode_lifecycle.model.stack import Address, Stack, Status
 from opencode_lifecycle.model.view import StackView
@@ -54,6 +55,14 @@ def run_of(status: Status) -> tuple[AllocationId, int] | None:
     """Return the allocation of the runtime, and which run of its task it is; None where there is none."""
     runtime = status.runtime
     return (runtime.allocation_id, runtime.restarts) if runtime is not None else None
+
+
+def node_of(stack: Stack, seen: Observation | None) -> str | None:
+    """Return the id of the node that the stack runs on, or else the one that its workspace lies on; None for none known."""
+    if seen is not None and seen.live:
+        return seen.live[0].node_id
+    workspace = stack.status.workspace
+    return workspace.node_id if workspace is not None else None
 
 
 def is_lease_alone(before: Stack, after: Stack) -> bool:

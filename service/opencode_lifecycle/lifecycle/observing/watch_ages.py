@@ -9,6 +9,7 @@ from typing import Final
 from opencode_lifecycle.lifecycle.background import Pulse
 from opencode_lifecycle.lifecycle.observing.cross_checking import CatalogWatch
 from opencode_lifecycle.lifecycle.observing.fleet import Fleet
+from opencode_lifecycle.lifecycle.observing.node_watch import NodeWatch
 from opencode_lifecycle.lifecycle.observing.proving import PROBES_PER_SECOND, SteadyProbes
 from opencode_lifecycle.lifecycle.observing.sweeping import (
     READS_PER_SECOND,
@@ -83,6 +84,7 @@ def watches_of(
     *,
     fleet: Fleet,
     nomad: NomadWatch,
+    nodes: NodeWatch,
     catalog: CatalogWatch,
     secrets: SecretSweep,
     probes: SteadyProbes,
@@ -97,6 +99,7 @@ def watches_of(
         {
             "nomad_events": Watch(age=nomad.stream_age, limit=fresh),
             "nomad_listing": Watch(age=fleet.listing_pulse.age, limit=fresh),
+            "nomad_nodes": Watch(age=nodes.pulse.age, limit=fresh),
             "consul_checks": Watch(age=catalog.checks_pulse.age, limit=_at_most(_CHECKS_HEARD_WITHIN)),
             "consul_comparison": Watch(age=catalog.comparison_pulse.age, limit=compared),
             "vault_versions": Watch(

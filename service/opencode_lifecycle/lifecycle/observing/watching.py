@@ -1,6 +1,7 @@
 """Keeps the fleet current: the listing of Nomad and its event stream, and the sequence of changes in the database."""
 
 import asyncio
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Protocol
 
@@ -12,7 +13,7 @@ from opencode_lifecycle.lifecycle.observing.fleet import Fleet
 from opencode_lifecycle.model.condition import ConditionKind
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import UpstreamError
-from opencode_lifecycle.ports.orchestrator import Connected, Listing, Orchestrator
+from opencode_lifecycle.ports.orchestrator import Connected, Listing, NodesChanged, Orchestrator
 from opencode_lifecycle.ports.stores import StackStore
 
 log = structlog.get_logger(__name__)
@@ -27,10 +28,12 @@ class NomadWatch:
         orchestrator: Orchestrator,
         admission: Admission,
         fleet: Fleet,
+        on_nodes: Callable[[], None],
         interval: timedelta,
         timeout: timedelta,
     ) -> None:
         self._orchestrator = orchestrator
+        self._on_nodes = on_nodes
         self._admission = admission
         self._fleet = fleet
         self._interval = interval.total_seconds()
@@ -107,6 +110,9 @@ class NomadWatch:
                 self._stream_is_open = True
                 # What happened between the listing and the opening may be in no buffer any more.
                 await self.list_once()
+                self._on_nodes()
+            elif isinstance(change, NodesChanged):
+                self._on_nodes()
             elif ConditionKind.OTHER_CLUSTER not in self._fleet.frozen:
                 self._fleet.apply(change)
             self._patience = patience

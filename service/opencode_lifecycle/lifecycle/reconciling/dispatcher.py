@@ -90,7 +90,8 @@ class Dispatcher:
         seen = self._fleet.observation(known.stack.job_id)
         about = (seen.job, seen.allocations, seen.placement_failure) if seen is not None else None
         seen_otherwise = (known.proof, known.liveness, known.silent_probes, known.secret, known.doubt)
-        return (known.stack.intent, about, seen_otherwise, self._fleet.frozen)
+        node = self._fleet.closed_node(known.stack), self._fleet.nodes.are_known
+        return (known.stack.intent, about, seen_otherwise, node, self._fleet.frozen)
 
     def needs_attention(self, known: Known) -> bool:
         """Whether there is something to do for the stack, or to write down about it, as far as can be seen."""

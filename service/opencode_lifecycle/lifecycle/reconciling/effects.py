@@ -209,7 +209,7 @@ class Effects:
         stack = current.work.stack
         known = stack.status.workspace
         found = (
-            await self._workspaces.ensure(stack.job_id, deadline)
+            await self._workspaces.ensure(stack.job_id, deadline, avoid=self._fleet.nodes.closed)
             if known is None
             else await self._workspaces.find(stack.job_id, deadline)
         )

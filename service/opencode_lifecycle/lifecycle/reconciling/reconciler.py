@@ -16,6 +16,7 @@ from opencode_lifecycle.lifecycle.reconciling.aims import Aims
 from opencode_lifecycle.lifecycle.reconciling.effects import Effects, NotYet, WorkspaceLost
 from opencode_lifecycle.lifecycle.reconciling.passes import Pass
 from opencode_lifecycle.lifecycle.reconciling.planning import failed, plan
+from opencode_lifecycle.lifecycle.reconciling.planning.leaving import news_of_drain
 from opencode_lifecycle.lifecycle.reconciling.planning.migrating import taken_back
 from opencode_lifecycle.lifecycle.reconciling.steps import FinishDeletion, Limits, Move, Rest, Step, system_of
 from opencode_lifecycle.lifecycle.reconciling.work import Desk
@@ -223,6 +224,8 @@ class Reconciler:
                 reason=why.reason,
                 message=why.message,
             )
+        if (news := news_of_drain(current.saved, status, current.work.closed_node)) is not None:
+            events.append(self._event(stack, news[0], **news[1]))
         if current.saved.secret_version not in {None, status.secret_version} and status.secret_version:
             versions = {"from": current.saved.secret_version, "to": status.secret_version}
             events.append(self._event(stack, "secret.version", **versions))

@@ -10,6 +10,7 @@ from opencode_lifecycle.model.facets import Facets
 from opencode_lifecycle.model.identifiers import AllocationId
 from opencode_lifecycle.model.job_template import TemplateNeeds
 from opencode_lifecycle.model.migration import Footing
+from opencode_lifecycle.model.node import ClosedNode
 from opencode_lifecycle.model.observation import Observation
 from opencode_lifecycle.model.proof import Proof
 from opencode_lifecycle.model.snapshot import DataReport
@@ -116,6 +117,10 @@ class Work:
     """How long it may be idle before it is stopped; None for ever."""
     frozen: frozenset[ConditionKind] = frozenset()
     """The conditions that stand unconfirmed."""
+    closed_node: ClosedNode | None = None
+    """The node that it runs on, or where its workspace lies, if that is known to take nothing new."""
+    nodes_age: timedelta | None = None
+    """How long ago it was seen which nodes are closed: any other was open then. None when that is not known."""
     delivered: bool | None = None
     """Whether the runtime has the live files that were published, as far as this pass has seen; None for unknown."""
     reloaded: Reloaded | None = None

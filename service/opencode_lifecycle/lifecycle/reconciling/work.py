@@ -53,6 +53,8 @@ class Desk:
             when_stale=self.when_stale,
             idle_stop_after=self.idle_stop_after(stack.intent.group),
             frozen=self.fleet.frozen,
+            closed_node=self.fleet.closed_node(stack),
+            nodes_age=self.fleet.nodes.age,
         )
 
     def rework(self, work: Work, stack: Stack) -> Work:

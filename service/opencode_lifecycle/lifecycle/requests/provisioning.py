@@ -125,8 +125,8 @@ class Provisioning:
         """
         Have the user's runtime run as asked, and say whether it does.
 
-        Repeating it changes nothing. With *wait*, the answer comes as soon as the runtime is ready, it failed, or that
-        many seconds have passed.
+        Repeating it changes nothing. With *wait*, the answer comes as soon as the runtime is ready, it failed or has to
+        wait for its node, or that many seconds have passed.
         """
         await self._inspection.look_if_unseen(user_id)
         if if_match is None and (view := self.hot(user_id, request)) is not None:
@@ -172,6 +172,8 @@ class Provisioning:
                 return
             stack = known.stack
             if stack.status.phase is Phase.FAILED and stack.is_settled and stack.status.attempts > 0:
+                return
+            if stack.is_held_by_node and stack.is_settled:
                 return
             await self._fleet.change_of(user_id, left)
 

@@ -59,6 +59,7 @@ class Views:
             staleness=self._staleness(stack),
             observed_at=seen_at,
             public_url=self.public_url(stack),
+            closed_node=self._fleet.closed_node(stack),
         )
         return known.view
 

@@ -66,8 +66,9 @@ def is_gone(member: Member, stack: Stack | None) -> bool:
 
 
 def is_at_rest(stack: Stack) -> bool:
-    """Whether nothing of it runs, nor will by itself: it only starts on what is wanted by then."""
-    return stack.intent.desired is not Desired.RUNNING or stack.status.phase is Phase.FAILED
+    """Whether nothing of it runs, nor can before something else changes: it only starts on what is wanted by then."""
+    is_down = stack.status.phase is Phase.FAILED or stack.is_held_by_node
+    return stack.intent.desired is not Desired.RUNNING or is_down
 
 
 def is_working(stack: Stack) -> bool:
@@ -256,9 +257,9 @@ def _finished(member: Member, stack: Stack, now: datetime) -> Member:
                 member, stack, MemberState.SKIPPED, MemberReason.AT_WORK, now=now, message=status.message
             )
         case OrderOutcome.HELD:
-            return _entered(
-                member, stack, MemberState.HELD, MemberReason.AT_WORK, now=now, message=status.message
-            )
+            by_node = status.reason is Reason.NODE_DRAINING
+            held_for = Reason.NODE_DRAINING if by_node else MemberReason.AT_WORK
+            return _entered(member, stack, MemberState.HELD, held_for, now=now, message=status.message)
         case OrderOutcome.FAILED | None:
             reason = MemberReason.UNSEEN if status.reason in OUTAGES else status.reason
             return _entered(member, stack, MemberState.FAILED, reason, now=now, message=status.message)

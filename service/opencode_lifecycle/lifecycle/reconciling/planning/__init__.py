@@ -91,7 +91,7 @@ def _plan_wanted(work: Work, seen: Observation, now: datetime, limits: Limits) -
         case Phase.STOPPING:
             return plan_interrupted_stop(work, seen, now, limits)
         case Phase.STOPPED:
-            return plan_asleep(work, seen, now)
+            return plan_asleep(work, seen, now, limits)
         case Phase.DELETING:
             return Move(entered(stack, Phase.PENDING, now=now))
         case Phase.FAILED:

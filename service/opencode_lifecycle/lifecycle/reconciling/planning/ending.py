@@ -4,6 +4,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from opencode_lifecycle.lifecycle.reconciling.planning.interrupting import waits_for_no_agent
+from opencode_lifecycle.lifecycle.reconciling.planning.leaving import plan_held
 from opencode_lifecycle.lifecycle.reconciling.planning.moves import entered, not_found_yet, wait_for_end
 from opencode_lifecycle.lifecycle.reconciling.planning.recycling import replacing
 from opencode_lifecycle.lifecycle.reconciling.steps import (
@@ -65,7 +66,13 @@ def plan_fresh_start(work: Work, seen: Observation, now: datetime, limits: Limit
     )
 
 
-_REPLACING = TAKEN_BACK | {Reason.STALE, Reason.UNRESPONSIVE, Reason.RECYCLE, Reason.RECREATE}
+_REPLACING = TAKEN_BACK | {
+    Reason.STALE,
+    Reason.UNRESPONSIVE,
+    Reason.RECYCLE,
+    Reason.RECREATE,
+    Reason.NODE_DRAINING,
+}
 """A stop for these is the first half of a replacement. It is not taken back half way."""
 
 
@@ -92,9 +99,11 @@ def plan_interrupted_stop(work: Work, seen: Observation, now: datetime, limits: 
     return waiting or Move(entered(stack, Phase.PENDING, now=now, runtime=None))
 
 
-def plan_asleep(work: Work, seen: Observation, now: datetime) -> Step:
-    """Leave a stack asleep that was stopped because nobody used it, until anything is asked of it."""
+def plan_asleep(work: Work, seen: Observation, now: datetime, limits: Limits) -> Step:
+    """Leave a stack asleep that was stopped because nobody used it, until anything is asked of it; or held by its node."""
     stack = work.stack
+    if stack.status.reason is Reason.NODE_DRAINING:
+        return plan_held(work, seen, now, limits)
     runs = isinstance(seen.job, JobSeen) and not seen.job.stopped
     if stack.status.reason is Reason.IDLE and stack.is_settled and not runs and not seen.live:
         return Rest(stack.status, None)
@@ -117,7 +126,7 @@ def plan_stopped(work: Work, seen: Observation, now: datetime, limits: Limits) -
         waiting = wait_for_end(work, seen, now, limits)
         if waiting is not None:
             return waiting
-    if stack.status.phase is not Phase.STOPPED:
+    if stack.status.phase is not Phase.STOPPED or stack.status.reason is Reason.NODE_DRAINING:
         if not_found_yet(work, seen):
             return Look()
         return Move(
@@ -129,6 +138,7 @@ def plan_stopped(work: Work, seen: Observation, now: datetime, limits: Limits) -
                 health=Health.UNKNOWN,
                 attempts=0,
                 migration_state=MigrationState.CURRENT,
+                migrating_since=None,
                 fresh_start_done=stack.intent.fresh_start,
             )
         )

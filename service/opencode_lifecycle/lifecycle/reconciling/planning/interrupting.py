@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import assert_never
 
 from opencode_lifecycle.lifecycle.reconciling.planning.gate import Busy, Idle, Unknown, may_interrupt
-from opencode_lifecycle.lifecycle.reconciling.planning.moves import entered
+from opencode_lifecycle.lifecycle.reconciling.planning.moves import entered, is_shut_out
 from opencode_lifecycle.lifecycle.reconciling.planning.recycling import age_of, health_of, replacing
 from opencode_lifecycle.lifecycle.reconciling.steps import (
     AbortTurns,
@@ -21,6 +21,7 @@ from opencode_lifecycle.lifecycle.reconciling.steps import (
 )
 from opencode_lifecycle.model.lease import is_leased, is_reloading
 from opencode_lifecycle.model.migration import AtDeadline, MigrationOrder, OrderOutcome
+from opencode_lifecycle.model.node import Drain
 from opencode_lifecycle.model.stack import Status
 from opencode_lifecycle.model.states import MigrationState, Phase, Reason, WhenStale
 
@@ -29,25 +30,40 @@ _SOON = timedelta(seconds=1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interruption:
-    """What a runtime is to be interrupted for: a restart, or a reload under which its process runs on."""
+    """
+    What a runtime is to be interrupted for: a restart, or a reload under which its process runs on.
+
+    With *drain* its node is being emptied: its deadline is that of the drain, and what may follow on the stop does not
+    matter.
+    """
 
     why: str
     reason: Reason = Reason.STALE
     reload: bool = False
+    drain: Drain | None = None
+
+    @property
+    def needs_check(self) -> bool:
+        """Whether Nomad must say before that it would take what is to follow."""
+        return not self.reload and self.drain is None
 
 
 def at_gate(work: Work, change: Interruption, now: datetime, limits: Limits) -> Step:
     """
-    Interrupt the runtime when nothing works in it; by an order, at its deadline at the latest. Unknown counts as busy.
+    Interrupt the runtime when nothing works in it; by an order or a drain, at its deadline at the latest. Unknown counts
+    as busy, and so does what could not start again.
 
     It is looked at as the last act before: a look that was made for an earlier plan decides only to wait. And before a
     restart Nomad has said that it would take what is to follow.
     """
-    order = work.stack.standing_order
+    order = work.stack.standing_order if change.drain is None else None
     looked = Part.ACTIVITY in work.done
-    match may_interrupt(work, now, limits):
+    verdict = may_interrupt(work, now, limits)
+    if change.needs_check and is_shut_out(work):
+        verdict = Unknown(why="its node takes nothing new, so it could not start again")
+    match verdict:
         case Idle():
-            if not change.reload and Part.CHECK not in work.done:
+            if change.needs_check and Part.CHECK not in work.done:
                 return CheckJob()
             if not looked:
                 return LookAtActivity()
@@ -60,14 +76,22 @@ def at_gate(work: Work, change: Interruption, now: datetime, limits: Limits) -> 
             state, wait = MigrationState.QUEUED, limits.idle_poll
         case unreachable:
             assert_never(unreachable)
-    if order is not None and order.deadline is not None and now >= order.deadline:
+    deadline = _deadline_of(order, change)
+    if deadline is not None and now >= deadline:
         return _past_deadline(work, order, change, now, limits)
     if not looked and age_of(work.activity_at, now) >= limits.idle_poll:
         return LookAtActivity()
-    status = _waiting(work, state, f"waits until it is idle: {change.why}; {why}", limits)
-    if order is not None and order.deadline is not None:
-        wait = min(wait, order.deadline - now + timedelta(seconds=1))
+    reason = change.reason if change.drain is not None else None
+    status = _waiting(work, state, f"waits until it is idle: {change.why}; {why}", limits, reason)
+    if deadline is not None:
+        wait = min(wait, deadline - now + timedelta(seconds=1))
     return Rest(status, wait, succeeded=True)
+
+
+def _deadline_of(order: MigrationOrder | None, change: Interruption) -> datetime | None:
+    if change.drain is not None:
+        return change.drain.forced_at
+    return order.deadline if order is not None else None
 
 
 def waits_for_no_agent(work: Work) -> bool:
@@ -94,13 +118,15 @@ def at_once(work: Work, change: Interruption, now: datetime, limits: Limits) -> 
     return _interrupt(work, change, now, forced=False)
 
 
-def _waiting(work: Work, state: MigrationState, message: str, limits: Limits) -> Status:
+def _waiting(
+    work: Work, state: MigrationState, message: str, limits: Limits, reason: Reason | None = None
+) -> Status:
     return replace(
         work.stack.status,
         observed_generation=work.stack.intent.generation,
         health=health_of(work, limits),
         migration_state=state,
-        reason=None,
+        reason=reason,
         message=message,
         attempts=0,
     )
@@ -110,10 +136,10 @@ def idle_stop(work: Work, now: datetime, limits: Limits) -> Step | timedelta | N
     """
     Return the step by which a runtime that nobody has used for long is stopped, or when to look whether one is due.
 
-    None where its group stops nothing. It stays wanted: whoever asks for it wakes it.
+    None where its group stops nothing, or nobody could wake it. It stays wanted: whoever asks for it wakes it.
     """
     after = work.idle_stop_after
-    if after is None:
+    if after is None or is_shut_out(work):
         return None
     quiet = replace(limits, idle_after=max(after, limits.idle_after))
     looked = Part.ACTIVITY in work.done
@@ -133,6 +159,8 @@ def _interrupt(work: Work, change: Interruption, now: datetime, *, forced: bool)
     if change.reload:
         return _reload(work, change, forced=forced)
     message = f"stopping in order to start as it should be: {change.why}"
+    if change.drain is not None:
+        message = f"stopping: {change.why}"
     recycled = change.reason is Reason.RECYCLE
     return replacing(work, change.reason, message, now, recycled=recycled, unless_busy=not forced)
 
@@ -155,8 +183,10 @@ def _reload(work: Work, change: Interruption, *, forced: bool) -> Step:
 
 
 def _past_deadline(
-    work: Work, order: MigrationOrder, change: Interruption, now: datetime, limits: Limits
+    work: Work, order: MigrationOrder | None, change: Interruption, now: datetime, limits: Limits
 ) -> Step:
+    if order is None:
+        return _force(work, change, now)
     status = replace(
         work.stack.status,
         observed_generation=work.stack.intent.generation,
@@ -179,10 +209,15 @@ def _past_deadline(
             )
             return Rest(replace(held, order_outcome=OrderOutcome.HELD), None, succeeded=False)
         case AtDeadline.FORCE:
-            if not change.reload and Part.CHECK not in work.done:
-                return CheckJob()
-            if Part.ABORT not in work.done:
-                return AbortTurns()
-            return _interrupt(work, change, now, forced=True)
+            return _force(work, change, now)
         case unreachable:
             assert_never(unreachable)
+
+
+def _force(work: Work, change: Interruption, now: datetime) -> Step:
+    """Interrupt what is at work, its turns aborted first."""
+    if change.needs_check and Part.CHECK not in work.done:
+        return CheckJob()
+    if Part.ABORT not in work.done:
+        return AbortTurns()
+    return _interrupt(work, change, now, forced=True)

@@ -15,7 +15,12 @@ from opencode_lifecycle.lifecycle.reconciling.planning.interrupting import (
     idle_stop,
     waits_for_no_agent,
 )
-from opencode_lifecycle.lifecycle.reconciling.planning.moves import entered, is_fresh_start_due
+from opencode_lifecycle.lifecycle.reconciling.planning.leaving import is_drained, is_forced, leave
+from opencode_lifecycle.lifecycle.reconciling.planning.moves import (
+    entered,
+    is_fresh_start_due,
+    is_shut_out,
+)
 from opencode_lifecycle.lifecycle.reconciling.planning.recycling import health_of, why_recycle
 from opencode_lifecycle.lifecycle.reconciling.steps import (
     CheckDelivery,
@@ -51,6 +56,8 @@ def put_right(work: Work, seen: Observation, now: datetime, limits: Limits) -> S
 
     What was refused or is held stays as it is until somebody asks again, and what is stale is left alone under `report`
     unless there is an order. Nothing that runs is stopped before Nomad has said that it would take what is to follow.
+
+    A runtime on a node that is being drained leaves it first, and starts as it should be when it starts again.
     """
     stack, job = work.stack, seen.job
     assert isinstance(job, JobSeen), "a runtime that is lost was seen to before"
@@ -59,12 +66,16 @@ def put_right(work: Work, seen: Observation, now: datetime, limits: Limits) -> S
     recreate = is_fresh_start_due(stack)
     recycle = why_recycle(work, now, limits)
     is_due = stale or recycle or recreate
+    acts = stack.standing_order is not None or work.when_stale is not WhenStale.REPORT
+    restart = recreate or any(reason.restart for reason in reasons)
+    if is_drained(work) and not (
+        _disturbs_nobody(work, stale, acts=acts, restart=restart) and not is_forced(work, now)
+    ):
+        return leave(work, now, limits)
     if is_due and _is_left_alone(work):
         return Rest(replace(stack.status, health=health_of(work, limits)), None)
     if rotation := _rotation(work):
         return rotation
-    acts = stack.standing_order is not None or work.when_stale is not WhenStale.REPORT
-    restart = recreate or any(reason.restart for reason in reasons)
     if _is_going_back(work):
         return _data_gone_back(work, now, limits) or _publish_what_ran_before(work)
     if not restart and stale and (acts or stale <= _IN_PLACE):
@@ -74,6 +85,18 @@ def put_right(work: Work, seen: Observation, now: datetime, limits: Limits) -> S
     if recycle and not restart:
         return at_gate(work, Interruption(why=recycle, reason=Reason.RECYCLE), now, limits)
     return _settled(work, stale, now, limits)
+
+
+def _disturbs_nobody(work: Work, stale: frozenset[Facet], *, acts: bool, restart: bool) -> bool:
+    """Whether what is to be done, or under way and to be concluded, goes on under the process that runs."""
+    if restart or _is_left_alone(work):
+        return False
+    if stale:
+        return (
+            Facet.CONFIG not in stale and Facet.EDITED_OUTSIDE not in stale and (acts or stale <= _IN_PLACE)
+        )
+    is_under_way = work.stack.status.migration_state in _UNDER_WAY
+    return is_under_way or work.stack.standing_order is not None or _is_going_back(work)
 
 
 def _is_left_alone(work: Work) -> bool:
@@ -190,9 +213,8 @@ def _publish_what_ran_before(work: Work) -> Step:
 
 def _restart(work: Work, why: str, now: datetime, limits: Limits) -> Step:
     change = Interruption(why=why)
-    return (
-        at_once(work, change, now, limits) if waits_for_no_agent(work) else at_gate(work, change, now, limits)
-    )
+    is_at_once = waits_for_no_agent(work) and not is_shut_out(work)
+    return at_once(work, change, now, limits) if is_at_once else at_gate(work, change, now, limits)
 
 
 # --- the end of it
@@ -281,6 +303,8 @@ def _settled(work: Work, stale: frozenset[Facet], now: datetime, limits: Limits)
         attempts=0,
     )
     wait = _until_recycling(work, now, limits)
+    if is_drained(work):
+        wait = limits.poll
     if _is_on_footing(work):
         return _data_gone_back(work, now, limits) or Rest(_on_footing(status), wait, succeeded=False)
     if order is None and (falling_asleep := idle_stop(work, now, limits)) is not None:

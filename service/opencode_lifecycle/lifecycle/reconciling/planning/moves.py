@@ -71,6 +71,13 @@ def retry_at(stack: Stack, limits: Limits) -> datetime:
     return stack.status.phase_since + timedelta(seconds=seconds)
 
 
+def is_shut_out(work: Work) -> bool:
+    """Whether it could not start now, if it had to: its workspace lies on a node that takes nothing new."""
+    node, workspace = work.closed_node, work.stack.status.workspace
+    is_bound = work.needs.workspace and workspace is not None
+    return is_bound and node is not None and workspace is not None and workspace.node_id == node.id
+
+
 def not_found_yet(work: Work, seen: Observation) -> bool:
     """Whether a job is absent that nobody looked for directly. Lists may lie: nothing ends or begins anew by them alone."""
     return not isinstance(seen.job, JobSeen) and Part.LOOK not in work.done

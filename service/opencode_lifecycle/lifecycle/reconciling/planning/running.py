@@ -3,6 +3,7 @@
 from dataclasses import replace
 from datetime import datetime
 
+from opencode_lifecycle.lifecycle.reconciling.planning.leaving import ended_by_node
 from opencode_lifecycle.lifecycle.reconciling.planning.migrating import put_right
 from opencode_lifecycle.lifecycle.reconciling.planning.moves import entered, stop_open
 from opencode_lifecycle.lifecycle.reconciling.planning.recycling import recycled_lately, replacing
@@ -25,7 +26,8 @@ from opencode_lifecycle.ports.prober import Liveness
 
 def plan_running(work: Work, seen: Observation, now: datetime, limits: Limits) -> Step:
     return (
-        _lost(work, seen, now)
+        ended_by_node(work, seen, now)
+        or _lost(work, seen, now)
         or _no_longer_safe(work, now)
         or _follow_others(work, seen)
         or _replace_wedged(work, seen, now, limits)

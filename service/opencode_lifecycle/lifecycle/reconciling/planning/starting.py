@@ -4,6 +4,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import assert_never
 
+from opencode_lifecycle.lifecycle.reconciling.planning.leaving import ended_by_node, held
 from opencode_lifecycle.lifecycle.reconciling.planning.migrating import taken_back
 from opencode_lifecycle.lifecycle.reconciling.planning.moves import (
     entered,
@@ -66,6 +67,8 @@ def plan_pending(work: Work, seen: Observation, now: datetime, limits: Limits) -
     runs = isinstance(job, JobSeen) and not job.stopped
     if not runs and (waiting := wait_for_end(work, seen, now, limits)) is not None:
         return waiting
+    if not runs and (waits_for_node := held(work, now)) is not None:
+        return waits_for_node
     preparation = _prepare(work, runs=runs)
     if preparation is not None:
         return preparation
@@ -141,6 +144,8 @@ def plan_starting(work: Work, seen: Observation, now: datetime, limits: Limits) 
                 message="its job was stopped or removed outside",
             )
         )
+    if (without_a_place := ended_by_node(work, seen, now)) is not None:
+        return without_a_place
     allocation = _current_allocation(seen, job)
     proof = work.proof
     if proof is not None and allocation is not None and is_about(proof, allocation):
