@@ -127,7 +127,7 @@ def a_full_stack() -> Stack:
         footing=Footing(release=RELEASE, resources="small", environment={"LANG": "C"}, facets=FACETS),
         refused="of-what-failed",
         refused_in=4,
-        refusal=Refusal(reason=Reason.DATA_NEWER, message="1 sessions — since then."),
+        refusal=Refusal(reason=Reason.DATA_NEWER, message="1 session — since then."),
         migrating_since=NOW,
         order_done="ro_1",
         order_outcome=OrderOutcome.SKIPPED,

@@ -10,6 +10,7 @@ from opencode_lifecycle.model.snapshot import (
     SnapshotFile,
     SnapshotsSeen,
     StartRefused,
+    Written,
 )
 
 SNAPSHOT = Snapshot(
@@ -44,12 +45,17 @@ async def test_snapshots_are_listed_with_when_they_were_seen(world):
 
 async def test_why_a_version_was_not_started_is_told_in_the_entrypoints_words(world):
     world.provisioning.given("ada")
-    refused = StartRefused(code=65, reason="OpenCode 1.17.0 is older than the data")
+    written = Written(sessions=1, messages=2, other=0, since=None)
+    refused = StartRefused(code=65, reason="OpenCode 1.17.0 is older than the data", written=written)
     world.snapshots.seen[UserId("ada")] = SnapshotsSeen(observed_at=NOW, refused=refused)
 
     answer = await world.call("GET", "/v1/stacks/ada/snapshots", by="operator")
 
-    assert answer.json["refused"] == {"code": 65, "reason": "OpenCode 1.17.0 is older than the data"}
+    assert answer.json["refused"] == {
+        "code": 65,
+        "reason": "OpenCode 1.17.0 is older than the data",
+        "written": {"sessions": 1, "messages": 2, "other": 0, "since": None},
+    }
 
 
 async def test_a_stack_of_which_none_was_ever_seen_has_an_empty_list(world):

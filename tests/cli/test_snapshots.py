@@ -13,7 +13,7 @@ def answer(*found, **changes):
 
 
 def test_the_scripted_answer_has_the_shape_of_the_contract():
-    body = answer(snapshot(), refused={"code": 65, "reason": "x"})
+    body = answer(snapshot(), refused={"code": 65, "reason": "x", "written": None})
 
     assert json.loads(schemas.SnapshotsShape.model_validate(body).model_dump_json()) == body
 

@@ -121,7 +121,7 @@ async def test_a_rollback_takes_the_data_along_and_leaves_whoever_has_worked_on_
     stack = await service.stack(at_it)
     assert (stack["runtime"]["opencode_version"], stack["migration_state"]) == (NEW, "failed")
     assert stack["reason"] == "data_newer"
-    assert "1 sessions, 2 messages" in stack["message"]
+    assert "1 session, 2 messages" in stack["message"]
     assert OF_THE_NEW in await history(service, at_it)
     await say(service, at_it, "And it goes on.")
     assert await snapshots(service, at_it) == [(OLD, False)]

@@ -18,7 +18,7 @@ from opencode_lifecycle.model.states import MigrationState, Phase, Reason, WhenS
 from world import ADA, OPERATOR, World
 
 OLD, NEW = "1.18.34", "1.19.0"
-WRITTEN = "since snapshot S it was written to: 1 sessions, 2 messages"
+WRITTEN = "since snapshot S it was written to: 1 session, 2 messages"
 
 
 class Entrypoints:

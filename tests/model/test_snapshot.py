@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from opencode_lifecycle.model.snapshot import REPORT_BYTES, Migrations, SnapshotFile, StartRefused, report_of
+from opencode_lifecycle.model.snapshot import (
+    REPORT_BYTES,
+    Migrations,
+    SnapshotFile,
+    StartRefused,
+    Written,
+    report_of,
+)
 
 ID = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
 LATER = "01ARZ3NDEKTSV4RRFFQ69G5FAW"
@@ -57,6 +64,24 @@ def test_a_refusal_comes_with_its_code_and_in_one_line():
     report = read(refused={"code": 65, "reason": "older than\nthe data\x1b[31m"})
 
     assert report.refused == StartRefused(code=65, reason="older than the data [31m")
+
+
+def test_a_refusal_tells_how_much_was_written_and_since_when():
+    written = {"sessions": 1, "messages": 2, "other": 0, "since": "2026-11-24T18:00:00Z"}
+
+    report = read(refused={"code": 65, "reason": "older", "written": written})
+
+    since = datetime(2026, 11, 24, 18, tzinfo=UTC)
+    assert report.refused.written == Written(sessions=1, messages=2, other=0, since=since)
+
+
+@pytest.mark.parametrize(
+    "written", [5, {}, {"sessions": -1, "messages": 0, "other": 0, "since": None}, {"sessions": "x" * 1000}]
+)
+def test_what_says_nothing_sound_of_what_was_written_says_nothing(written):
+    refused = {"code": 65, "reason": "older", "written": written}
+
+    assert read(refused=refused).refused == StartRefused(code=65, reason="older")
 
 
 def test_snapshots_come_in_the_order_in_which_they_were_taken_and_once_each():

@@ -193,4 +193,4 @@ async def test_a_version_that_nobody_has_used_is_gone_back_from_without_being_to
     assert await runtime.refused(OLD) == EXIT_DATA
     refused = runtime.report().refused
     assert refused is not None
-    assert "1 sessions, 2 messages" in refused.reason
+    assert "1 session, 2 messages" in refused.reason

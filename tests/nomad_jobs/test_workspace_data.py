@@ -346,7 +346,7 @@ def test_what_was_written_since_keeps_the_older_version_out_and_is_counted(untou
         "other": 0,
     }
     assert refused["written"]["since"] in refused["reason"]
-    assert "1 sessions, 2 messages" in refused["reason"]
+    assert "1 session, 2 messages" in refused["reason"]
     assert digests(untouched.data) == before
 
 

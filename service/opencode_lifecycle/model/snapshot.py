@@ -62,11 +62,27 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """
+    How much was written since the snapshot with which an older version would go back, the first of it at `since`.
+
+    `other` counts what belongs to no session: credentials, permissions and the like. `since` is None where the data does not
+    tell, as for what was deleted or renamed.
+    """
+
+    sessions: int
+    messages: int
+    other: int
+    since: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StartRefused:
-    """Why the entrypoint did not start the version, in its words."""
+    """Why the entrypoint did not start the version, in its words; with what was written since, where that is why."""
 
     code: int
     reason: str
+    written: Written | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +185,22 @@ def _refusal_of(found: Any) -> StartRefused | None:
     if type(code) is not int or code not in _EXIT_CODES or not isinstance(reason, str):
         return None
     line = "".join(sign if sign.isprintable() else " " for sign in reason[:_LONGEST_REASON])
-    return StartRefused(code=code, reason=line)
+    return StartRefused(code=code, reason=line, written=_written_of(found.get("written")))
+
+
+def _written_of(found: Any) -> Written | None:
+    if not isinstance(found, Mapping):
+        return None
+    try:
+        since = found["since"]
+        return Written(
+            sessions=_size_of(found["sessions"]),
+            messages=_size_of(found["messages"]),
+            other=_size_of(found["other"]),
+            since=_time_of(since) if since is not None else None,
+        )
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def _is(form: re.Pattern[str], found: object) -> bool:

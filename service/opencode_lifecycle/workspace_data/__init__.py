@@ -244,7 +244,9 @@ class WorkspaceData:
 
 def told(written: dict[str, Any], receipt: dict[str, Any]) -> str:
     """Say in words how much was written since the snapshot."""
-    parts = [f"{written[what]} {what}" for what in ("sessions", "messages", "other") if written[what]]
+    names = {"sessions": "session", "messages": "message", "other": "other row"}
+    counts = ((written[what], name) for what, name in names.items() if written[what])
+    parts = [f"{count} {name}{'' if count == 1 else 's'}" for count, name in counts]
     first = f", the first of it at {written['since']}" if written["since"] else ""
     return f"since snapshot {receipt['id']} of {receipt['taken_at']} it was written to: {', '.join(parts)}{first}"
 

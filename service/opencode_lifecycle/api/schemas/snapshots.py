@@ -38,11 +38,25 @@ class SnapshotShape(Mirror):
     restored_at: datetime | None
 
 
+class WrittenShape(Mirror):
+    """
+    How much was written since the snapshot with which an older version would go back, the first of it at `since`.
+
+    `other` counts what belongs to no session; `since` is null where the data does not tell.
+    """
+
+    sessions: int
+    messages: int
+    other: int
+    since: datetime | None
+
+
 class StartRefusedShape(Mirror):
-    """With which code the entrypoint exited instead of starting the version, and why."""
+    """With which code the entrypoint exited instead of starting the version, and why; `written` where that is why."""
 
     code: int
     reason: str
+    written: WrittenShape | None
 
 
 class SnapshotsShape(Outgoing):
