@@ -293,6 +293,22 @@ async def test_a_password_that_was_rotated_away_is_never_gone_back_to(tmp_path):
         assert world.stack().status.runtime.secret_version == 2
 
 
+async def test_a_start_that_fails_says_nothing_of_what_is_wanted_by_then(tmp_path):
+    world = World(tmp_path, limits=replace(QUICK, start=timedelta(seconds=1)), when_stale=WhenStale.REPORT)
+    async with world.running():
+        await world.ensure()
+        world.server_changes = {"healthy": False}
+        await order(world, await a_release(world, environment={"LANG": "bad"}))
+        await world.phase(Phase.STARTING)
+        world.server_changes = {}
+        good = await a_release(world, environment={"LANG": "good"})
+
+        outcome = await until_outcome(world, await order(world, good))
+
+        assert outcome is OrderOutcome.DONE
+        assert (world.stack().status.release, world.stack().status.refused) == (good, None)
+
+
 async def test_a_first_start_that_fails_has_nothing_to_go_back_to(tmp_path):
     world = World(tmp_path, limits=replace(QUICK, start=timedelta(milliseconds=300)))
     world.server_changes = {"healthy": False}

@@ -185,9 +185,25 @@ def _words_of(report: DataReport | None) -> str:
 
 
 def _failed(work: Work, reason: Reason, message: str, now: datetime) -> Move:
-    """Go back to what ran before the change, or fail where nothing did."""
+    """Go back to what ran before the change, or fail where nothing did; unless something else is wanted by now."""
+    if (other := _wanted_otherwise(work, f"{reason}: {message}", now)) is not None:
+        return Move(other)
     back = taken_back(work, reason, message, now)
     return Move(back if back is not None else failed(work.stack, reason, message, now))
+
+
+def _wanted_otherwise(work: Work, why: str, now: datetime) -> Status | None:
+    """
+    Return the status in which a start that failed gives way to what is wanted by now; None where that is what failed.
+
+    1. A stack starts on a release. Before it is healthy the release is taken back, or the stack is pinned to another.
+    2. The start fails. That says nothing of what is wanted now, which was never tried: it must not be refused for it.
+    """
+    facets = work.stack.status.facets
+    if facets is None or facets.aim == work.wanted.aim:
+        return None
+    message = f"{why}; what is wanted by now is started instead"
+    return entered(work.stack, Phase.STOPPING, now=now, reason=Reason.STALE, message=message, runtime=None)
 
 
 def _why_not_running(
