@@ -96,6 +96,18 @@ def test_a_busy_canary_gives_its_part_to_another():
     assert driver.saved[canary].state is not MemberState.MIGRATED
 
 
+def test_nothing_is_known_of_a_release_whose_only_canary_somebody_took_out_before_it_was_moved():
+    fleet = a_fleet(1)
+    driver = driven(fleet)
+    driver.take_turn()
+    fleet.recreate(driver.members[0].user_id)
+
+    driver.run()
+
+    assert (driver.rollout.state, driver.rollout.reason) == (RolloutState.FAILED, RolloutReason.NO_CANARY)
+    assert fleet.target == OLD
+
+
 def test_who_failed_keeps_its_place_until_what_ran_before_runs_again():
     fleet = a_fleet(4)
     budget = Gate(failure_budget=Amount(percent=100))

@@ -108,11 +108,20 @@ def canaries_lacking(rollout: Rollout, cases: Sequence[Case]) -> int:
 
 
 def has_evidence(cases: Sequence[Case]) -> bool:
-    """Whether at least one canary was moved, or none was there to be."""
+    """
+    Whether at least one canary was moved, or none was there to be.
+
+    One that was ordered, and that somebody took out of the rollout before it was moved, shows as little as one that could
+    not be moved.
+    """
     canaries = [case.member for case in cases if case.member.wave == 0]
     unmoved = {MemberState.SKIPPED, MemberState.HELD, MemberState.FAILED}
-    is_moved = any(member.state is MemberState.MIGRATED for member in canaries)
-    return is_moved or not any(member.state in unmoved for member in canaries)
+    if any(member.state is MemberState.MIGRATED for member in canaries):
+        return True
+    return not any(
+        member.state in unmoved or (member.state is MemberState.LEFT_OUT and member.orders > 0)
+        for member in canaries
+    )
 
 
 def _is_judged(rollout: Rollout, case: Case) -> bool:
