@@ -82,7 +82,7 @@ class Agents:
         if is_leased and not await self.lease(user):
             # Whoever was refused sends nothing; whoever cannot know whether it was does not either.
             return
-        place = self._place_of(user)
+        place = self.place_of(user)
         if place is None or place in self._cluster.at_work_since:
             return
         self.begin_at(place, is_told=is_told)
@@ -95,7 +95,7 @@ class Agents:
                 await self.lease(user)
         self._end(place, is_told=is_told)
 
-    def _place_of(self, user: UserId) -> Place | None:
+    def place_of(self, user: UserId) -> Place | None:
         """Return where the server of the user listens, if one does."""
         for allocation in self._cluster.nomad._live(job_id_of("main", user)):
             address = allocation.address

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import timedelta
 from random import Random
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -278,6 +279,16 @@ class Fleet:
             times = self._resumed[active.id] = self._resumed.get(active.id, 0) + 1
             await self.steer("resume" if times <= _MOST_RESUMES else "abort", active.id)
 
+    async def ended(self, *, within: float) -> None:
+        """Wait until no rollout is under way, and answer its pauses meanwhile."""
+        answering = self._schedule.loop.create_task(self.answer_pauses())
+        try:
+            async with asyncio.timeout(within):
+                while self._cluster.store.the_active() is not None:  # noqa: ASYNC110 - virtual time
+                    await asyncio.sleep(0.5)
+        finally:
+            answering.cancel()
+
     # --- what is told
 
     async def do(self, operation: str) -> None:
@@ -319,8 +330,6 @@ class Fleet:
 
     def to_last(self, **strategy: Any) -> RolloutSpecification:
         """Specify a rollout to the release that was made last."""
-        from dataclasses import replace  # noqa: PLC0415
-
         release = list(self._cluster.store._releases)[-1]
         return RolloutSpecification(release=release, strategy=replace(AT_ONCE, **strategy))
 

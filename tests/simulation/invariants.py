@@ -56,7 +56,7 @@ class Watcher:
         self._hook("finish_deletion", cluster.store, self._on_finish)
         self._holders: dict[str, int] = {}
         """Which life has got which claim."""
-        for method in ("claim", "claim_orphan"):
+        for method in ("claim", "claim_orphan", "claim_rollout"):
             self._note_holder(method)
         for fake, methods in (
             (cluster.nomad, ("register", "deregister")),
@@ -98,7 +98,7 @@ class Watcher:
 
         async def noted(*args: Any, **kwargs: Any) -> Any:
             result = await original(*args, **kwargs)
-            for claimed in result if isinstance(result, list) else [result]:
+            for claimed in result if isinstance(result, list) else [result] if result is not None else []:
                 self._holders[claimed.token] = LIFE.get()
             return result
 

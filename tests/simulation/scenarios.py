@@ -2,8 +2,6 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
 from opencode_lifecycle.model.errors import LifecycleError, UpstreamUnavailable
 from opencode_lifecycle.model.identifiers import AllocationId, job_id_of
@@ -12,27 +10,13 @@ from opencode_lifecycle.model.stack import Address
 from opencode_lifecycle.model.states import Phase, Reason
 from opencode_lifecycle.model.view import UNCHANGED
 from opencode_lifecycle.ports.stores import IdempotentAnswer
+from simulation import rollout_stories
 from simulation.invariants import Violation
-from simulation.schedule import USERS, Schedule, Script
+from simulation.schedule import USERS, Schedule
+from simulation.telling import Scenario, hold
 
 ADA, OTHER = USERS
 JOB = job_id_of("main", ADA)
-
-
-@dataclass(frozen=True, slots=True)
-class Scenario:
-    fault: str
-    must_hold: str
-    story: Callable[[Schedule], Awaitable[None]]
-    replicas: int = 1
-
-    def script(self) -> Script:
-        return Script(scenario=self.story, replicas=self.replicas)
-
-
-def _hold(condition: bool, sentence: str) -> None:  # noqa: FBT001 - as `assert`
-    if not condition:
-        raise Violation(sentence)
 
 
 async def _one_key_at_once(schedule: Schedule) -> None:
@@ -48,10 +32,10 @@ async def _one_key_at_once(schedule: Schedule) -> None:
     answers = await asyncio.gather(
         *(store.begin(request_hash="h", **key) for _ in range(5)), return_exceptions=True
     )
-    _hold(sum(answer is None for answer in answers) == 1, "F8: more than one of five requests is handled")
+    hold(sum(answer is None for answer in answers) == 1, "F8: more than one of five requests is handled")
     answer = IdempotentAnswer(status=202, location=None, operation_id=None)
     await store.finish(principal="p", route="r", key="k", answer=answer, lapses_at=key["lapses_at"])
-    _hold(await store.begin(request_hash="h", **key) == answer, "F8: the second gets another answer")
+    hold(await store.begin(request_hash="h", **key) == answer, "F8: the second gets another answer")
     with contextlib.suppress(LifecycleError):
         await store.begin(request_hash="other", **key)
         raise Violation("F8: another body is taken for the same request")
@@ -65,7 +49,7 @@ async def _the_observation_is_not_saved(schedule: Schedule) -> None:
     await schedule.ask(ADA, "ensure")
     await schedule.rest()
     registered = [effect for effect in schedule.cluster.effects if effect == ("nomad.register", True)]
-    _hold(len(registered) == 1, f"F16: the job was registered {len(registered)} times")
+    hold(len(registered) == 1, f"F16: the job was registered {len(registered)} times")
 
 
 async def _a_stream_that_says_nothing_true(schedule: Schedule) -> None:
@@ -106,7 +90,7 @@ async def _tasks_that_do_not_start(schedule: Schedule) -> None:
             break
     before = cluster.nomad.faults.calls["register"]
     await asyncio.sleep(120)
-    _hold(cluster.nomad.faults.calls["register"] - before <= 6, "F22: it is tried again in a hot loop")
+    hold(cluster.nomad.faults.calls["register"] - before <= 6, "F22: it is tried again in a hot loop")
     await schedule.ask(ADA, "stop")
     await schedule.rest()
 
@@ -126,7 +110,7 @@ async def _healthy_about_the_deadline(schedule: Schedule) -> None:
         flips += row.stack.status.phase is Phase.FAILED and phase is not Phase.FAILED
         phase = row.stack.status.phase
         await asyncio.sleep(1)
-    _hold(flips <= 1, f"F24: it failed {flips} times")
+    hold(flips <= 1, f"F24: it failed {flips} times")
     await schedule.rest()
 
 
@@ -145,10 +129,10 @@ async def _a_zombie_in_consul(schedule: Schedule) -> None:
     await asyncio.sleep(90)
     row = cluster.store.rows[ADA]
     published = row.stack.status.runtime is not None and row.stack.status.runtime.address is not None
-    _hold(not published, "F33: an address that Consul lists for somebody else as well is given out")
+    hold(not published, "F33: an address that Consul lists for somebody else as well is given out")
     cluster.consul.register(others_job, others.id, others.address)
     await schedule.rest()
-    _hold(cluster.store.rows[ADA].stack.status.runtime.allocation_id == live.id, "F33: it was replaced")
+    hold(cluster.store.rows[ADA].stack.status.runtime.allocation_id == live.id, "F33: it was replaced")
     cluster.consul.forget(JOB, zombie)
 
 
@@ -172,9 +156,9 @@ async def _a_job_that_is_refused(schedule: Schedule) -> None:
     cluster.refuses_jobs = True
     await schedule.ask(ADA, "ensure")
     await asyncio.sleep(300)
-    _hold(cluster.refused == 1, f"G10: what Nomad refuses for good was offered {cluster.refused} times")
+    hold(cluster.refused == 1, f"G10: what Nomad refuses for good was offered {cluster.refused} times")
     status = cluster.store.rows[ADA].stack.status
-    _hold(status.reason is Reason.JOB_REJECTED, f"G10: {status.reason} is not why it failed")
+    hold(status.reason is Reason.JOB_REJECTED, f"G10: {status.reason} is not why it failed")
     cluster.refuses_jobs = False
     await schedule.ask(ADA, "recover")
     await schedule.rest()
@@ -186,9 +170,9 @@ async def _a_stop_while_it_never_gets_healthy(schedule: Schedule) -> None:
     await schedule.ask(ADA, "ensure")
     await asyncio.sleep(schedule.random.choice((0.2, 3.0, 20.0)))
     await schedule.ask(ADA, "stop")
-    _hold(await _phase(schedule, Phase.STOPPED, within=20), "F23: a stack that starts cannot be stopped")
+    hold(await _phase(schedule, Phase.STOPPED, within=20), "F23: a stack that starts cannot be stopped")
     await schedule.ask(ADA, "ensure")
-    _hold(await _phase(schedule, Phase.FAILED, within=90), "F23: a start that never ends has no deadline")
+    hold(await _phase(schedule, Phase.FAILED, within=90), "F23: a start that never ends has no deadline")
     cluster.is_dud = False
     await schedule.rest()
 
@@ -200,9 +184,9 @@ async def _vault_is_away(schedule: Schedule) -> None:
     calls = cluster.vault.faults.calls
     await asyncio.sleep(120)
     asked = calls["ensure"]
-    _hold(asked <= 40, f"F29: a Vault that is away is asked {asked} times in two minutes")
+    hold(asked <= 40, f"F29: a Vault that is away is asked {asked} times in two minutes")
     cluster.trouble.away.clear()
-    _hold(await _phase(schedule, Phase.RUNNING, within=60), "F29: it is not tried again when Vault is back")
+    hold(await _phase(schedule, Phase.RUNNING, within=60), "F29: it is not tried again when Vault is back")
     await schedule.rest()
 
 
@@ -248,7 +232,7 @@ async def _a_listing_that_is_empty(schedule: Schedule) -> None:
     cluster.trouble.fail = 0.0
     cluster.nomad.show_in_listings()
     await schedule.rest()
-    _hold([each.id for each in cluster.nomad._live(JOB)] == [live], "F18: what was not listed was replaced")
+    hold([each.id for each in cluster.nomad._live(JOB)] == [live], "F18: what was not listed was replaced")
 
 
 async def _a_replica_hears_of_the_other(schedule: Schedule) -> None:
@@ -284,7 +268,7 @@ async def _replicas_that_see_it_differently(schedule: Schedule) -> None:
     await schedule.ask(ADA, "ensure")
     await asyncio.sleep(60)
     saves = cluster.store.faults.calls["save"]
-    _hold(saves <= 60, f"G11: two replicas wrote {saves} times in a minute what each of them sees")
+    hold(saves <= 60, f"G11: two replicas wrote {saves} times in a minute what each of them sees")
     cluster.trouble.cut_off.clear()
     await schedule.rest()
 
@@ -304,7 +288,7 @@ async def _a_wedge(schedule: Schedule) -> None:
     live = cluster.nomad._live(JOB)[0]
     cluster.prober.servers[live.address.host, live.address.port].hangs = True
     await asyncio.sleep(240)
-    _hold(live.id not in [each.id for each in cluster.nomad._live(JOB)], "F25: a wedge is left as it is")
+    hold(live.id not in [each.id for each in cluster.nomad._live(JOB)], "F25: a wedge is left as it is")
     await schedule.rest()
 
 
@@ -319,9 +303,9 @@ async def _ends_unheard(schedule: Schedule) -> None:
         JOB, ended, schedule.random.choice((ClientStatus.LOST, ClientStatus.FAILED, ClientStatus.COMPLETE))
     )
     await asyncio.sleep(45)
-    _hold(schedule.plane.provisioning.hot(ADA, UNCHANGED) is None, "F13: what has ended is called ready")
+    hold(schedule.plane.provisioning.hot(ADA, UNCHANGED) is None, "F13: what has ended is called ready")
     runtime = cluster.store.rows[ADA].stack.status.runtime
-    _hold(runtime is None or runtime.allocation_id != ended.id, "F13: what has ended is not missed")
+    hold(runtime is None or runtime.allocation_id != ended.id, "F13: what has ended is not missed")
     cluster.nomad.allow_placement()
     await schedule.rest()
 
@@ -382,4 +366,5 @@ SCENARIOS = (
         _a_snapshot_from_before_a_deletion,
     ),
     Scenario("F33", "no address is given out that Consul lists for another as well", _a_zombie_in_consul),
+    *rollout_stories.SCENARIOS,
 )

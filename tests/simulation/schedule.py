@@ -109,6 +109,8 @@ class Schedule:
         self._begun: Counter[UserId] = Counter()
         self.first_effect = 0
         """Where, among all effects, those of the last scripted operation begin."""
+        self.last_effect = 0
+        """Where they end: when everything has come to rest for the first time."""
         self._patch = patch
         self._requests: set[asyncio.Task[None]] = set()
 
@@ -173,6 +175,12 @@ class Schedule:
         replica = self.replicas[self.cluster.lives[life - 1]]
         self.loop.call_soon(replica.bury, life)
 
+    def kill(self, life: int) -> None:
+        """Let a life end at once, as a process that is killed; a supervisor begins the next one."""
+        self.cluster.say(f"life {life} is killed")
+        self.cluster.dead.add(life)
+        self.cluster.on_death(life)
+
     # --- the schedule
 
     async def _run(self) -> None:
@@ -209,6 +217,8 @@ class Schedule:
         elif crash is not None:
             self.cluster.trouble.die_at = (crash.method, crash.after, crash.nth)
         await self._act(last)
+        if self.cluster.has_rollouts:
+            await self.fleet.ended(within=300)
 
     async def _act(self, operation: str) -> None:
         if operation in OPERATIONS:
@@ -372,6 +382,7 @@ class Schedule:
         while True:
             await self._see_to_all()
             await self.rest()
+            self.last_effect = self.last_effect or len(self.cluster.effects)
             await asyncio.sleep(45)
             if not self._rests():
                 continue

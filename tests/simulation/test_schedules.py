@@ -45,7 +45,7 @@ def test_no_schedule_violates_an_invariant(part):
     assert bad == {}, "replay with: PYTHONPATH=tests python -m simulation --replay SEED"
 
 
-@pytest.mark.parametrize("point", crashes.points(), ids=str)
+@pytest.mark.parametrize("point", crashes.quick_points(), ids=str)
 def test_the_control_plane_may_die_and_calls_may_fail_at_every_point_of_every_operation(point):
     died = False
     for outcome, really in crashes.die_at(point, seeds=1):
