@@ -120,8 +120,8 @@ class RolloutWatch:
             self._down.pop(after.user_id, None)
         if now.order_done != was.order_done:
             self._check_outcome(after)
-        is_taken_back = was.phase is Phase.STARTING and now.reason is Reason.TAKEN_BACK
-        if is_taken_back and was.facets is not None and was.release is not None:
+        is_refused = now.refused is not None and now.refused_in != was.refused_in
+        if is_refused and was.phase is Phase.STARTING and was.facets is not None and was.release is not None:
             self._failures[after.user_id] = Failure(
                 (*_restarting(was.facets.meta()), self._number_of(was.release)),
                 _wanted(after),
