@@ -14,28 +14,18 @@ import structlog
 
 from opencode_lifecycle.lifecycle.background import keep_going
 from opencode_lifecycle.lifecycle.backoff import Backoff
-from opencode_lifecycle.lifecycle.braking.admission import Admission
 from opencode_lifecycle.lifecycle.braking.conditions import Conditions
 from opencode_lifecycle.lifecycle.neighbours import Neighbours
-from opencode_lifecycle.lifecycle.observing.busy_watch import BusyWatch, waits_until_idle
-from opencode_lifecycle.lifecycle.observing.cross_checking import CatalogWatch
+from opencode_lifecycle.lifecycle.observing.busy_watch import waits_until_idle
 from opencode_lifecycle.lifecycle.observing.data_reports import DataReports
 from opencode_lifecycle.lifecycle.observing.fleet import Fleet, Known
-from opencode_lifecycle.lifecycle.observing.node_watch import NodeWatch
-from opencode_lifecycle.lifecycle.observing.proving import Proving, SteadyProbes
-from opencode_lifecycle.lifecycle.observing.sweeping import SecretSweep, UsageSweep
+from opencode_lifecycle.lifecycle.observing.observers import observers_among
 from opencode_lifecycle.lifecycle.observing.vouching import Vouching
 from opencode_lifecycle.lifecycle.observing.watch_ages import Periods, watches_of
-from opencode_lifecycle.lifecycle.observing.watching import NomadWatch, StoreWatch
 from opencode_lifecycle.lifecycle.orphans.sweep import OrphanSweep, Places
 from opencode_lifecycle.lifecycle.parameters import Parameters
 from opencode_lifecycle.lifecycle.readiness import Readiness
-from opencode_lifecycle.lifecycle.reconciling.aims import Aims
-from opencode_lifecycle.lifecycle.reconciling.dispatcher import Dispatcher
-from opencode_lifecycle.lifecycle.reconciling.effects import Effects
-from opencode_lifecycle.lifecycle.reconciling.reconciler import Reconciler
-from opencode_lifecycle.lifecycle.reconciling.runtime_effects import RuntimeEffects
-from opencode_lifecycle.lifecycle.reconciling.work import Desk
+from opencode_lifecycle.lifecycle.reconciling.workshop import workshop_among
 from opencode_lifecycle.lifecycle.releases import ReleaseContent, Releases, release_of_settings
 from opencode_lifecycle.lifecycle.requests.access import Access
 from opencode_lifecycle.lifecycle.requests.groups import Groups
@@ -80,14 +70,6 @@ class ControlPlane:
             now=now,
             replica=token_hex(8) if p.shares_database else None,
         )
-        self._aims = Aims(releases=self.releases, site=p.site)
-        desk = Desk(
-            fleet=self.fleet,
-            aims=self._aims,
-            installation=p.site.installation,
-            when_stale=p.when_stale,
-            idle_stop_after=self._idle_stop_after,
-        )
         vouching = Vouching(
             fleet=self.fleet,
             prober=neighbours.prober,
@@ -101,104 +83,21 @@ class ControlPlane:
             now=now,
             upstream_timeout=p.upstream_timeout,
         )
-        effects = Effects(
-            orchestrator=neighbours.orchestrator,
-            workspaces=neighbours.workspaces,
-            live_files=neighbours.live_files,
-            passwords=neighbours.passwords,
-            catalog=neighbours.catalog,
-            reports=reports,
-            of_runtime=RuntimeEffects(
-                orchestrator=neighbours.orchestrator,
-                reports=reports,
-                history=neighbours.store,
-                vouching=vouching,
-                fleet=self.fleet,
-                now=now,
-            ),
+        observers = self._observers = observers_among(
+            neighbours, p, fleet=self.fleet, conditions=self.conditions, vouching=vouching
+        )
+        self._nomad, self._catalog, self._changes = observers.nomad, observers.catalog, observers.changes
+        self._secrets, self._usage, self.busy_watch = observers.secrets, observers.usage, observers.busy
+        workshop = workshop_among(
+            neighbours,
+            p,
+            fleet=self.fleet,
             releases=self.releases,
-            aims=self._aims,
-            desk=desk,
-            fleet=self.fleet,
-            site=p.site,
-            limits=p.limits,
-            now=now,
-            upstream_timeout=p.upstream_timeout,
-        )
-        reconciler = Reconciler(
-            stacks=neighbours.store,
-            aims=self._aims,
-            effects=effects,
-            fleet=self.fleet,
-            desk=desk,
-            limits=p.limits,
-            claim_lifetime=p.claim_lifetime,
-            now=now,
-            random=p.random,
-        )
-        self.dispatcher = Dispatcher(
-            stacks=neighbours.store,
-            reconciler=reconciler,
-            fleet=self.fleet,
-            desk=desk,
-            limits=p.limits,
-            now=now,
-            workers=p.workers,
-            claim_lifetime=p.claim_lifetime,
-        )
-        self._proving = Proving(
-            fleet=self.fleet,
-            prober=neighbours.prober,
-            passwords=neighbours.passwords,
-            catalog=neighbours.catalog,
-            now=now,
-            upstream_timeout=p.upstream_timeout,
-        )
-        self._probes = SteadyProbes(
-            fleet=self.fleet,
-            conditions=self.conditions,
-            prober=neighbours.prober,
             vouching=vouching,
-            now=now,
-            interval=p.liveness_interval,
-            patience=p.upstream_timeout,
+            idle_stop_after=self._idle_stop_after,
+            reports=reports,
         )
-        self.busy_watch = BusyWatch(
-            fleet=self.fleet,
-            events=neighbours.events,
-            vouching=vouching,
-            now=now,
-            random=p.random,
-            timeout=p.upstream_timeout,
-        )
-        self._admission = Admission(
-            fleet=self.fleet,
-            conditions=self.conditions,
-            marks=neighbours.cluster_mark,
-            store=neighbours.store,
-            installation=p.site.installation,
-            shares_database=p.shares_database,
-        )
-        self._nodes = NodeWatch(
-            orchestrator=neighbours.orchestrator,
-            fleet=self.fleet,
-            interval=p.resync_interval,
-            timeout=p.upstream_timeout,
-        )
-        self._nomad = NomadWatch(
-            orchestrator=neighbours.orchestrator,
-            admission=self._admission,
-            fleet=self.fleet,
-            on_nodes=self._nodes.hint,
-            interval=p.resync_interval,
-            timeout=p.observation_max_age,
-        )
-        self._changes = StoreWatch(
-            stacks=neighbours.store,
-            feed=neighbours.store,
-            fleet=self.fleet,
-            shares_database=p.shares_database,
-        )
+        self._aims, self.dispatcher = workshop.aims, workshop.dispatcher
         self.access = Access(tokens=neighbours.store, now=now)
         views = Views(
             fleet=self.fleet,
@@ -246,37 +145,8 @@ class ControlPlane:
         )
         self.leases = Leases(stacks=neighbours.store, fleet=self.fleet, now=now)
         self.snapshots = Snapshots(store=neighbours.store, reports=reports, known=inspection.known)
-        self._secrets = SecretSweep(
-            fleet=self.fleet,
-            conditions=self.conditions,
-            passwords=neighbours.passwords,
-            installation=p.site.installation,
-            interval=p.secret_sweep_interval,
-            timeout=p.upstream_timeout,
-        )
-        self._usage = UsageSweep(
-            fleet=self.fleet,
-            orchestrator=neighbours.orchestrator,
-            interval=p.usage_interval,
-            timeout=p.upstream_timeout,
-        )
-        self._catalog = CatalogWatch(
-            fleet=self.fleet,
-            catalog=neighbours.catalog,
-            look_now=self._probes.look_now,
-            list_once=self._nomad.list_once,
-            installation=p.site.installation,
-            interval=p.comparison_interval,
-            timeout=p.observation_max_age,
-        )
         self._orphans = OrphanSweep(
-            places=Places(
-                orchestrator=neighbours.orchestrator,
-                workspaces=neighbours.workspaces,
-                live_files=neighbours.live_files,
-                passwords=neighbours.passwords,
-                catalog=neighbours.catalog,
-            ),
+            places=Places.among(neighbours),
             stacks=neighbours.store,
             orphans=neighbours.store,
             events=neighbours.store,
@@ -291,13 +161,13 @@ class ControlPlane:
             now=now,
         )
         self._retention = Retention(store=neighbours.store, events_kept=p.events_kept, now=now)
-        watches = watches_of(
+        ages = watches_of(
             fleet=self.fleet,
             nomad=self._nomad,
-            nodes=self._nodes,
+            nodes=observers.nodes,
             catalog=self._catalog,
             secrets=self._secrets,
-            probes=self._probes,
+            probes=observers.probes,
             usage=self._usage,
             orphans=self._orphans,
             periods=Periods(
@@ -314,13 +184,13 @@ class ControlPlane:
             conditions=self.conditions,
             sweep=self._orphans,
             fleet=self.fleet,
-            aims=self._aims,
-            effects=effects,
+            aims=workshop.aims,
+            effects=workshop.effects,
             dispatcher=self.dispatcher,
-            desk=desk,
+            desk=workshop.desk,
             limits=p.limits,
             inspect=inspection.inspect,
-            watch_ages=watches.ages,
+            watch_ages=ages.ages,
             now=now,
         )
         self.readiness = Readiness(
@@ -333,7 +203,7 @@ class ControlPlane:
             fleet=self.fleet,
             worker_pulse=self.dispatcher.pulse,
             has_compared=lambda: self.dispatcher.has_compared,
-            watches=watches,
+            watches=ages,
             max_age=p.observation_max_age.total_seconds(),
             timeout=min(3.0, p.upstream_timeout.total_seconds()),
         )
@@ -366,9 +236,7 @@ class ControlPlane:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks, timeout=self._parameters.shutdown_grace.total_seconds())
-            await self._proving.close()
-            await self._probes.close()
-            await self.busy_watch.close()
+            await self._observers.close()
             await self._hand_over()
 
     async def _begin(self, content: ReleaseContent) -> None:
@@ -389,7 +257,7 @@ class ControlPlane:
         self.fleet.on_idle = self._on_idle
         try:
             await self._nomad.list_once()
-            await self._nodes.list_once()
+            await self._observers.nodes.list_once()
         except (UpstreamError, DeadlineExceeded) as error:
             log.warning("nomad cannot be seen yet", error=error.message)
         # Only now: every stack is judged below, and once is enough.
@@ -411,8 +279,7 @@ class ControlPlane:
 
     def _on_change(self, known: Known) -> None:
         try:
-            self._proving.consider(known)
-            self.busy_watch.consider(known)
+            self._observers.consider(known)
             self._rollout_driver.notice(known.stack.user_id)
             self.dispatcher.attend(known)
         except Exception:
@@ -420,8 +287,7 @@ class ControlPlane:
             log.exception("cannot judge a stack", job_id=known.stack.job_id)
 
     def _on_removal(self, user_id: UserId) -> None:
-        self._proving.forget(user_id)
-        self.busy_watch.forget(user_id)
+        self._observers.forget(user_id)
         self._rollout_driver.notice(user_id)
 
     def _on_idle(self, known: Known) -> None:
@@ -438,22 +304,14 @@ class ControlPlane:
     async def _accept(self, condition: Condition) -> None:
         deadline = Deadline.after(self._parameters.upstream_timeout.total_seconds(), "act on a confirmation")
         try:
-            await self._admission.accept(condition, deadline)
+            await self._observers.admission.accept(condition, deadline)
             await self._nomad.list_once()
         except (UpstreamError, DeadlineExceeded) as error:
             log.warning("a confirmed condition is acted on later", kind=condition.kind, error=error.message)
 
     def _loops(self) -> dict[str, Callable[[], Awaitable[None]]]:
         loops: dict[str, Callable[[], Awaitable[None]]] = {
-            "nomad listing": self._nomad.list_periodically,
-            "nomad events": self._nomad.follow_once,
-            "nomad nodes": self._nodes.round,
-            "steady probes": self._probes.round,
-            "busy watch": self.busy_watch.round,
-            "vault versions": self._secrets.round,
-            "usage": self._usage.round,
-            "consul checks": self._catalog.follow_once,
-            "consul comparison": self._catalog.compare_periodically,
+            **self._observers.loops(),
             "orphans": self._orphans.sweep_periodically,
             "retention": self._retention.round,
             "rollouts": self._rollout_driver.once,

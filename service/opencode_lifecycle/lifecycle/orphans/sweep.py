@@ -4,10 +4,12 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import Self
 
 import structlog
 
 from opencode_lifecycle.lifecycle.background import Pulse
+from opencode_lifecycle.lifecycle.neighbours import Neighbours
 from opencode_lifecycle.lifecycle.observing.fleet import Fleet
 from opencode_lifecycle.lifecycle.orphans.adoption import Found
 from opencode_lifecycle.lifecycle.orphans.judgement import (
@@ -59,6 +61,16 @@ class Places:
     live_files: LiveFiles
     passwords: PasswordStore
     catalog: ServiceCatalog
+
+    @classmethod
+    def among(cls, neighbours: Neighbours) -> Self:
+        return cls(
+            orchestrator=neighbours.orchestrator,
+            workspaces=neighbours.workspaces,
+            live_files=neighbours.live_files,
+            passwords=neighbours.passwords,
+            catalog=neighbours.catalog,
+        )
 
 
 class OrphanSweep:
