@@ -268,6 +268,29 @@ def test_while_paused_nobody_is_ordered():
     assert driver.look().actions == ()
 
 
+def test_pausing_calls_off_whoever_still_waits_until_it_goes_on():
+    fleet = a_fleet(4)
+    driver = driven(fleet, canary=Amount(count=0), waves=(Amount(percent=100),))
+    fleet.busy = set(users(4)[:2])
+    driver.run(stop=lambda: len(driver.in_state(MemberState.ORDERED)) == 4)
+    driver.pause()
+    while driver.take_turn().actions or driver.in_state(MemberState.ORDERED):
+        for user in users(4):
+            fleet.step(user)
+    assert driver.in_state(MemberState.WAITING) == sorted(fleet.busy)
+    assert {fleet.stacks[user].intent.wanted_release for user in fleet.busy} == {OLD}
+
+    fleet.busy = set()
+    for user in users(4):
+        fleet.step(user)
+    assert driver.look().actions == ()
+    assert {fleet.stacks[user].status.release for user in users(4)[:2]} == {OLD}
+
+    driver.resume()
+    driver.run()
+    assert driver.in_state(MemberState.MIGRATED) == users(4)
+
+
 def test_aborting_calls_off_whoever_still_waits_and_lets_the_others_finish():
     fleet = a_fleet(4)
     driver = driven(fleet, canary=Amount(count=0), waves=(Amount(percent=100),))

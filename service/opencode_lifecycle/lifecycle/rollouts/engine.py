@@ -79,7 +79,9 @@ def next_turn(rollout: Rollout, members: Sequence[Member], sights: Sights, now: 
             _backward(making)
         case RolloutState.ABORTED:
             _abort(making)
-        case RolloutState.PAUSED | RolloutState.SUCCEEDED | RolloutState.ROLLED_BACK | RolloutState.FAILED:
+        case RolloutState.PAUSED:
+            _pause(making)
+        case RolloutState.SUCCEEDED | RolloutState.ROLLED_BACK | RolloutState.FAILED:
             pass
     return making.turn()
 
@@ -322,13 +324,29 @@ def _goes_back_gently(case: Case) -> bool:
     )
 
 
+def _pause(making: Making) -> None:
+    """
+    Call off whoever still waits to be moved; when the rollout goes on they are ordered again.
+
+    Else an agent that comes to rest in an hour would be interrupted then, by a rollout that is paused. Whoever goes back
+    has been moved once already, and is not left half way.
+    """
+    for case in making.with_state(MemberState.ORDERED):
+        if not case.member.goes_back:
+            _call_off(making, case)
+
+
 def _abort(making: Making) -> None:
     in_flight = making.with_state(MemberState.ORDERED)
     for case in in_flight:
-        if case.stack is not None and not is_past(case.member, case.stack) and not has_begun(case.stack):
-            making.actions.append(Release(case.member))
+        _call_off(making, case)
     if not in_flight:
         making.rollout = replace(making.rollout, finished_at=making.now)
+
+
+def _call_off(making: Making, case: Case) -> None:
+    if case.stack is not None and not is_past(case.member, case.stack) and not has_begun(case.stack):
+        making.actions.append(Release(case.member))
 
 
 # --- words

@@ -238,7 +238,7 @@ def _without_order(rollout: Rollout, member: Member, stack: Stack, now: datetime
         waiting = replace(member, wave=rollout.waves + 1)
         return _entered(waiting, stack, MemberState.WAITING, MemberReason.AT_WORK, now=now)
     if why is None and rollout.state is RolloutState.PAUSED:
-        return _entered(member, stack, MemberState.WAITING, MemberReason.AT_WORK, now=now)
+        return _entered(member, stack, MemberState.WAITING, None, now=now)
     return _entered(member, stack, MemberState.LEFT_OUT, why or MemberReason.ROLLOUT_ENDED, now=now)
 
 
