@@ -10,7 +10,7 @@ from bench import machine
 from bench.figures import Figure
 from bench.show import say, show, write
 
-NAMES = ("hot", "cold", "start", "fleet", "visibility", "lists", "planning")
+NAMES = ("hot", "cold", "start", "fleet", "visibility", "lists", "planning", "rollout", "interruption")
 
 
 async def _measure(names: list[str], directory: Path) -> list[Figure]:
@@ -35,7 +35,7 @@ async def _measure(names: list[str], directory: Path) -> list[Figure]:
         from bench import planning  # noqa: PLC0415
 
         figures += await planning.measure(directory)
-    if {"cold", "start", "visibility"} & set(names):
+    if {"cold", "start", "visibility", "rollout", "interruption"} & set(names):
         from bench import servers  # noqa: PLC0415
 
         with servers.cluster() as cluster:
@@ -47,6 +47,14 @@ async def _measure(names: list[str], directory: Path) -> list[Figure]:
                 from bench import visibility_real  # noqa: PLC0415
 
                 figures += await visibility_real.measure(cluster, directory)
+            if "rollout" in names:
+                from bench import rollout  # noqa: PLC0415
+
+                figures += await rollout.measure(cluster, directory)
+            if "interruption" in names:
+                from bench import interruption  # noqa: PLC0415
+
+                figures += await interruption.measure(cluster, directory)
             if "start" in names:
                 from bench import start  # noqa: PLC0415
 

@@ -18,17 +18,14 @@ async def until_proven(url: str, password: str, directory: str) -> dict[str, flo
 
     Return the moments, on the monotonic clock, of the first answer and of the last.
     """
-    credentials = aiohttp.BasicAuth("opencode", password)
     moments: dict[str, float] = {}
     patience = FIRST_PATIENCE
     async with asyncio.timeout(PATIENCE), aiohttp.ClientSession(url) as session:
         while True:
-            limit = aiohttp.ClientTimeout(total=patience)
             try:
-                async with session.get("/global/health", timeout=limit) as answer:
-                    moments.setdefault("listens", time.perf_counter())
-                    refused = answer.status == 401
-                if refused and await _is_healthy(session, credentials, directory):
+                refused = await refuses_strangers(session, seconds=patience)
+                moments.setdefault("listens", time.perf_counter())
+                if refused and await is_healthy(session, password, directory):
                     moments["proven"] = time.perf_counter()
                     return moments
             except TimeoutError:
@@ -38,7 +35,14 @@ async def until_proven(url: str, password: str, directory: str) -> dict[str, flo
             await asyncio.sleep(PAUSE)
 
 
-async def _is_healthy(session: aiohttp.ClientSession, credentials: aiohttp.BasicAuth, directory: str) -> bool:
+async def refuses_strangers(session: aiohttp.ClientSession, *, seconds: float) -> bool:
+    async with session.get("/global/health", timeout=aiohttp.ClientTimeout(total=seconds)) as answer:
+        return answer.status == 401
+
+
+async def is_healthy(session: aiohttp.ClientSession, password: str, directory: str) -> bool:
+    """Whether the server says so of itself, and answers for *directory*."""
+    credentials = aiohttp.BasicAuth("opencode", password)
     async with session.get("/global/health", auth=credentials) as answer:
         if answer.status != 200 or json.loads(await answer.read()).get("healthy") is not True:
             return False

@@ -3,18 +3,20 @@
 import asyncio
 import json
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from os import environ
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 
 from bench import machine
 from bench.show import say
 from cluster_fixture import REUSED, RealCluster, bring_up, take_down
+
+Item = TypeVar("Item")
 
 NAMESPACE = "opencode"
 SERVERS = ("nomad", "vault", "consul")
@@ -77,20 +79,28 @@ class Operator:
 
     async def clean_up(self) -> None:
         """Purge every job of ours with its secret, and return when Nomad has forgotten all allocations."""
-        limit = asyncio.Semaphore(_AT_ONCE)
 
         async def purge(job_id: str) -> None:
-            async with limit:
-                await self.nomad("DELETE", f"job/{job_id}", purge="true")
-                await self.vault_delete(f"kv/metadata/opencode/{job_id}")
+            await self.nomad("DELETE", f"job/{job_id}", purge="true")
+            await self.vault_delete(f"kv/metadata/opencode/{job_id}")
 
-        await asyncio.gather(*(purge(job_id) for job_id in await self.job_ids()))
+        await self.for_each(await self.job_ids(), purge)
         async with asyncio.timeout(_PATIENCE):
             while any(each["ClientStatus"] in _LIVE for each in await self.allocations()):  # noqa: ASYNC110 - over HTTP
                 await asyncio.sleep(0.1)
             while await self.allocations():
                 await self.nomad("PUT", "system/gc")
                 await asyncio.sleep(0.2)
+
+    async def for_each(self, items: Iterable[Item], act: Callable[[Item], Awaitable[None]]) -> None:
+        """Do *act* with each of *items*, so many at once."""
+        limit = asyncio.Semaphore(_AT_ONCE)
+
+        async def limited(item: Item) -> None:
+            async with limit:
+                await act(item)
+
+        await asyncio.gather(*(limited(item) for item in items))
 
     async def index(self) -> int:
         """Return Nomad's index of now."""

@@ -67,12 +67,15 @@ async def service(
     environment: Mapping[str, str] = {},
     role: Role = Role.BACKEND,
     token: str = "",
+    module: str = "bench.serving",
 ) -> AsyncIterator[Service]:
-    """Run the service with *settings*; entered when it listens. Without a *token* it is given one of *role*."""
+    """
+    Run the service with *settings*, by the program *module*; entered when it listens.
+
+    Without a *token* it is given one of *role*.
+    """
     token = token or await application.issue_token(settings, name="bench", role=role, subject=None)
     file = directory / f"settings-{secrets.token_hex(4)}.json"
     file.write_text(settings.model_dump_json(exclude_defaults=True))
-    async with program(
-        "bench.serving", str(file), errors=directory / "log", environment=environment
-    ) as running:
+    async with program(module, str(file), errors=directory / "log", environment=environment) as running:
         yield Service(running, running.said, token, directory)

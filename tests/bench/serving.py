@@ -13,7 +13,8 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bench.metering import Meter
@@ -21,8 +22,11 @@ from opencode_lifecycle import application, telemetry
 from opencode_lifecycle.adapters.database.database import Database
 from opencode_lifecycle.settings import Settings
 
+Answer = Callable[[str], object]
+"""What is said for a line that the program is told."""
 
-async def main(settings: Settings, report: Path | None) -> None:
+
+async def main(settings: Settings, report: Path | None, answer: Answer | None = None) -> None:
     telemetry.configure_logging(form=settings.log_format, level=settings.log_level)
     meter = Meter() if report else None
     if meter is not None:
@@ -32,7 +36,7 @@ async def main(settings: Settings, report: Path | None) -> None:
     databases = _remember_databases()
     async with application.running(settings) as address:
         print(address, flush=True)  # noqa: T201 - how the bench learns of it
-        counting = asyncio.create_task(_count(databases))
+        counting = asyncio.create_task(_answer_lines(answer or (lambda _: _statements_of(databases))))
         await stopping.wait()
         counting.cancel()
         if meter is not None and report is not None:
@@ -52,24 +56,33 @@ def _remember_databases() -> list[Database]:
     return opened
 
 
-async def _count(databases: Sequence[Database]) -> None:
+def _statements_of(databases: Sequence[Database]) -> int:
+    return sum(each.statements for each in databases)
+
+
+async def _answer_lines(answer: Answer) -> None:
     reader = asyncio.StreamReader()
     protocol = asyncio.StreamReaderProtocol(reader)
     await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, sys.stdin)
-    while await reader.readline():
-        print(sum(each.statements for each in databases), flush=True)  # noqa: T201
+    while line := await reader.readline():
+        print(answer(line.decode().strip()), flush=True)  # noqa: T201
 
 
-if __name__ == "__main__":
+def run(answer: Answer | None = None) -> None:
+    """Serve with the settings that the first argument names, until told to end."""
     where, profile = os.environ.get("BENCH_METER"), os.environ.get("BENCH_PROFILE")
     settings = Settings.model_validate_json(Path(sys.argv[1]).read_text())
     if os.environ.get("BENCH_GC"):
-        import gc
+        import gc  # noqa: PLC0415
 
         gc.set_threshold(*map(int, os.environ["BENCH_GC"].split(",")))
-    profiler = cProfile.Profile()
+    profiler = cProfile.Profile(time.thread_time)
     if profile:
         profiler.enable()
-    asyncio.run(main(settings, Path(where) if where else None))
+    asyncio.run(main(settings, Path(where) if where else None, answer))
     if profile:
         profiler.dump_stats(profile)
+
+
+if __name__ == "__main__":
+    run()

@@ -4,12 +4,8 @@ import asyncio
 import contextlib
 import itertools
 import os
-import secrets
-import signal
-import socket
 import time
 from collections import defaultdict
-from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +13,7 @@ from statistics import median
 
 import aiohttp
 
+from bench.bare_server import BareServer
 from bench.figures import Figure, ratio_of, spread
 from bench.machine import cpu_seconds
 from bench.proof import PATIENCE, PAUSE, until_proven
@@ -111,30 +108,14 @@ class _Bench:
 
     async def bare(self) -> float:
         """Return seconds from starting the program to its proof."""
-        home = self._directory / f"home{next(self._numbers)}"
-        for name in ("project", "home", "config", "data", "state", "cache", "tmp"):
-            (home / name).mkdir(parents=True)
-        password = secrets.token_urlsafe(32)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        server = BareServer(self._program, self._directory / f"home{next(self._numbers)}")
         begun = time.perf_counter()
-        process = await asyncio.create_subprocess_exec(
-            self._program,
-            *("serve", "--hostname", "127.0.0.1", "--port", str(port)),
-            cwd=home / "project",
-            env=_environment(home, password),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        await server.start()
         try:
-            moments = await until_proven(f"http://127.0.0.1:{port}", password, str(home / "project"))
-            self.bare_cpu.append(cpu_seconds(process.pid))
+            moments = await until_proven(server.url, server.password, server.project)
+            self.bare_cpu.append(cpu_seconds(server.pid))
         finally:
-            os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
+            await server.kill()
         self.bare_listens.append(moments["listens"] - begun)
         return moments["proven"] - begun
 
@@ -149,22 +130,6 @@ def _executed_at(program: Path) -> float:
                 fields = (path / "stat").read_text().rpartition(")")[2].split()
                 began = max(began, int(fields[19]) / ticks)
     return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + began
-
-
-def _environment(home: Path, password: str) -> Mapping[str, str]:
-    """Return what the job's own environment says, so that both arms start the same."""
-    return {
-        "PATH": os.environ["PATH"],
-        "HOME": str(home / "home"),
-        "TMPDIR": str(home / "tmp"),
-        "XDG_CONFIG_HOME": str(home / "config"),
-        "XDG_DATA_HOME": str(home / "data"),
-        "XDG_STATE_HOME": str(home / "state"),
-        "XDG_CACHE_HOME": str(home / "cache"),
-        "OPENCODE_DISABLE_AUTOUPDATE": "1",
-        "OPENCODE_DISABLE_MODELS_FETCH": "1",
-        "OPENCODE_SERVER_PASSWORD": password,
-    }
 
 
 async def measure(cluster: RealCluster, directory: Path) -> list[Figure]:
