@@ -1,8 +1,7 @@
 """The use cases of rollouts: plan, start, steer and look. What is decided here the driver does."""
 
-import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Final
@@ -10,6 +9,7 @@ from typing import Final
 from opencode_lifecycle.lifecycle.observing.fleet import Fleet
 from opencode_lifecycle.lifecycle.reconciling.wanted import Site, wanted_facets
 from opencode_lifecycle.lifecycle.releases import Releases
+from opencode_lifecycle.lifecycle.rollouts.placing import Place, placed
 from opencode_lifecycle.lifecycle.rollouts.planning import Ground, member_of, planned, revision_of
 from opencode_lifecycle.lifecycle.rollouts.turns import entered
 from opencode_lifecycle.model.clock import Clock
@@ -42,7 +42,6 @@ from opencode_lifecycle.model.rollout import (
     Member,
     MemberReason,
     MemberState,
-    Placement,
     PlannedStack,
     Rollout,
     RolloutPlan,
@@ -55,13 +54,7 @@ from opencode_lifecycle.model.stack import Stack
 from opencode_lifecycle.model.view import Page
 from opencode_lifecycle.ports.rollouts import RolloutStore
 
-Place = Callable[[Stack, ReleaseId | None], Awaitable[tuple[Placement, str]]]
-"""Asks Nomad whether it could place the job of a stack on a release; never raises."""
-
 PLANS_KEPT: Final = timedelta(hours=1)
-MOST_PLACED: Final = 200
-"""Of how many stacks Nomad is asked in one plan."""
-_PLACED_AT_ONCE: Final = 8
 
 
 class Rollouts:
@@ -118,7 +111,9 @@ class Rollouts:
     async def plan(self, specification: RolloutSpecification, *, by: Principal) -> RolloutPlan:
         """Work out what a rollout would do, and keep it for `apply`. Nothing else is changed."""
         plan = await self._plan(specification, by)
-        plan = replace(plan, stacks=await self._placed(specification, plan.stacks))
+        if self._place is not None:
+            stacks = await placed(plan.stacks, specification.release, fleet=self._fleet, place=self._place)
+            plan = replace(plan, stacks=stacks)
         await self._store.prune_plans(plan.created_at)
         await self._store.put_plan(plan)
         return plan
@@ -162,33 +157,6 @@ class Rollouts:
         faults = validate(specification, is_release=lambda _: is_known)
         if faults:
             raise InvalidBody(faults)
-
-    async def _placed(
-        self, specification: RolloutSpecification, stacks: Sequence[PlannedStack]
-    ) -> Sequence[PlannedStack]:
-        """Ask Nomad about those whose migration needs another job, up to a bound; of the others nothing is known."""
-        place = self._place
-        if place is None:
-            return stacks
-        asked = [each for each in stacks if each.migration_class is MigrationClass.RESTART][:MOST_PLACED]
-        found: dict[UserId, tuple[Placement, str]] = {}
-        slots = asyncio.Semaphore(_PLACED_AT_ONCE)
-
-        async def ask(each: PlannedStack) -> None:
-            known = self._fleet.get(each.user_id)
-            if known is not None:
-                async with slots:
-                    found[each.user_id] = await place(known.stack, specification.release)
-
-        async with asyncio.TaskGroup() as tasks:
-            for each in asked:
-                tasks.create_task(ask(each), name=f"place {each.user_id}")
-        return [
-            replace(each, placement=found[each.user_id][0], message=found[each.user_id][1])
-            if each.user_id in found
-            else each
-            for each in stacks
-        ]
 
     def _facets_on(self, stack: Stack, release_id: ReleaseId | None) -> Facets | None:
         found = self._releases.peek(release_id or stack.intent.wanted_release)
