@@ -252,14 +252,23 @@ async def test_a_version_that_finds_no_room_for_a_snapshot_is_taken_back_at_once
     assert "recover" in status.message
 
 
-async def test_a_newer_version_has_nothing_to_give_up_and_starts_on_what_there_is(world):
-    await until_outcome(world, await order(world, world.older))
-    world.entrypoints.is_written = True
+async def test_what_was_set_aside_is_brought_back_with_its_version_by_an_order_of_the_same_kind(world):
+    await until_outcome(world, await order(world, world.older, restore=True))
+    aside = world.entrypoints.snapshots[-1]
 
     await until_outcome(world, await order(world, world.newer, restore=True))
 
-    assert world.entrypoints.named[-1] == ""
+    assert aside["opencode_version"] == NEW
+    assert world.entrypoints.named[-1] == aside["id"]
     assert world.stack().status.runtime.opencode_version == NEW
+
+
+async def test_a_newer_version_starts_on_what_there_is_where_nothing_is_given_up(world):
+    await until_outcome(world, await order(world, world.older))
+
+    await until_outcome(world, await order(world, world.newer))
+
+    assert world.entrypoints.named[-1] == ""
 
 
 async def test_without_anything_to_go_back_to_what_was_written_can_be_given_up_as_well(tmp_path):

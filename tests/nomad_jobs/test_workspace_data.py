@@ -466,6 +466,18 @@ def test_what_a_restore_replaces_is_set_aside_as_a_snapshot_itself(migrated):
     assert sessions_in(migrated.snapshots / aside["id"]) == {"of-the-old", "of-the-new"}
 
 
+def test_what_was_set_aside_is_kept_as_long_as_nothing_else_is_restored(migrated):
+    [receipt] = migrated.report()["snapshots"]
+    aside = migrated.run(OLD, restore=receipt["id"]).report["restored"]["set_aside"]
+
+    for minor in range(5):
+        KNOWN[f"1.21.{minor}"] = minor + 10
+        report = migrated.run(f"1.21.{minor}", session=f"of-{minor}").report
+
+    assert aside in [each["id"] for each in report["snapshots"]]
+    assert sessions_in(migrated.snapshots / aside) == {"of-the-old", "of-the-new"}
+
+
 def test_a_restore_is_not_done_again_when_the_task_restarts(migrated):
     [receipt] = migrated.report()["snapshots"]
     migrated.run(OLD, session="after", restore=receipt["id"])

@@ -61,7 +61,7 @@ class MigrationOrder:
 
     *deadline* is until when an agent at work is waited for, None for ever. *rotate* asks for a new password as well,
     whose version is made before anything is stopped; *fresh* for a new allocation also where nothing else needs one. With
-    *restore*, a version that is older than the data gets the data it had, and what was written since is set aside.
+    *restore*, the version gets the data that it had, and what was written since is set aside.
     """
 
     id: str

@@ -143,7 +143,7 @@ class WorkspaceData:
             of=record["last"],
             before=version,
             migrations=migrations_of(os.path.join(self._data, DATABASE)),
-            needed={record["before"], record["restoring"]},
+            needed={record["before"], record["restoring"], (record["restored"] or {}).get("set_aside")},
         )
 
     # --- which snapshot

@@ -79,7 +79,7 @@ class Snapshots:
     # --- taking
 
     def take(
-        self, *, of: str, before: str, migrations: dict[str, Any] | None, needed: set[str]
+        self, *, of: str, before: str, migrations: dict[str, Any] | None, needed: set[str | None]
     ) -> dict[str, Any]:
         """
         Take a snapshot of the data *of* one version *before* another starts, and return its receipt.
@@ -115,7 +115,7 @@ class Snapshots:
         self._prune(receipt, needed)
         return receipt
 
-    def _prune(self, taken: dict[str, Any], needed: set[str]) -> None:
+    def _prune(self, taken: dict[str, Any], needed: set[str | None]) -> None:
         """
         Forget all but the newest, what is *needed*, and the newest that a rollback could need.
 
