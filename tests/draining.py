@@ -16,6 +16,21 @@ QUICK = Limits(
     delivery_poll=timedelta(milliseconds=20),
 )
 
+UNBOUND = """
+variable "job_id" { type = string }
+variable "installation" { type = string }
+variable "user_id" { type = string }
+variable "image" { type = string }
+variable "opencode_version" { type = string }
+variable "template_digest" { type = string }
+variable "environment_digest" { type = string }
+variable "resources_digest" { type = string }
+variable "secret_version" { type = number }
+variable "secret_path" { type = string }
+variable "revision" { type = string }
+"""
+"""A job template that keeps no workspace."""
+
 
 def server_of(world: World):
     (allocation,) = world.live_allocations()

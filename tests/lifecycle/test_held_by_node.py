@@ -7,7 +7,9 @@ import pytest
 
 from draining import (
     NODE,
+    OTHER,
     QUICK,
+    UNBOUND,
     has_listed_the_nodes,
     ids,
     is_held,
@@ -285,6 +287,15 @@ async def test_an_order_to_a_held_stack_is_held(world):
 
     assert await until_outcome(world) is OrderOutcome.HELD
     assert said_of(world) == HELD
+
+
+async def test_a_held_stack_that_is_to_be_without_a_workspace_starts_on_another_node(world):
+    await is_held_on_a_drained_node(world)
+    world.nomad.nodes.add(OTHER)
+
+    await order(world, await a_release(world, template=UNBOUND))
+
+    await world.until(lambda: [each.node_id for each in world.live_allocations()] == [OTHER])
 
 
 async def test_new_instructions_reach_a_runtime_that_waits_to_leave_its_node(world):

@@ -8,6 +8,7 @@ from draining import (
     NODE,
     OTHER,
     QUICK,
+    UNBOUND,
     has_listed_the_nodes,
     history,
     ids,
@@ -292,21 +293,6 @@ async def test_a_task_that_restarts_on_a_node_that_takes_nothing_new_stays_there
 
 
 # --- where the workspace is not bound
-
-
-UNBOUND = """
-variable "job_id" { type = string }
-variable "installation" { type = string }
-variable "user_id" { type = string }
-variable "image" { type = string }
-variable "opencode_version" { type = string }
-variable "template_digest" { type = string }
-variable "environment_digest" { type = string }
-variable "resources_digest" { type = string }
-variable "secret_version" { type = number }
-variable "secret_path" { type = string }
-variable "revision" { type = string }
-"""
 
 
 async def test_a_stack_without_a_workspace_on_the_node_is_simply_moved(tmp_path):
