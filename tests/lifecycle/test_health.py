@@ -266,9 +266,10 @@ async def test_no_password_is_sent_to_an_address_that_is_in_doubt(world):
     await world.ensure()
     server = server_of(world)
     address = world.live_allocations()[0].address
+    world.consul.register(OTHER_JOB, OTHER, address, installation="another")
+    await world.plane._catalog.compare_once()
     shown = len(server.tried)
 
-    world.consul.register(OTHER_JOB, OTHER, address, installation="another")
     await world.until(lambda: "as well" in world.stack().status.message)
 
     assert len(server.tried) == shown
