@@ -359,6 +359,23 @@ async def test_an_agent_that_works_until_the_deadline_is_left_alone(world, at_de
     assert ids(world) == before
 
 
+@pytest.mark.parametrize("at_deadline", [AtDeadline.SKIP, AtDeadline.HOLD])
+async def test_an_agent_that_works_until_the_deadline_of_a_fresh_start_is_left_alone_after_it_too(
+    world, at_deadline
+):
+    before = ids(world)
+    server_of(world).busy = True
+    await until_outcome(
+        world, await order(world, fresh=True, deadline=utc_now() + PAST, at_deadline=at_deadline)
+    )
+
+    await world.ensure(labels={"team": "a"}, wait=None)
+    await world.until(lambda: world.stack().is_settled and not world.plane.dispatcher.at_work)
+
+    assert ids(world) == before
+    assert world.stack().status.phase is Phase.RUNNING
+
+
 async def test_an_agent_that_is_stopped_by_force_has_its_turns_aborted_first_and_named(world):
     server = server_of(world)
     server.sessions.append(FakeSession(id="ses_1", changed_at=utc_now(), at_work=True))

@@ -57,3 +57,22 @@ def test_an_order_that_was_seen_to_the_end_stays_to_be_read():
     stack = replace(stack, status=done)
 
     assert stack.order_beside(replace(stack.intent, desired=Desired.STOPPED)) == ORDER
+
+
+@pytest.mark.parametrize("change", [{}, {"pinned": True}], ids=["called off", "overruled by a pin"])
+def test_what_an_order_asked_for_and_nothing_came_of_goes_with_it(change):
+    stack = ordered(order=MigrationOrder(id="ro_1", rotate=True, fresh=True), fresh_start=5, rotation=5)
+    stack = replace(stack, status=replace(stack.status, fresh_start_done=2, rotation_done=3))
+    intent = replace(stack.intent, **change)
+
+    left = stack.beside_order(intent) if change else stack.calling_off(intent)
+
+    assert (left.order, left.fresh_start, left.rotation) == (None, 2, 3)
+
+
+def test_what_somebody_asks_for_stays_when_it_ends_an_order_of_the_same():
+    stack = ordered(order=MigrationOrder(id="ro_1", rotate=True, fresh=True), fresh_start=5, rotation=5)
+
+    left = stack.beside_order(replace(stack.intent, fresh_start=6, rotation=6))
+
+    assert (left.order, left.fresh_start, left.rotation) == (None, 6, 6)

@@ -216,6 +216,28 @@ class Stack:
             return order
         return None
 
+    def beside_order(self, intent: Intent) -> Intent:
+        """Return *intent*, which somebody asks for, with the order that stands or, where that ends with it, without."""
+        order = self.order_beside(intent)
+        return replace(intent, order=order) if order is not None else self.calling_off(intent)
+
+    def calling_off(self, intent: Intent) -> Intent:
+        """
+        Return *intent* without the order that stands, and without what that asked for as long as nothing came of it.
+
+        1. A rollout of fresh starts orders a stack whose agent is at work, and gives its place to another meanwhile.
+        2. That a fresh start is due would stay in the row, and without an order no agent is waited for.
+        3. A new password that stays due is never made without one either, and keeps every other from being noticed.
+
+        What *intent* itself asks for stays.
+        """
+        order, before, status = self.standing_order, self.intent, self.status
+        if order is not None and order.fresh and intent.fresh_start == before.fresh_start:
+            intent = replace(intent, fresh_start=min(intent.fresh_start, status.fresh_start_done))
+        if order is not None and order.rotate and intent.rotation == before.rotation:
+            intent = replace(intent, rotation=min(intent.rotation, status.rotation_done))
+        return replace(intent, order=None)
+
     def is_on_footing(self, aim: str) -> bool:
         """
         Whether the stack stays on what ran before, since *aim*, which is what is asked for, was tried and taken back.

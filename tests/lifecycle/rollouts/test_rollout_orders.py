@@ -7,6 +7,7 @@ import pytest
 from opencode_lifecycle.lifecycle.rollouts import orders
 from opencode_lifecycle.model.migration import OrderOutcome
 from opencode_lifecycle.model.rollout import MemberState
+from opencode_lifecycle.model.rollout_specification import RolloutSpecification
 from opencode_lifecycle.model.states import MigrationState
 from opencode_lifecycle.ports.stores import Decision, Situation
 from rollout_examples import ToyDriver, a_fleet, a_specification
@@ -77,6 +78,20 @@ def test_calling_an_order_off_leaves_the_stack_as_it_was(driver):
 
     assert made.stack.intent.order is None
     assert made.stack.intent.wanted_release == OLD
+
+
+def test_calling_off_an_order_of_a_fresh_start_leaves_none_due():
+    specification = RolloutSpecification(recreate=True, rotate_passwords=True)
+    driver = ToyDriver.of(a_fleet(1), specification)
+    before = driver.fleet.stacks[driver.members[0].user_id].intent
+    ordered(driver)
+
+    made = decided(driver, orders.release)
+
+    assert (made.stack.intent.fresh_start, made.stack.intent.rotation) == (
+        before.fresh_start,
+        before.rotation,
+    )
 
 
 def test_a_stack_is_ordered_back_in_the_middle_of_its_way_there(driver):

@@ -306,7 +306,7 @@ def change(request: Request, stack: Stack, intent: Intent, kind: OperationKind) 
     row has moved on, and the new try is not lost in that worker's save.
     """
     generation = stack.intent.generation + 1
-    intent = replace(intent, order=stack.order_beside(intent))
+    intent = stack.beside_order(intent)
     changes = _differences(stack.intent, intent)
     changed = replace(stack, intent=replace(intent, generation=generation), updated_at=request.now)
     operation = _operation(request, changed, kind)

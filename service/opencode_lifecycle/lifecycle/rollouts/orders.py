@@ -111,11 +111,8 @@ def take_back(rollout: Rollout, member: Member, *, now: datetime) -> Decide:
             return Decision()
         order = stack.intent.order
         is_ours = order is not None and order_of(rollout.id, order.id) is not None
-        intent = replace(
-            stack.intent,
-            wanted_release=member.release_before or stack.intent.wanted_release,
-            order=None if is_ours else order,
-        )
+        before = stack.calling_off(stack.intent) if is_ours else stack.intent
+        intent = replace(before, wanted_release=member.release_before or before.wanted_release)
         return _changed(rollout, stack, intent, "stack.taken_back", now=now)
 
     return decide
@@ -135,7 +132,7 @@ def release(rollout: Rollout, member: Member, *, now: datetime) -> Decide:
         wanted = stack.intent.wanted_release
         if came_from is not None and wanted == release_wanted(rollout, member):
             wanted = came_from
-        intent = replace(stack.intent, order=None, wanted_release=wanted)
+        intent = replace(stack.calling_off(stack.intent), wanted_release=wanted)
         return _changed(rollout, stack, intent, "stack.released", now=now)
 
     return decide
@@ -157,14 +154,15 @@ def _ordered(rollout: Rollout, member: Member, stack: Stack, *, back: bool, now:
         restore=back and rollout.rollback_data is DataPolicy.RESTORE,
     )
     wanted = member.release_before if back else rollout.release
+    before = stack.calling_off(stack.intent)
     intent = replace(
-        stack.intent,
+        before,
         order=order,
         wanted_release=wanted or stack.intent.wanted_release,
         # Somebody asked for it: what was refused before is tried again, this once.
         recovered=generation,
-        rotation=generation if order.rotate else stack.intent.rotation,
-        fresh_start=generation if order.fresh else stack.intent.fresh_start,
+        rotation=generation if order.rotate else before.rotation,
+        fresh_start=generation if order.fresh else before.fresh_start,
     )
     return _changed(rollout, stack, intent, "stack.ordered", now=now, order=order.id)
 

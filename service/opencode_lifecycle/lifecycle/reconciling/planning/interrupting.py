@@ -192,14 +192,20 @@ def _past_deadline(
         observed_generation=work.stack.intent.generation,
         health=health_of(work, limits),
         order_done=order.id,
+        # A fresh start is due no longer: without the order no agent would be waited for.
+        fresh_start_done=work.stack.intent.fresh_start,
     )
     match order.at_deadline:
         case AtDeadline.SKIP:
             message = f"left as it is, since its agent was at work until the deadline: {change.why}"
-            skipped = replace(status, migration_state=MigrationState.STALE, message=message, reason=None)
-            return Rest(
-                replace(skipped, order_outcome=OrderOutcome.SKIPPED), limits.idle_poll, succeeded=True
+            skipped = replace(
+                status,
+                migration_state=MigrationState.STALE,
+                message=message,
+                reason=None,
+                order_outcome=OrderOutcome.SKIPPED,
             )
+            return Rest(skipped, limits.idle_poll, succeeded=True)
         case AtDeadline.HOLD:
             message = (
                 f"held, since its agent was at work until the deadline: {change.why}. Recover or recreate it"
