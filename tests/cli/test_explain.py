@@ -14,6 +14,7 @@ from fakes.lifecycle_service import (
     migration,
     operation,
     order,
+    readiness,
     rollout,
     stack,
     staleness,
@@ -360,6 +361,28 @@ def test_that_a_stack_was_moved_is_told_until_its_rollout_is_over():
 
 def test_a_stack_that_is_being_moved_speaks_for_itself():
     assert said("rollout", moving("draining", order=order()), rollout=in_rollout("ordered")) == []
+
+
+def test_who_waits_is_told_of_a_neighbour_that_is_away_and_who_does_not_is_not():
+    away = ["Vault, which the service cannot reach: sealed"]
+
+    assert said("waits for", moving("queued", order=order()), away=away)[-1] == away[0]
+    assert said("waits for", stack(phase="starting"), away=away) == away
+    assert said("waits for", away=away) == []
+
+
+def test_the_neighbours_are_looked_at(run, service):
+    ask(service, moving("queued", order=order()))
+    service.answers("GET /v1/rollouts/ro_1", in_rollout("ordered"))
+    service.answers("GET /readyz", readiness("nomad"), status=503)
+
+    assert "Nomad, which the service cannot reach: sealed" in run("explain", "ada").stdout
+
+
+def test_no_agent_is_said_to_work_that_cannot_be_seen():
+    unseen = moving("draining", order=order()) | {"reason": "unknown"}
+
+    assert said("waits for", unseen)[0] == "proof that its agent is idle: what cannot be seen counts as work."
 
 
 def ask(service, seen):

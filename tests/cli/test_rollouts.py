@@ -17,6 +17,7 @@ from fakes.lifecycle_service import (
     order,
     plan,
     planned_stack,
+    readiness,
     rollout,
     rollout_detail,
     specification,
@@ -700,6 +701,32 @@ def test_a_few_that_are_in_flight_are_named():
 
     assert waits(counts={"ordered": 7}, members=members) == ["7 stacks in flight: ada, bob and 5 more"]
     assert waits(counts={"ordered": 2}, members=members) == ["2 stacks in flight: ada, bob"]
+
+
+def test_a_neighbour_that_is_away_is_what_is_waited_for(run, service):
+    service.answers(GET, rollout_detail("running", member()))
+    service.answers("GET /readyz", readiness("vault"), status=503)
+
+    lines = lines_of(run("rollout", "show", ROLLOUT))
+
+    assert "waits for Vault, which the service cannot reach: sealed" in lines
+
+
+def test_the_neighbours_are_not_asked_at_each_look(run, service):
+    for _ in range(5):
+        service.answers(GET, rollout_detail("running", member()))
+    service.answers("GET /readyz", readiness())
+    service.answers(GET, rollout_detail("succeeded", **ENDED))
+
+    run("rollout", "watch", ROLLOUT)
+
+    assert len([each for each in service.asked if each.path == "/readyz"]) == 1
+
+
+def test_no_agent_is_said_to_be_at_work_that_cannot_be_seen():
+    unseen = draining() | {"reason": "unknown"}
+
+    assert waits(unseen)[-1].startswith("a look at ada, until ")
 
 
 def test_whoever_asked_for_a_pause_is_named():

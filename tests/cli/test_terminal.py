@@ -216,6 +216,8 @@ def test_a_plan_is_coloured_and_its_command_is_not_folded(service, terminal):
     assert COLOUR.search(shown.text)
     assert shown.exit_code == ExitCode.FAILED
     assert f"opencode-lifecycle rollout start --plan {PLAN}" in bare(shown.text)
+    assert "1 stack selected: 1 to move (1 restart)," in " ".join(bare(shown.text).split())
+    assert max(len(line) for line in bare(shown.text).splitlines() if "rollout start" not in line) <= 40
 
 
 def test_an_explanation_fits_a_screen_of_eighty_columns(service, terminal):

@@ -11,6 +11,7 @@ from opencode_lifecycle.cli import explanation
 from opencode_lifecycle.cli.client import CallFailed, JsonObject
 from opencode_lifecycle.cli.connection import Session, calls_service
 from opencode_lifecycle.cli.explanation import Known
+from opencode_lifecycle.cli.neighbours_away import neighbours_away
 from opencode_lifecycle.cli.output import Screen, ago, plain, state
 from opencode_lifecycle.cli.parameters import user_argument
 from opencode_lifecycle.cli.rollout_watching import latest_rollout
@@ -60,6 +61,7 @@ async def _ask(session: Session, user_id: UserId) -> Known:
         conditions=await _if_seen(_conditions(session)) or (),
         rollout=await _if_seen(_rollout_of(session, user_id, stack)),
         next_look=await _if_seen(client.next_look(user_id)),
+        away=await neighbours_away(client),
     )
 
 

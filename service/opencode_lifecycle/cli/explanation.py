@@ -62,6 +62,8 @@ class Known:
     conditions: Sequence[JsonObject] = ()
     rollout: JsonObject | None = None
     next_look: JsonObject | None = None
+    away: Sequence[str] = ()
+    """The neighbours that the service cannot reach, a few words for each."""
 
     def document(self, rows: Sequence[Row]) -> JsonObject:
         """Return everything, with the sentences, as one JSON value."""
@@ -223,7 +225,9 @@ def _waits(known: Known, now: datetime) -> Iterator[str]:
         yield from _waits_of_migration(known, now)
     elif _reason(stack) is Reason.NODE_DRAINING and stack.get("phase") == Phase.STOPPED:
         yield f"{_node_named(stack)}, which {_state_of(_node_of(stack))}."
-    if _reason(stack) in OUTAGES:
+    if not _is_at_rest(stack):
+        yield from known.away
+    if _reason(stack) in OUTAGES and not known.away:
         yield f"that neighbour: {meaning_of(stack.get('reason'))}"
     if stack.get("generation") != stack.get("observed_generation"):
         yield "a worker to take up the latest change that was accepted."
@@ -232,13 +236,26 @@ def _waits(known: Known, now: datetime) -> Iterator[str]:
             yield f"a person to judge {condition.get('id')}: {condition.get('message')}"
 
 
+def _is_at_rest(stack: JsonObject) -> bool:
+    """Whether nothing is to be done to it."""
+    at_rest = {Phase.RUNNING: Desired.RUNNING, Phase.STOPPED: Desired.STOPPED}
+    phase = stack.get("phase")
+    return (
+        phase in at_rest
+        and stack.get("desired") == at_rest[Phase(str(phase))]
+        and stack.get("generation") == stack.get("observed_generation")
+        and (phase == Phase.STOPPED or stack.get("migration_state") == MigrationState.CURRENT)
+    )
+
+
 def _waits_of_migration(known: Known, now: datetime) -> Iterator[str]:
     stack, order = known.stack, _order_of(known.stack)
     state = stack.get("migration_state")
-    if state == MigrationState.QUEUED:
+    is_unseen = _reason(stack) is Reason.UNKNOWN
+    if state == MigrationState.QUEUED or (state == MigrationState.DRAINING and is_unseen):
         yield "proof that its agent is idle: what cannot be seen counts as work."
         yield _until_the_drain_ends(stack, now) if _is_drained(stack) else _until_the_deadline(order, now)
-    if state == MigrationState.DRAINING:
+    elif state == MigrationState.DRAINING:
         yield "its agent, which works, waits for a permission or holds a terminal; idle must be proven, and must last."
         yield _until_the_drain_ends(stack, now) if _is_drained(stack) else _until_the_deadline(order, now)
     busy_until = parse_time(_migration_of(stack).get("busy_until"))

@@ -77,6 +77,10 @@ class Screen:
         """Write one result line, unfolded, so that it can be copied or cut out whole."""
         self._results.print(_cell(text), soft_wrap=True)
 
+    def sentence(self, text: str) -> None:
+        """Write text for people, folded between words on a terminal."""
+        self._results.print(Text(plain(text)))
+
     def heading(self, text: str) -> None:
         self._results.print()
         self._results.print(Text(plain(text), style="bold"))

@@ -66,7 +66,7 @@ def show_plan(screen: Screen, plan: JsonObject) -> None:
             whole={"USER"},
         )
     screen.gap()
-    screen.line(totals_text(plan))
+    screen.sentence(totals_text(plan))
     if plan.get("has_changes"):
         screen.facts(_facts_of_plan(plan))
         screen.heading("Apply it with")

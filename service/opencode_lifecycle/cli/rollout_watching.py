@@ -1,8 +1,10 @@
 """Watching a rollout until it is over, with its progress shown live."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from math import inf
+from time import monotonic
 from typing import Final
 
 from rich.console import Group, RenderableType
@@ -14,6 +16,7 @@ from rich.text import Text
 
 from opencode_lifecycle.cli.client import Client, JsonObject
 from opencode_lifecycle.cli.following import ShowProgress, poll
+from opencode_lifecycle.cli.neighbours_away import neighbours_away
 from opencode_lifecycle.cli.output import Screen, duration, parse_time, plain
 from opencode_lifecycle.cli.rollout_tables import standing_text, wave_table
 from opencode_lifecycle.cli.rollout_words import (
@@ -34,6 +37,8 @@ FEW: Final = 5
 """So many stacks are named that are in flight, and of which agents are waited for."""
 _IN_FLIGHT: Final = (("state", MemberState.ORDERED.value), ("limit", str(FEW)))
 """A rollout is asked for with a page of its members: a few of those that are in flight."""
+_NEIGHBOURS_EVERY: Final = 5.0
+"""Seconds between two questions for the neighbours, since the service asks each of them then."""
 _BAR: Final = 40
 _MOST_WAVES: Final = 12
 """More do not fit a screen; those around the one that is moved are shown."""
@@ -50,23 +55,40 @@ async def latest_rollout(client: Client) -> str | None:
     return newest
 
 
-async def look_at(client: Client, rollout_id: str) -> JsonObject:
-    """Return the rollout, and as its `draining` a few stacks whose agents are waited for, by whosever order."""
-    found = await client.rollout(rollout_id, _IN_FLIGHT)
-    if is_over(found) or not count_of(found.get("counts"), MemberState.ORDERED):
+class Lookout:
+    """Looks at one rollout as often as it is told to, and at the service's neighbours now and then."""
+
+    def __init__(self, client: Client, rollout_id: str) -> None:
+        self._client = client
+        self._rollout_id = rollout_id
+        self._away: Sequence[str] = ()
+        self._asked_at = -inf
+
+    async def look(self) -> JsonObject:
+        """
+        Return the rollout with what it may wait for.
+
+        Its `draining` are a few stacks whose agents are waited for, by whosever order, its `away` the neighbours that cannot
+        be reached.
+        """
+        found = await self._client.rollout(self._rollout_id, _IN_FLIGHT)
+        if is_over(found) or not count_of(found.get("counts"), MemberState.ORDERED):
+            return found
+        if monotonic() - self._asked_at >= _NEIGHBOURS_EVERY:
+            self._away, self._asked_at = await neighbours_away(self._client), monotonic()
+        found = {**found, "away": self._away}
+        query = [("migration_state", MigrationState.DRAINING.value)]
+        async for page in self._client.stacks(query, FEW):
+            return {**found, "draining": page["items"]}
         return found
-    query = [("migration_state", MigrationState.DRAINING.value)]
-    async for page in client.stacks(query, FEW):
-        return {**found, "draining": page["items"]}
-    return found
 
 
 async def follow_rollout(
-    client: Client, rollout: JsonObject, *, deadline: Deadline, show: ShowProgress
+    client: Client, rollout_id: str, *, deadline: Deadline, show: ShowProgress
 ) -> JsonObject:
     """Return the rollout when it is over, or as it was last seen when *deadline* is."""
-    rollout_id = str(rollout["id"])
-    return await poll(lambda: look_at(client, rollout_id), rollout, is_over, deadline=deadline, show=show)
+    lookout = Lookout(client, rollout_id)
+    return await poll(lookout.look, await lookout.look(), is_over, deadline=deadline, show=show)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from opencode_lifecycle.model.rollout import (
     RolloutReason,
     RolloutState,
 )
+from opencode_lifecycle.model.states import Reason
 
 OF_ROLLOUTS: Final[Mapping[RolloutReason, str]] = {
     RolloutReason.OPERATOR: "somebody asked for it",
@@ -159,8 +160,8 @@ def waits_of(rollout: JsonObject, *, now: datetime) -> Iterator[str]:
     """
     Say what a rollout waits for, most pressing first; nothing when it is over.
 
-    Among its `draining`, when they are there, are stacks of it whose agents are waited for; its `members`, when they are
-    there, are some that are in flight.
+    What it may have been given is told: among its `draining` stacks of it whose agents are waited for, as its `members`
+    some that are in flight, and as its `away` neighbours that cannot be reached.
     """
     if is_over(rollout):
         return
@@ -174,6 +175,7 @@ def waits_of(rollout: JsonObject, *, now: datetime) -> Iterator[str]:
     in_flight = count_of(rollout.get("counts"), MemberState.ORDERED)
     if in_flight:
         yield f"{counted(in_flight, 'stack')} in flight{_who_is_in_flight(rollout, in_flight)}"
+        yield from rollout.get("away") or ()
         yield from _agents_at_work(rollout, now)
     soaks_until = parse_time(rollout.get("soaks_until"))
     if soaks_until is not None and not in_flight and soaks_until > now:
@@ -207,7 +209,9 @@ def _agents_at_work(rollout: JsonObject, now: datetime) -> Iterator[str]:
         deadline = parse_time(order.get("deadline"))
         left = _span(now, deadline) if deadline is not None and deadline > now else ""
         until = f", until {_moment(deadline)}" if deadline is not None else ""
-        yield f"the agent of {stack.get('user_id')}{until}{f' (in {left})' if left else ''}"
+        is_seen = stack.get("reason") != Reason.UNKNOWN
+        what = f"the agent of {stack.get('user_id')}" if is_seen else f"a look at {stack.get('user_id')}"
+        yield f"{what}{until}{f' (in {left})' if left else ''}"
 
 
 def waits_for_its_turn(rollout: JsonObject) -> bool:

@@ -22,9 +22,9 @@ from opencode_lifecycle.cli.rollout_tables import (
     show_rollouts,
 )
 from opencode_lifecycle.cli.rollout_watching import (
+    Lookout,
     follow_rollout,
     latest_rollout,
-    look_at,
     progress_of_rollout,
 )
 from opencode_lifecycle.cli.rollout_words import count_of, is_over, outcome, waits_of
@@ -135,7 +135,7 @@ async def show(session: Session, *, rollout_id: str | None, state: str | None, m
     Without ID: the one that runs, or the last one.
     """
     client = session.client
-    found = await look_at(client, rollout_id or await _latest(client))
+    found = await Lookout(client, rollout_id or await _latest(client)).look()
     wanted = [("state", state)] if state else []
     if state or members or session.screen.as_json:
         named = await client.members(str(found["id"]), wanted)
@@ -147,7 +147,7 @@ async def show(session: Session, *, rollout_id: str | None, state: str | None, m
             for member in await client.members(str(found["id"]), [("state", each.value)])
         ]
     if session.screen.as_json:
-        found = {name: value for name, value in found.items() if name != "draining"}
+        found = {name: value for name, value in found.items() if name not in {"draining", "away"}}
         session.screen.document({**found, "members": {"items": named, "next_cursor": None}})
         return
     show_rollout(session.screen, found, waits=waits_of(found, now=datetime.now(UTC)))
@@ -184,7 +184,7 @@ def _steering(verb: str, text: str) -> None:
     rollout.command(verb)(command)
 
 
-_steering("pause", "Move nobody else until it is resumed; whoever was ordered already finishes.")
+_steering("pause", "Move nobody else until it is resumed; whoever has begun to be moved finishes.")
 _steering("resume", "Go on, letting pass what made it pause.")
 _steering("abort", "Move nobody else, for good; whoever was moved stays as it is now.")
 
@@ -209,9 +209,7 @@ async def _watch_until_over(session: Session, rollout_id: str, deadline: Deadlin
     screen, client = session.screen, session.client
     try:
         with progress_of_rollout(screen) as show_progress:
-            found = await follow_rollout(
-                client, await look_at(client, rollout_id), deadline=deadline, show=show_progress
-            )
+            found = await follow_rollout(client, rollout_id, deadline=deadline, show=show_progress)
     except asyncio.CancelledError:
         screen.note(f"The rollout goes on. See: opencode-lifecycle rollout show {rollout_id}")
         raise

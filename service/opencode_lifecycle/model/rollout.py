@@ -21,7 +21,7 @@ from opencode_lifecycle.model.staleness import Staleness
 class RolloutState(StrEnum):
     RUNNING = "running"
     PAUSED = "paused"
-    """Nobody else is moved; whoever was ordered already finishes. Resuming goes on in the same direction."""
+    """Nobody else is moved; whoever has begun to be moved finishes. Resuming goes on in the same direction."""
     ABORTED = "aborted"
     """Nobody else is moved, for good. It has ended when whoever was being replaced has finished."""
     ROLLING_BACK = "rolling_back"
