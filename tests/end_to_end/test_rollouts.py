@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from end_to_end.conftest import NewService
+from end_to_end.rolling import a_release, begin, end_of, target
 from end_to_end.runtimes import Runtime
 from end_to_end.servers import status_of
-from end_to_end.service_process import ServiceProcess, until
+from end_to_end.service_process import ServiceProcess
 from opencode_lifecycle.cluster.opencode_package import ensure_opencode
 from opencode_lifecycle.shipped import shipped
 from opencode_session import ask, open_session
@@ -22,8 +23,6 @@ pytestmark = [pytest.mark.servers, pytest.mark.opencode, pytest.mark.timeout(600
 
 USERS = ("ro-ann", "ro-ben", "ro-cem", "ro-dot")
 OLD, NEW = "1.18.33", "1.18.34"
-AT_ONCE = {"canary": "1", "waves": ["100%"], "max_in_flight": 2, "soak": "0s"}
-ENDED = {"succeeded", "failed", "aborted", "paused", "rolled_back"}
 
 
 @pytest.fixture(scope="module")
@@ -55,29 +54,6 @@ async def all_four(service: ServiceProcess) -> dict[str, dict[str, Any]]:
     for user in USERS:
         await service.accept(user)
     return {user: await service.ensure(user) for user in USERS}
-
-
-async def a_release(service: ServiceProcess, **content: object) -> str:
-    answer = await service.call("POST", "/v1/releases", content, role="operator")
-    assert answer.status in {200, 201}, answer.body
-    return answer.body["id"]
-
-
-async def begin(service: ServiceProcess, release: str | None, **changes: object) -> str:
-    body = {"strategy": {**AT_ONCE, **changes}, **({"release": release} if release else {})}
-    answer = await service.call("POST", "/v1/rollouts", body, role="operator")
-    assert answer.status == 201, answer.body
-    return answer.body["id"]
-
-
-async def rollout(service: ServiceProcess, rollout_id: str) -> dict[str, Any]:
-    answer = await service.call("GET", f"/v1/rollouts/{rollout_id}", role="operator")
-    assert answer.status == 200, answer.body
-    return answer.body
-
-
-async def end_of(service: ServiceProcess, rollout_id: str, seconds: float = 240) -> dict[str, Any]:
-    return await until(lambda: rollout(service, rollout_id), lambda found: found["state"] in ENDED, seconds)
 
 
 async def test_a_prompt_reaches_all_with_the_same_process_and_counts_from_the_next_turn(service, model):
@@ -136,7 +112,7 @@ async def test_an_agent_finishes_its_answer_before_its_runtime_moves_and_nobody_
 async def test_a_release_whose_server_never_runs_stops_at_the_canary_and_is_taken_back(service):
     before = await all_four(service)
     sessions = {user: await (await runtime_of(service, user)).sessions() for user in USERS}
-    target = (await service.call("GET", "/v1/releases", role="operator")).body["items"]
+    before_it = await target(service)
     release = await a_release(service, template=broken())
 
     ended = await end_of(service, await begin(service, release), 420)
@@ -151,10 +127,7 @@ async def test_a_release_whose_server_never_runs_stops_at_the_canary_and_is_take
         if (await service.stack(user))["runtime"]["allocation_id"] != before[user]["runtime"]["allocation_id"]
     ]
     assert len(moved) <= 1
-    current = (await service.call("GET", "/v1/releases", role="operator")).body["items"]
-    assert [each["id"] for each in current if each["is_current"]] == [
-        each["id"] for each in target if each["is_current"]
-    ]
+    assert await target(service) == before_it
 
 
 def broken() -> str:

@@ -195,7 +195,10 @@ class ModelServer:
         first, *rest = text.split(" ") if text else [""]
         await send({"role": "assistant", "content": first})
         if hold is not None:
-            await hold.wait()
+            hold.reached.set()
+            # Whoever releases it may run in another thread, whose events wake nobody here.
+            while not hold.is_released:  # noqa: ASYNC110 - see above
+                await asyncio.sleep(0.02)
         for word in rest:
             await send({"content": f" {word}"})
         await send({}, "stop")

@@ -67,6 +67,13 @@ class CrashPoints:
         yield
         self._may_act.set()
 
+    async def kill(self, moment: str) -> None:
+        """Kill the service now, whatever it does, and return when it was revived."""
+        await self._may_act.wait()
+        self.points.append(f"{self._operation}: at the moment: {moment}")
+        self._kill()
+        await self._may_act.wait()
+
     def end(self) -> None:
         self._operation = ""
 
@@ -77,7 +84,6 @@ class CrashPoints:
         async def revive() -> None:
             while True:
                 await self._dead.wait()
-                self._may_act.clear()
                 await asyncio.to_thread(self.service.kill)
                 self._dead.clear()
                 await asyncio.to_thread(self.service.start)
@@ -112,4 +118,5 @@ class CrashPoints:
         process = self.service.process
         assert process is not None, "the service was up"
         os.kill(process.pid, signal.SIGKILL)
+        self._may_act.clear()
         self._dead.set()

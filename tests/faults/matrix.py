@@ -16,6 +16,10 @@ MATRIX = {
         injected="the service is killed before or after each effect of a stack's whole life",
         must_hold="its next life converges; one live allocation at most, no accepted wish lost, nothing left behind",
     ),
+    "F2": Fault(
+        injected="of two replicas the one that drives a rollout is frozen for longer than its claim, then goes on",
+        must_hold="the other takes over; nobody is moved twice, and never are more in flight than may be",
+    ),
     "F5": Fault(
         injected="50 identical ensures of one user, split between two replicas",
         must_hold="one job, one password, the same answer from both",
@@ -75,6 +79,10 @@ MATRIX = {
     "F33": Fault(
         injected="Consul is frozen, down or killed",
         must_hold="what runs is unaffected, what is new waits with the reason, no address is wrong",
+    ),
+    "rollout": Fault(
+        injected="the service, or of two replicas the one that drives, is killed while a rollout moves runtimes",
+        must_hold="its next life, or the other, goes on: nobody is moved twice or forgotten, and it succeeds",
     ),
     "boot": Fault(
         injected="jobs are stopped, edited, removed or replaced by foreign ones while the service is down",
