@@ -314,6 +314,21 @@ async def test_a_plan_for_another_target_has_lapsed(four):
         await four.plane.rollouts.apply(plan.id, by=OPERATOR)
 
 
+async def test_a_rollout_brings_back_the_target_that_another_replica_chose_a_moment_before_it(four):
+    chosen = await a_new_release(four, environment={"LANG": "C"})
+    release = await a_new_release(four, environment={"LANG": "D"})
+    await four.store.use_release(chosen)
+
+    rollout = await four.plane.rollouts.start(
+        RolloutSpecification(release=release, strategy=AT_ONCE), by=OPERATOR
+    )
+    await ended(four, rollout.id)
+    await four.plane.rollouts.rollback(rollout.id, by=OPERATOR)
+    await ended(four, rollout.id)
+
+    assert (rollout.target_before, four.plane.releases.current.id) == (chosen, chosen)
+
+
 async def test_what_has_ended_is_neither_paused_nor_aborted(four):
     release = await a_new_release(four, instructions="Be brief.")
     rollout = await four.plane.rollouts.start(

@@ -37,6 +37,7 @@ from opencode_lifecycle.model.identifiers import (
 from opencode_lifecycle.model.migration import DataPolicy, MigrationClass
 from opencode_lifecycle.model.operation import Event
 from opencode_lifecycle.model.principal import Principal
+from opencode_lifecycle.model.release import Release
 from opencode_lifecycle.model.rollout import (
     ROLLOUT_MOVES,
     Member,
@@ -127,7 +128,8 @@ class Rollouts:
 
     async def _plan(self, specification: RolloutSpecification, by: Principal) -> RolloutPlan:
         await self._check(specification)
-        now, target = self._now(), self._releases.current
+        target = await self._target()
+        now = self._now()
         ground = Ground(
             target=target.id if target is not None else None,
             pins=self._pins(),
@@ -177,7 +179,7 @@ class Rollouts:
         `PlanNotFound` for no such plan, `PlanLapsed` for one that is too old, or was made for another target of the fleet.
         """
         plan = await self.find_plan(plan_id)
-        target = self._releases.current
+        target = await self._target()
         if plan.lapses_at <= self._now():
             raise PlanLapsed(plan=plan_id)
         if target is not None and target.id != plan.target_before:
@@ -290,7 +292,7 @@ class Rollouts:
         return await self._change(rollout_id, change, "rolling_back", by, members=latecomers)
 
     async def _check_way_back(self, rollout: Rollout) -> None:
-        target, before = self._releases.current, rollout.target_before
+        target, before = await self._target(), rollout.target_before
         if target is not None and target.id not in {rollout.release, before}:
             raise RolloutFinished(
                 f"Since then {target.id} became the fleet's target; start a rollout to {before} instead."
@@ -354,6 +356,11 @@ class Rollouts:
         changed = await self._store.change_rollout(rollout_id, change, members=members, event=event)
         self._told()
         return changed
+
+    async def _target(self) -> Release | None:
+        """Return the fleet's target as it is now: another replica may have chosen it a moment ago."""
+        await self._releases.refresh()
+        return self._releases.current
 
     async def _existing(self, rollout_id: RolloutId) -> Rollout:
         rollout = await self._store.get_rollout(rollout_id)
