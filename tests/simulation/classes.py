@@ -54,9 +54,7 @@ HELD: Final = {
 """By the path and the name of a test that fails when the bug is planted."""
 
 LATER: Final = {
-    "G15": "rollouts: the planner of waves",
     "G17": "quotas",
-    "G24": "rollouts",
 }
 """What the class comes with."""
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from itertools import count, islice
 
-from simulation import crashes, planted, planted_for_two, scenarios
+from simulation import crashes, planted, planted_for_two, planted_in_rollouts, scenarios
 from simulation.schedule import Schedule, Script
 
 
@@ -25,6 +25,8 @@ class Mutant:
     replicas: int = 1
     told: bool = True
     """Whether told faults and points are tried as well, which may show something else of it than what it is about."""
+    of_fleets: bool = False
+    """Whether it needs a fleet with rollouts to do harm."""
     also_without: str = ""
     """The guard that is taken away with it, since it alone would hold the same."""
     most: int = 2000
@@ -75,6 +77,12 @@ MUTANTS = (
         also_without="a row says when it is due; at start everything is compared",
     ),
     Mutant("G5", "what has no row is left lying", planted.what_has_no_row_is_left),
+    Mutant(
+        "G5",
+        "who is on the way when a driver dies is forgotten",
+        planted_in_rollouts.who_is_on_the_way_is_forgotten_with_the_driver,
+        of_fleets=True,
+    ),
     Mutant("G6", "a start has no deadline", planted.a_start_has_no_deadline),
     Mutant("G6", "a stop waits until the start has ended", planted.a_stop_waits_for_the_start),
     Mutant("G7", "a call has no deadline", planted.a_call_has_no_deadline),
@@ -93,15 +101,58 @@ MUTANTS = (
         planted_for_two.the_claim_is_asked_for_before_the_row_is_saved,
         replicas=2,
     ),
+    Mutant(
+        "G8",
+        "a driver that was overtaken goes on",
+        planted_in_rollouts.whoever_was_overtaken_goes_on,
+        of_fleets=True,
+        replicas=2,
+    ),
     Mutant("G9", "a runtime that is gone is not missed", planted.a_lost_runtime_is_not_missed),
     Mutant("G10", "what Nomad refuses for good counts as an outage", planted.a_refusal_counts_as_an_outage),
+    Mutant(
+        "G10",
+        "a revision that was taken back is tried again",
+        planted_in_rollouts.what_was_taken_back_is_tried_again,
+        of_fleets=True,
+    ),
     Mutant("G11", "a recreate is not remembered as done", planted.a_recreate_is_done_for_ever),
     Mutant("G11", "a rotation is not remembered as done", planted.a_rotation_is_done_for_ever),
+    Mutant(
+        "G11",
+        "an order that was not written down is given again",
+        planted_in_rollouts.an_order_is_not_found_in_the_row,
+        of_fleets=True,
+    ),
     Mutant(
         "G12",
         "the sweeper acts on rows that it read before",
         planted.the_sweeper_acts_on_an_old_decision,
         told=False,
+    ),
+    Mutant(
+        "G12",
+        "a runtime is stopped by an earlier look at its agent",
+        planted_in_rollouts.an_earlier_look_lets_a_runtime_be_stopped,
+        of_fleets=True,
+    ),
+    Mutant(
+        "G12",
+        "a stop is saved without a look at the lease",
+        planted_in_rollouts.a_stop_is_saved_without_a_look_at_the_lease,
+        of_fleets=True,
+    ),
+    Mutant(
+        "G12",
+        "a lease is given without a look at the stop",
+        planted_in_rollouts.a_lease_is_given_without_a_look_at_the_stop,
+        of_fleets=True,
+    ),
+    Mutant(
+        "G15",
+        "places that are given in a turn are not counted in it",
+        planted_in_rollouts.places_given_in_a_turn_are_not_counted_in_it,
+        of_fleets=True,
     ),
     Mutant(
         "G18",
@@ -123,6 +174,31 @@ MUTANTS = (
         planted.what_waits_for_vault_is_not_tried_again,
         also_without="a stack is compared whenever something is seen of it",
     ),
+    Mutant(
+        "G24",
+        "a stack that is gone is waited for",
+        planted_in_rollouts.who_is_gone_is_waited_for,
+        of_fleets=True,
+    ),
+    Mutant(
+        "G24",
+        "the claim of a driver that died never lapses",
+        planted_in_rollouts.the_claim_of_a_dead_driver_never_lapses,
+        of_fleets=True,
+        replicas=2,
+    ),
+    Mutant(
+        "G24",
+        "a gate that can say nothing passes",
+        planted_in_rollouts.a_gate_that_can_say_nothing_passes,
+        of_fleets=True,
+    ),
+    Mutant(
+        "G24",
+        "a pause is not looked at",
+        planted_in_rollouts.a_pause_is_not_looked_at,
+        of_fleets=True,
+    ),
     Mutant("G25", "a server that answers nothing is left so", planted.a_wedge_is_not_replaced),
     Mutant(
         "G26",
@@ -132,6 +208,13 @@ MUTANTS = (
     ),
     Mutant("G27", "a password is written into the history", planted.a_password_is_written_into_the_history),
     Mutant("G30", "what fails is tried again without a pause", planted.it_is_tried_again_without_a_pause),
+    Mutant(
+        "G30",
+        "a replica that was told once asks for the claim without a pause",
+        planted_in_rollouts.whoever_was_told_once_asks_without_a_pause,
+        of_fleets=True,
+        replicas=2,
+    ),
     Mutant(
         "own", "the proof of an earlier run counts for a later one", planted.an_earlier_run_proves_a_later_one
     ),
@@ -156,20 +239,26 @@ def _schedules(mutant: Mutant) -> Iterator[tuple[str, Callable[[], Schedule]]]:
     """
     if mutant.told and mutant.replicas == 1:
         for seed in range(_SEEDS_PER_SCENARIO):
-            yield from _told(seed, mutant.replicas)
-        for point in _points():
+            yield from _told(seed, mutant)
+        for point in _points(mutant.of_fleets):
             yield str(point), partial(Schedule, 0, point.script())
+    has_rollouts = True if mutant.of_fleets else None
     for seed in count():
         if mutant.replicas > 1:
-            yield from _told(seed, mutant.replicas)
-        yield f"seed {seed}", partial(Schedule, seed, Script(replicas=mutant.replicas))
+            yield from _told(seed, mutant)
+        script = Script(replicas=mutant.replicas, has_rollouts=has_rollouts)
+        yield f"seed {seed}", partial(Schedule, seed, script)
 
 
-def _told(seed: int, replicas: int) -> Iterator[tuple[str, Callable[[], Schedule]]]:
+def _told(seed: int, mutant: Mutant) -> Iterator[tuple[str, Callable[[], Schedule]]]:
     for each in scenarios.SCENARIOS:
-        if each.replicas == replicas:
+        if (each.replicas, each.has_rollouts) == (mutant.replicas, mutant.of_fleets):
             yield f"{each.fault}, seed {seed}", partial(Schedule, seed, each.script())
 
 
+@cache
+def _points(of_fleets: bool) -> list[crashes.Point]:  # noqa: FBT001 - one of two kinds
+    return [point for point in crashes.quick_points() if point.is_of_a_fleet is of_fleets]
+
+
 _SEEDS_PER_SCENARIO = 5
-_points = cache(crashes.points)

@@ -70,6 +70,8 @@ class RolloutWatch:
         """The generation of the last order of each stack, and whose it was."""
         self._forced: dict[UserId, float] = {}
         """When an order with a deadline that had passed was taken from a stack."""
+        self._fresh: dict[UserId, int] = {}
+        """The last generation in which a person asked for a fresh start."""
         self._failures: dict[UserId, Failure] = {}
         self._proven: dict[ReleaseId, float] = {}
         """When a stack first ran on it."""
@@ -102,14 +104,15 @@ class RolloutWatch:
                 self._rollout_moved(self._rollouts.get(rollout_id), rollout)
 
     def _forget(self, user: UserId) -> None:
-        for known in (self._down, self._ordered, self._forced, self._failures):
+        for known in (self._down, self._ordered, self._forced, self._fresh, self._failures):
             known.pop(user, None)
 
     def _stack_moved(self, before: Stack, after: Stack) -> None:
         was, now = before.status, after.status
         if after.intent is not before.intent:
             self._intent_moved(before, after)
-        if was.phase is Phase.RUNNING and now.phase is Phase.STOPPING and now.reason in _GATED:
+        is_gated = now.reason in _GATED or (now.reason is Reason.RECREATE and not self._is_asked_for(before))
+        if was.phase is Phase.RUNNING and now.phase is Phase.STOPPING and is_gated:
             self._check_interruption(before, after, "stopped")
             self._check_rolled(before)
         if is_reloading(now) and not is_reloading(was):
@@ -157,6 +160,10 @@ class RolloutWatch:
                 f"{user} is {what} for {after.status.reason}; its agent has worked for {worked:.0f} s"
             )
 
+    def _is_asked_for(self, stack: Stack) -> bool:
+        """Whether it was a person who asked for the fresh start that is due."""
+        return self._fresh.get(stack.user_id) == stack.intent.fresh_start
+
     def _was_frozen(self) -> bool:
         """Whether somebody may have been frozen between a look and what followed from it."""
         cluster = self._cluster
@@ -185,6 +192,8 @@ class RolloutWatch:
         is_by_rollout = self._is_by_rollout(after)
         if not is_by_rollout:
             self._down.pop(user, None)
+            if after.intent.fresh_start != before.intent.fresh_start:
+                self._fresh[user] = after.intent.fresh_start
             self._stopped = {key for key in self._stopped if key[1] != user}
         order = after.intent.order
         if _is_forced(before.standing_order, loop.wall_clock()) and order != before.intent.order:
@@ -317,7 +326,7 @@ class RolloutWatch:
         if active is None:
             if self._cluster.loop.time() - self._asked.get(after, -1e9) > 60:
                 self._violate("the target changes, and nobody asked for it")
-        elif after == active.release and after != active.target_before:
+        elif after == active.release:
             self._check_promotion(active)
         elif not (after == active.target_before and active.goes_back):
             self._violate(f"the target changes while a rollout is {active.state}")

@@ -219,6 +219,22 @@ async def _an_agent_at_work(schedule: Schedule) -> None:
     )
 
 
+async def _an_agent_that_begins_unheard(schedule: Schedule) -> None:
+    """Begin a turn of which no stream tells, while its stack waits to have been quiet for long enough."""
+    random, fleet, cluster = schedule.random, schedule.fleet, schedule.cluster
+    await _begun(schedule, random.choice(("restart", "reload")), max_in_flight=3)
+    await asyncio.sleep(random.choice((1.0, 10.0, 15.0, 17.5)))
+    user = random.choice(schedule.users)
+    place = fleet.agents.place_of(user)
+    assert place is not None, "nobody was stopped yet"
+    fleet.agents.begin_at(place, is_told=False)
+    cluster.say(f"{user}: an agent works, unheard")
+    await asyncio.sleep(40)
+    hold(place in cluster.at_work_since, "R14: an agent at work is cut off")
+    rollout = await _ended(schedule)
+    hold(rollout.state is RolloutState.SUCCEEDED, f"R14: the rollout is {rollout.state}")
+
+
 async def _a_lease_in_the_last_moment(schedule: Schedule) -> None:
     """Take a lease in the moment after the last look at the runtime, while its stop is on the way to the database."""
     cluster, random, fleet = schedule.cluster, schedule.random, schedule.fleet
@@ -389,6 +405,12 @@ SCENARIOS = (
         has_rollouts=True,
     ),
     Scenario("R12", "while it is paused nobody else is moved", _paused, has_rollouts=True),
+    Scenario(
+        "R14",
+        "an agent of which no stream tells is seen by the last look",
+        _an_agent_that_begins_unheard,
+        has_rollouts=True,
+    ),
     Scenario(
         "R13", "a neighbour that is away is no failure of a release", _a_neighbour_is_away, has_rollouts=True
     ),
