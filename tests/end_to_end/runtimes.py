@@ -16,6 +16,13 @@ class Runtime:
         async with client_of(self.url, self.password) as server, server.get(route, params=query) as response:
             return await response.json()
 
+    async def do(self, method: str, route: str, body: object = None, **query: str) -> Any:
+        async with (
+            client_of(self.url, self.password) as server,
+            server.request(method, route, params=query, json=body) as response,
+        ):
+            return await response.json()
+
     async def directory(self) -> str:
         return (await self.get("/path"))["directory"]
 
@@ -40,6 +47,24 @@ class Runtime:
 
     async def sessions(self) -> Sequence[str]:
         return [each["id"] for each in await self.get("/session", directory=await self.directory())]
+
+    async def open_terminal(self) -> str:
+        """Open a terminal in which a shell waits for what somebody types, and return its id."""
+        body = {"command": "/bin/cat", "args": [], "title": "mine"}
+        return str((await self.do("POST", "/pty", body, directory=await self.directory()))["id"])
+
+    async def close_terminal(self, terminal: str) -> None:
+        await self.do("DELETE", f"/pty/{terminal}", directory=await self.directory())
+
+    async def asked_for(self, session: str) -> Sequence[str]:
+        """Return the ids of the permissions that the agent of *session* waits for."""
+        found = await self.get("/permission", directory=await self.directory())
+        return [each["id"] for each in found if each["sessionID"] == session]
+
+    async def allow(self, permission: str) -> None:
+        await self.do(
+            "POST", f"/permission/{permission}/reply", {"reply": "once"}, directory=await self.directory()
+        )
 
     async def said(self, session: str) -> str:
         """Return everything in the session's messages, as text."""

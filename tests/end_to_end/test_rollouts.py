@@ -14,7 +14,8 @@ from end_to_end.conftest import NewService
 from end_to_end.rolling import a_release, begin, end_of, target
 from end_to_end.runtimes import Runtime
 from end_to_end.servers import status_of
-from end_to_end.service_process import ServiceProcess
+from end_to_end.service_process import ServiceProcess, until
+from fakes.model_server import model_server
 from opencode_lifecycle.cluster.opencode_package import ensure_opencode
 from opencode_lifecycle.shipped import shipped
 from opencode_session import ask, open_session
@@ -23,6 +24,7 @@ pytestmark = [pytest.mark.servers, pytest.mark.opencode, pytest.mark.timeout(600
 
 USERS = ("ro-ann", "ro-ben", "ro-cem", "ro-dot")
 OLD, NEW = "1.18.33", "1.18.34"
+PROMPT = "Say that you are there."
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,8 @@ def service(new_service: NewService, opencode_path, model, tmp_path_factory) -> 
         idle_after=1,
         when_stale="report",
         start_deadline=90,
-        liveness_interval=5,
+        # Slow machines answer probes late, and a runtime that seems to hang is replaced.
+        liveness_interval=20,
         secret_sweep_interval=5,
     )
 
@@ -76,37 +79,85 @@ async def test_a_prompt_reaches_all_with_the_same_process_and_counts_from_the_ne
         assert "marzipan" in request.system
 
 
-async def test_an_agent_finishes_its_answer_before_its_runtime_moves_and_nobody_waits_for_it(service, model):
-    before = await all_four(service)
-    busy = await runtime_of(service, USERS[0])
-    directory = await busy.directory()
-    session = await open_session(busy.url, busy.password, directory)
+async def test_nobody_is_interrupted_who_answers_waits_for_a_permission_or_holds_a_terminal(service, model):
+    """The fourth is idle, moves at once and waits for nobody; each of the others moves when it is done, and not before."""
+    before = {user: stack["runtime"]["allocation_id"] for user, stack in (await all_four(service)).items()}
+    answers, waits, types, idle = USERS
+    answering, waiting, typing = [await runtime_of(service, user) for user in (answers, waits, types)]
+    session = await open_session(answering.url, answering.password, await answering.directory())
     hold = model.hold("Count slowly")
-    turn = asyncio.create_task(
-        ask(busy.url, busy.password, directory, "Count slowly", session=session, seconds=400)
-    )
-    await asyncio.wait_for(hold.reached.wait(), 60)
+    turn = asyncio.create_task(said_to(answering, "Count slowly", session))
+    rule = {"permission": "bash", "pattern": "*", "action": "ask"}
+    careful = await open_session(waiting.url, waiting.password, await waiting.directory(), permission=[rule])
+    model.call_tool("Run something", "bash", command="echo hello", description="Says hello")
+    allowed = asyncio.create_task(said_to(waiting, "Run something", careful))
+    terminal = await typing.open_terminal()
+    await until(lambda: asyncio.sleep(0, hold.reached.is_set()), bool, 180)
+    [permission] = await until(lambda: waiting.asked_for(careful), bool, 180)
     release = await a_release(service, opencode_version=NEW)
-    rollout_id = await begin(service, release, canary="0", max_in_flight=4)
 
-    others = USERS[1:]
-    for user in others:
-        await service.until_stack(
-            user, lambda found: found["release"] == release and found["migration_state"] == "current", 240
-        )
-    waiting = await service.stack(USERS[0])
+    rollout_id = await begin(service, release, canary="0", max_in_flight=4)
+    await moved(service, idle, release)
+    for user in (answers, waits, types):
+        stack = await service.until_stack(user, lambda found: found["migration_state"] == "draining", 120)
+        assert stack["runtime"]["allocation_id"] == before[user]
+    await waiting.allow(permission)
+    await moved(service, waits, release)
+    await typing.close_terminal(terminal)
+    await moved(service, types, release)
+    still = await service.stack(answers)
     hold.release()
-    said = await turn
     ended = await end_of(service, rollout_id)
 
-    assert waiting["runtime"]["allocation_id"] == before[USERS[0]]["runtime"]["allocation_id"]
-    assert waiting["migration_state"] in {"draining", "queued"}
-    assert said == "You said: Count slowly"
+    assert (still["runtime"]["allocation_id"], still["migration_state"]) == (before[answers], "draining")
+    assert (await turn, await allowed) == ("You said: Count slowly", "Done.")
     assert ended["state"] == "succeeded", ended
-    moved = await service.stack(USERS[0])
-    assert moved["runtime"]["opencode_version"] == NEW
-    after = await runtime_of(service, USERS[0])
-    assert "You said: Count slowly" in await after.said(session)
+    assert (await service.stack(answers))["runtime"]["opencode_version"] == NEW
+    assert "You said: Count slowly" in await (await runtime_of(service, answers)).said(session)
+    assert "Done." in await (await runtime_of(service, waits)).said(careful)
+
+
+async def said_to(runtime: Runtime, text: str, session: str) -> str:
+    directory = await runtime.directory()
+    return await ask(runtime.url, runtime.password, directory, text, session=session, seconds=500)
+
+
+async def moved(service: ServiceProcess, user: str, release: str) -> None:
+    await service.until_stack(
+        user, lambda found: found["release"] == release and found["migration_state"] == "current", 240
+    )
+
+
+async def test_a_release_that_is_healthy_and_answers_no_prompt_stops_at_the_canary_and_is_taken_back(service):
+    """Its model answers each request with 500. OpenCode tries again and again, so that the prompt has no answer in time."""
+    before = await all_four(service)
+    sessions = {user: await (await runtime_of(service, user)).sessions() for user in USERS}
+    before_it = await target(service)
+    async with model_server() as broken:
+        broken.refuse(500)
+        template = (
+            shipped("nomad_jobs/opencode-raw-exec.nomad.hcl").read_text() + "# as it is, and started anew\n"
+        )
+        release = await a_release(service, template=template, managed_config=broken.configuration())
+
+        ended = await end_of(service, await begin(service, release, gate={"prompt": PROMPT}), 420)
+        asked = [each.last_text for each in broken.requests]
+
+    assert PROMPT in asked
+    assert (ended["state"], ended["reason"]) == ("failed", "canary_failed"), ended
+    [canary] = [each["user_id"] for each in ended["members"]["items"] if each["wave"] == 0]
+    assert ended["message"].startswith(f"1 stack failed: {canary} (it did not answer the prompt"), ended
+    assert ended["counts"] == {"taken_back": 1, "left_out": 3}
+    assert await target(service) == before_it
+    for user in USERS:
+        stack, runtime = await service.ensure(user), await runtime_of(service, user)
+        assert (stack["release"], stack["wanted_release"]) == (before[user]["release"],) * 2
+        assert await runtime.sessions() == sessions[user]
+        is_same = stack["runtime"]["allocation_id"] == before[user]["runtime"]["allocation_id"]
+        assert is_same is (user != canary)
+    runtime = await runtime_of(service, canary)
+    session = await open_session(runtime.url, runtime.password, await runtime.directory())
+    assert await said_to(runtime, "Hello again", session) == "You said: Hello again"
 
 
 async def test_a_release_whose_server_never_runs_stops_at_the_canary_and_is_taken_back(service):
