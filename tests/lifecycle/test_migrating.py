@@ -359,6 +359,17 @@ async def test_an_agent_that_works_until_the_deadline_is_left_alone(world, at_de
     assert ids(world) == before
 
 
+async def test_a_runtime_of_which_nothing_is_known_at_its_deadline_is_looked_at_and_moved_if_it_is_idle(
+    world,
+):
+    release = await a_release(world, opencode_version="1.18.35")
+
+    assert (
+        await until_outcome(world, await order(world, release, deadline=utc_now() + PAST))
+        is OrderOutcome.DONE
+    )
+
+
 @pytest.mark.parametrize("at_deadline", [AtDeadline.SKIP, AtDeadline.HOLD])
 async def test_an_agent_that_works_until_the_deadline_of_a_fresh_start_is_left_alone_after_it_too(
     world, at_deadline

@@ -76,11 +76,12 @@ def at_gate(work: Work, change: Interruption, now: datetime, limits: Limits) -> 
             state, wait = MigrationState.QUEUED, limits.idle_poll
         case unreachable:
             assert_never(unreachable)
+    if not looked and age_of(work.activity_at, now) >= limits.idle_poll:
+        # At its deadline, too: that nobody has looked, since whoever would have died, is no agent at work.
+        return LookAtActivity()
     deadline = _deadline_of(order, change)
     if deadline is not None and now >= deadline:
         return _past_deadline(work, order, change, now, limits)
-    if not looked and age_of(work.activity_at, now) >= limits.idle_poll:
-        return LookAtActivity()
     reason = change.reason if change.drain is not None else None
     status = _waiting(work, state, f"waits until it is idle: {change.why}; {why}", limits, reason)
     if deadline is not None:
