@@ -87,6 +87,6 @@ def _is_to_be_replaced(stack: Stack) -> bool:
     By an order, what runs is waited for: it may be leased until its stop is saved.
     """
     is_left_alone = stack.is_refused and stack.is_settled
-    is_waited_for = stack.status.phase is Phase.RUNNING and stack.standing_order is not None
+    is_waited_for = stack.status.phase in {Phase.STARTING, Phase.RUNNING} and stack.standing_order is not None
     is_due = stack.intent.fresh_start > stack.status.fresh_start_done
     return is_due and not is_left_alone and not is_waited_for
