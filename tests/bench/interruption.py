@@ -9,10 +9,11 @@ change of the version costs beyond that, with its snapshot, is stated apart.
 
 import itertools
 import time
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -25,12 +26,13 @@ from bench.figures import Block, Figure, ratio_of, spread
 from bench.proof import until_proven
 from bench.rolled_fleet import ENDED, until
 from bench.rounds import alternate
-from bench.service import service, settings_of
+from bench.service import INSTALLATION, Service, service, settings_of
 from bench.show import say
 from bench.using import Uses, in_use
 from cluster_fixture import RealCluster
 from opencode_lifecycle import application
 from opencode_lifecycle.cluster.opencode_package import ensure_opencode
+from opencode_lifecycle.model.identifiers import UserId, job_id_of
 from opencode_lifecycle.model.principal import Role
 from opencode_lifecycle.settings import Rate, Rates
 from real_opencode import VERSION
@@ -51,6 +53,7 @@ class _Bench:
 
     def __init__(
         self,
+        running: Service,
         *,
         backend: aiohttp.ClientSession,
         operator: aiohttp.ClientSession,
@@ -58,6 +61,7 @@ class _Bench:
         password: str,
         directory: str,
     ) -> None:
+        self._running = running
         self._backend = backend
         self._operator = operator
         self._bare = bare
@@ -65,11 +69,27 @@ class _Bench:
         self._directory = directory
         self._numbers = itertools.count(1)
         self.stops: list[float] = []
+        self.parts: defaultdict[str, list[float]] = defaultdict(list)
 
     async def ours(self) -> float:
         """Return the seconds of the interruption by a restart, for which a release changes the environment."""
+        begun = time.time()
         uses = await self.migrate({"environment": {_VARIABLE: str(next(self._numbers))}}, restarts=True)
+        self._note_parts(begun)
         return uses.interruption
+
+    def _note_parts(self, since: float) -> None:
+        """Write down when each thing happened, in seconds after the stop was committed."""
+        stopped_at, job_id = 0.0, job_id_of(INSTALLATION, UserId(USER))
+        for entry in self._running.log():
+            at = datetime.fromisoformat(entry["timestamp"]).timestamp()
+            name = f"{entry['event']}: {entry.get('step') or entry.get('phase')}"
+            if at < since or entry.get("job_id") != job_id:
+                continue
+            if name == "phase entered: stopping":
+                stopped_at = at
+            if stopped_at:
+                self.parts[name].append(at - stopped_at)
 
     async def bare(self) -> float:
         """Return the seconds from the signal to the proof of the program that was started again."""
@@ -138,7 +158,7 @@ async def measure(cluster: RealCluster, directory: Path) -> list[Figure]:
                 for number in range(GENTLE)
             ],
         }
-    return [_restart(blocks, bench.stops, upgrade, snapshot), _gentle(gentle)]
+    return [_restart(blocks, bench, upgrade, snapshot), _gentle(gentle)]
 
 
 @asynccontextmanager
@@ -155,6 +175,7 @@ async def _both_arms(cluster: RealCluster, place: Path) -> AsyncIterator[_Bench]
         allowed_environment=(_VARIABLE,),
         idle_after=timedelta(0),
         when_stale="report",
+        log_level="debug",
         rates=Rates(read=_FAST, ensure=_FAST, lifecycle=_FAST, admin=_FAST),
     )
     tokens = {
@@ -172,7 +193,9 @@ async def _both_arms(cluster: RealCluster, place: Path) -> AsyncIterator[_Bench]
         await bare.start()
         stack.push_async_callback(bare.kill)
         await until_proven(bare.url, bare.password, bare.project)
-        yield _Bench(backend=backend, operator=operator, bare=bare, password=password, directory=directory)
+        yield _Bench(
+            running, backend=backend, operator=operator, bare=bare, password=password, directory=directory
+        )
 
 
 async def _begin(backend: aiohttp.ClientSession) -> tuple[str, str]:
@@ -193,9 +216,7 @@ async def _begin(backend: aiohttp.ClientSession) -> tuple[str, str]:
         return password, (await answer.json())["directory"]
 
 
-def _restart(
-    blocks: Sequence[Block], stops: Sequence[float], upgrade: Uses, snapshot: Mapping[str, Any]
-) -> Figure:
+def _restart(blocks: Sequence[Block], bench: _Bench, upgrade: Uses, snapshot: Mapping[str, Any]) -> Figure:
     ratio = ratio_of(blocks)
     ours = [each for block in blocks for each in block.ours]
     return Figure(
@@ -208,7 +229,13 @@ def _restart(
             "ratio": spread([block.ratio for block in blocks]),
             "ours_seconds": spread(ours, 2),
             "bare_seconds": spread([each for block in blocks for each in block.bare], 2),
-            "bare_seconds_until_it_has_ended": spread(stops, 2),
+            "bare_seconds_until_it_has_ended": spread(bench.stops, 2),
+            "ours_seconds_after_the_stop": dict(
+                sorted(
+                    ((name, round(median(at), 3)) for name, at in bench.parts.items()),
+                    key=lambda item: item[1],
+                )
+            ),
             "apart_from_that": {
                 "what": f"an upgrade from {OLDER} to {VERSION}, with a snapshot of the data before",
                 "seconds": round(upgrade.interruption, 2),
@@ -232,7 +259,7 @@ def _gentle(found: Mapping[str, Sequence[Uses]]) -> Figure:
             name: {
                 "migrations": len(each),
                 "uses": sum(len(uses.tries) for uses in each),
-                "failed": sum(uses.failed for uses in each),
+                "failed": dict(sum((Counter(uses.reasons) for uses in each), Counter())),
                 "longest_use_ms": round(max(uses.longest for uses in each) * 1000),
             }
             for name, each in found.items()

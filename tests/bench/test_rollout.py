@@ -118,7 +118,9 @@ def test_both_arms_run_jobs_that_cost_nothing_but_are_found_in_consul():
 
 
 def uses(*worked: bool) -> Uses:
-    return Uses([Use(begun=float(at), ended=at + 0.5, worked=each) for at, each in enumerate(worked)])
+    return Uses(
+        [Use(begun=float(at), ended=at + 0.5, why="" if each else "gone") for at, each in enumerate(worked)]
+    )
 
 
 def test_a_client_is_interrupted_from_its_last_use_to_the_first_one_that_works_again():

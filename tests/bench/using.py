@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -10,7 +11,7 @@ import aiohttp
 
 from bench.proof import PAUSE, is_healthy, refuses_strangers
 
-_PATIENCE = 2.0
+_PATIENCE = 10.0
 """Seconds for one request. What takes longer counts as failed."""
 
 
@@ -20,7 +21,12 @@ class Use:
 
     begun: float
     ended: float
-    worked: bool
+    why: str = ""
+    """Why it did not work; empty when it did."""
+
+    @property
+    def worked(self) -> bool:
+        return not self.why
 
 
 @dataclass(slots=True)
@@ -32,6 +38,11 @@ class Uses:
     @property
     def failed(self) -> int:
         return sum(not each.worked for each in self.tries)
+
+    @property
+    def reasons(self) -> Mapping[str, int]:
+        """Return why any did not work, and how many."""
+        return Counter(each.why for each in self.tries if each.why)
 
     @property
     def longest(self) -> float:
@@ -65,9 +76,9 @@ async def in_use(
     async def use_again_and_again() -> None:
         while True:
             begun = time.perf_counter()
-            worked = await _use(service, user, password, directory)
-            uses.tries.append(Use(begun=begun, ended=time.perf_counter(), worked=worked))
-            if worked:
+            why = await _why_not(service, user, password, directory)
+            uses.tries.append(Use(begun=begun, ended=time.perf_counter(), why=why))
+            if not why:
                 working.set()
             await asyncio.sleep(PAUSE)
 
@@ -82,16 +93,17 @@ async def in_use(
         await asyncio.gather(using, return_exceptions=True)
 
 
-async def _use(service: aiohttp.ClientSession, user: str, password: str, directory: str) -> bool:
+async def _why_not(service: aiohttp.ClientSession, user: str, password: str, directory: str) -> str:
+    """Use the runtime once, and return why that did not work; nothing when it did."""
     try:
         async with service.get(f"/v1/stacks/{user}/address") as answer:
             if answer.status != 200:
-                return False
+                return f"no address: {answer.status}"
             address = (await answer.json())["url"]
         timeout = aiohttp.ClientTimeout(total=_PATIENCE)
         async with aiohttp.ClientSession(address, timeout=timeout) as runtime:
-            return await refuses_strangers(runtime, seconds=_PATIENCE) and await is_healthy(
-                runtime, password, directory
-            )
-    except (aiohttp.ClientError, TimeoutError):
-        return False
+            if not await refuses_strangers(runtime, seconds=_PATIENCE):
+                return "it did not refuse a stranger"
+            return "" if await is_healthy(runtime, password, directory) else "it was not healthy"
+    except (aiohttp.ClientError, TimeoutError) as error:
+        return type(error).__name__
