@@ -8,9 +8,9 @@ goes on, so that after a crash nothing is done twice and nobody is forgotten.
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from time import monotonic
 from typing import Final
 
@@ -41,11 +41,13 @@ AskPrompt = Callable[[Stack, str], Awaitable[tuple[PromptVerdict, str]]]
 
 LOOKS_EVERY: Final = 0.5
 """Seconds after which the row of the rollout is read again: another replica may have been told to pause it."""
-GATHERING: Final = 0.05
+GATHERING: Final = 0.02
 """Seconds in which changes of stacks are taken together, at least: with a fleet that moves they never end."""
 SHARE: Final = 5
 """How many times longer than it takes to work out a turn the next one is waited for."""
 DECISIONS_A_SECOND: Final = 100
+TOGETHER: Final = 8
+"""Decisions that are written at once. Whoever pauses the rollout waits for no more than these."""
 
 
 class RolloutDriver:
@@ -170,11 +172,11 @@ class RolloutDriver:
         rollout, changed = turn.rollout, {member.user_id: member for member in turn.members}
         asks = [action for action in turn.actions if isinstance(action, Ask)]
         try:
-            for action in turn.actions:
+            for some in _together(turn.actions):
                 if self._is_told:
                     raise ClaimLost
                 claimed = await self._kept(claimed)
-                rollout = await self._act(claimed, action, rollout, changed)
+                rollout = await self._act(claimed, some, rollout, changed)
             claimed = await self._put_prompts(claimed, asks, changed)
         finally:
             self._members |= changed
@@ -208,16 +210,41 @@ class RolloutDriver:
         return self._held
 
     async def _act(
-        self, claimed: ClaimedRollout, action: Action, rollout: Rollout, changed: dict[UserId, Member]
+        self,
+        claimed: ClaimedRollout,
+        some: Sequence[Action],
+        rollout: Rollout,
+        changed: dict[UserId, Member],
     ) -> Rollout:
+        """Do *some* at once, whose writes are committed together; each is written under the claim or not at all."""
         now = self._now()
-        if isinstance(action, UseRelease):
-            await self._targets.use_release(action.release, under=claimed)
+        if isinstance(some[0], UseRelease):
+            await self._targets.use_release(some[0].release, under=claimed)
             await self._releases.refresh()
-            return replace(rollout, promoted_at=None if action.back else now)
+            return replace(rollout, promoted_at=None if some[0].back else now)
+        outcomes = await asyncio.gather(
+            *(self._decide(claimed, action, rollout, changed, now) for action in some), return_exceptions=True
+        )
+        decided = 0
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+            decided += outcome
+        await asyncio.sleep(self._pause_between * decided)
+        return rollout
+
+    async def _decide(
+        self,
+        claimed: ClaimedRollout,
+        action: Action,
+        rollout: Rollout,
+        changed: dict[UserId, Member],
+        now: datetime,
+    ) -> int:
+        """Write what *action* is to change of its stack, if it still is to; return how many decisions that took."""
         decide = decision_of(action, rollout, now)
-        if decide is None or isinstance(action, Ask):
-            return rollout
+        if decide is None or isinstance(action, Ask | UseRelease):
+            return 0
         member = changed.get(action.member.user_id, action.member)
         situation, decision = await self._stacks.decide(member.user_id, decide, under=claimed)
         stack = decision.stack or situation.stack
@@ -227,8 +254,7 @@ class RolloutDriver:
         seen = observed(rollout, member, stack, now)
         if seen is not member:
             changed[member.user_id] = seen
-        await asyncio.sleep(self._pause_between)
-        return rollout
+        return 1
 
     async def _put_prompts(
         self, claimed: ClaimedRollout, asks: Sequence[Ask], changed: dict[UserId, Member]
@@ -290,6 +316,24 @@ class RolloutDriver:
     def _busy(self, user_id: UserId) -> BusyState:
         known = self._fleet.get(user_id)
         return busy_state(known, self._now()) if known is not None else BusyState.UNKNOWN
+
+
+def _together(actions: Sequence[Action]) -> Iterator[Sequence[Action]]:
+    """Yield *actions* in their order, those that concern one stack each some at a time, and what concerns all alone."""
+    some: list[Action] = []
+    for action in actions:
+        if isinstance(action, UseRelease):
+            if some:
+                yield some
+            yield [action]
+            some = []
+            continue
+        some.append(action)
+        if len(some) == TOGETHER:
+            yield some
+            some = []
+    if some:
+        yield some
 
 
 def _event_of(before: Rollout, after: Rollout) -> Event:
