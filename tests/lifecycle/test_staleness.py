@@ -271,8 +271,6 @@ async def test_a_dry_run_tells_that_a_runtime_is_started_anew_for_a_new_secret(t
             "have Nomad plan the job that is to follow",
             "call it stopping (stale)",
             "end the turns that are at work",
-            "stop the job",
-            "call it pending",
             "make its secret, or take the one there is",
             "make its workspace volume, or take the one there is",
             "publish its instructions and managed configuration",

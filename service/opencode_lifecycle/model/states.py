@@ -162,7 +162,7 @@ PHASE_MOVES: Final[Mapping[Phase, frozenset[Phase]]] = {
     Phase.RUNNING: frozenset(
         {Phase.PENDING, Phase.STARTING, Phase.FAILED, Phase.STOPPING, Phase.STOPPED, Phase.DELETING}
     ),
-    Phase.STOPPING: frozenset({Phase.PENDING, Phase.STOPPED, Phase.FAILED, Phase.DELETING}),
+    Phase.STOPPING: frozenset({Phase.PENDING, Phase.STARTING, Phase.STOPPED, Phase.FAILED, Phase.DELETING}),
     Phase.STOPPED: frozenset({Phase.PENDING, Phase.FAILED, Phase.STOPPING, Phase.DELETING}),
     Phase.FAILED: frozenset({Phase.PENDING, Phase.STOPPING, Phase.STOPPED, Phase.DELETING}),
     Phase.DELETING: frozenset({Phase.PENDING}),

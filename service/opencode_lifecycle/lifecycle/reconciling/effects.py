@@ -5,7 +5,7 @@ repeat.
 
 from dataclasses import replace
 from datetime import timedelta
-from typing import assert_never
+from typing import Final, assert_never
 
 import structlog
 
@@ -55,7 +55,15 @@ from opencode_lifecycle.model.identifiers import VolumeId
 from opencode_lifecycle.model.observation import JobSeen
 from opencode_lifecycle.model.stack import Stack, Workspace
 from opencode_lifecycle.model.states import Health, MigrationState, Phase
-from opencode_lifecycle.ports.orchestrator import Comparison, LiveFiles, Orchestrator, Owner, Workspaces
+from opencode_lifecycle.ports.orchestrator import (
+    Comparison,
+    LiveFiles,
+    Orchestrator,
+    Owner,
+    RenderedJob,
+    Variables,
+    Workspaces,
+)
 from opencode_lifecycle.ports.secrets import PasswordStore, SecretSeen
 from opencode_lifecycle.ports.service_catalog import ServiceCatalog
 
@@ -244,7 +252,7 @@ class Effects:
         aim = self._aim(current)
         restore = await snapshot_to_restore(self._reports, stack, aim, facets)
         variables = job_variables(aim.stack, aim.release, self._site, facets, restore_snapshot=restore)
-        job = await self._orchestrator.render(aim.release.template, variables, deadline)
+        job = await self._rendered(current, aim, variables, deadline)
         try:
             index = await self._orchestrator.register(job, expected_index=expected_index, deadline=deadline)
         except IndexConflict:
@@ -257,8 +265,8 @@ class Effects:
             stack.status,
             phase=phase,
             phase_since=now if phase is not stack.status.phase else stack.status.phase_since,
-            reason=None,
-            message="registered; waiting for an allocation" if phase is Phase.STARTING else "",
+            reason=stack.status.reason if phase is Phase.STOPPING else None,
+            message=_AFTER_REGISTRATION.get(phase, ""),
             health=Health.STARTING if phase is Phase.STARTING else stack.status.health,
             facets=facets,
             release=aim.release.id,
@@ -329,9 +337,17 @@ class Effects:
         work = current.work
         aim = self._aim(current)
         variables = job_variables(aim.stack, aim.release, self._site, work.wanted)
-        rendered = await self._orchestrator.render(aim.release.template, variables, deadline)
-        await self._orchestrator.compare(rendered, deadline)
+        await self._orchestrator.compare(await self._rendered(current, aim, variables, deadline), deadline)
         current.work = replace(work, done=(work.done - {Part.ACTIVITY}) | {Part.CHECK})
+
+    async def _rendered(
+        self, current: Pass, aim: Aim, variables: Variables, deadline: Deadline
+    ) -> RenderedJob:
+        """Have Nomad render the job, unless it has rendered this very one in this pass."""
+        if current.rendered is None or current.rendered[:2] != (aim.release.id, variables):
+            job = await self._orchestrator.render(aim.release.template, variables, deadline)
+            current.rendered = aim.release.id, variables, job
+        return current.rendered[2]
 
     async def _destroy_workspace(self, current: Pass, deadline: Deadline) -> None:
         stack = current.work.stack
@@ -366,3 +382,9 @@ class Effects:
             raise NotYet("waiting for Consul to forget the service")
         outcome = f"{len(left)} instances still listed by Consul" if left else "deregistered"
         self._learn(current, Part.SERVICE, receipt=("service", outcome))
+
+
+_AFTER_REGISTRATION: Final = {
+    Phase.STARTING: "registered; waiting for an allocation",
+    Phase.STOPPING: "what is to follow is registered; waiting for the allocation before to end",
+}

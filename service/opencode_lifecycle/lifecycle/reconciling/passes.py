@@ -3,7 +3,9 @@
 from dataclasses import dataclass, field
 
 from opencode_lifecycle.lifecycle.reconciling.steps import Work
+from opencode_lifecycle.model.identifiers import ReleaseId
 from opencode_lifecycle.model.stack import Status
+from opencode_lifecycle.ports.orchestrator import RenderedJob, Variables
 from opencode_lifecycle.ports.stores import Claimed
 
 
@@ -21,6 +23,8 @@ class Pass:
     """Whether the next save must not be made while a backend says that the agent is at work."""
     moved: Status | None = None
     """What the latest move that gave a reason led to, until the next save: what a stack waits for next may hide why it moved."""
+    rendered: tuple[ReleaseId, Variables, RenderedJob] | None = None
+    """The job that was rendered last, and of what: it is planned and registered in one pass."""
 
     def note(self, kind: str, **data: object) -> None:
         """Have an event of *kind* written with the next save."""

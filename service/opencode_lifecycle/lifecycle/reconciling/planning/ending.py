@@ -3,10 +3,10 @@
 from dataclasses import replace
 from datetime import datetime
 
-from opencode_lifecycle.lifecycle.reconciling.planning.interrupting import waits_for_no_agent
 from opencode_lifecycle.lifecycle.reconciling.planning.leaving import plan_held
 from opencode_lifecycle.lifecycle.reconciling.planning.moves import entered, not_found_yet, wait_for_end
 from opencode_lifecycle.lifecycle.reconciling.planning.recycling import replacing
+from opencode_lifecycle.lifecycle.reconciling.planning.replacement import replace_in_place
 from opencode_lifecycle.lifecycle.reconciling.steps import (
     AbortTurns,
     CheckJob,
@@ -87,8 +87,8 @@ def plan_interrupted_stop(work: Work, seen: Observation, now: datetime, limits: 
         return Look()
     falls_asleep = stack.status.reason is Reason.IDLE
     if isinstance(seen.job, JobSeen) and not seen.job.stopped:
-        if stack.status.reason is Reason.STALE and waits_for_no_agent(work) and Part.ABORT not in work.done:
-            return AbortTurns()
+        if stack.status.reason is Reason.STALE:
+            return replace_in_place(work, seen, seen.job, now, limits)
         if stack.status.reason in _REPLACING or (falls_asleep and stack.is_settled):
             return StopJob()
         return Move(entered(stack, Phase.PENDING, now=now))

@@ -77,8 +77,10 @@ def at_gate(work: Work, change: Interruption, now: datetime, limits: Limits) -> 
         case unreachable:
             assert_never(unreachable)
     if not looked and age_of(work.activity_at, now) >= limits.idle_poll:
-        # At its deadline, too: that nobody has looked, since whoever would have died, is no agent at work.
-        return LookAtActivity()
+        # At its deadline, too: that nobody has looked, since whoever would have died, is no agent at work. And planned first
+        # where it may be over at once: what is seen of its use would be too old after that.
+        may_be_over = change.needs_check and order is not None and not is_shut_out(work)
+        return CheckJob() if may_be_over and Part.CHECK not in work.done else LookAtActivity()
     deadline = _deadline_of(order, change)
     if deadline is not None and now >= deadline:
         return _past_deadline(work, order, change, now, limits)

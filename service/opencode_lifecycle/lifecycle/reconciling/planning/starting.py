@@ -69,7 +69,7 @@ def plan_pending(work: Work, seen: Observation, now: datetime, limits: Limits) -
         return waiting
     if not runs and (waits_for_node := held(work, now)) is not None:
         return waits_for_node
-    preparation = _prepare(work, runs=runs)
+    preparation = prepare(work, runs=runs)
     if preparation is not None:
         return preparation
     if not isinstance(job, JobSeen):
@@ -106,7 +106,7 @@ def plan_pending(work: Work, seen: Observation, now: datetime, limits: Limits) -
     )
 
 
-def _prepare(work: Work, *, runs: bool) -> Step | None:
+def prepare(work: Work, *, runs: bool) -> Step | None:
     """What is there before the job. A job that *runs* has its secret, and is not kept waiting for Vault."""
     stack = work.stack
     if work.needs.secret and Part.SECRET not in work.done:
