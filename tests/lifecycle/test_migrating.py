@@ -268,9 +268,13 @@ async def test_an_environment_that_keeps_a_runtime_from_starting_is_taken_back_w
     async with world.running():
         await world.ensure()
         world.server_changes = {"version": "0.0.1"}
+        registered = world.nomad.faults.calls["register"]
         answer = await world.ensure(environment={"LANG": "xx"}, wait=None)
-        await world.until(lambda: world.stack().status.refused is not None)
+        await world.until(lambda: world.nomad.faults.calls["register"] > registered)
+        way_back = world.nomad.faults.hold_next("register")
+        await way_back.reached.wait()
         world.server_changes = {}
+        way_back.release()
 
         operation = await world.finished(await world.plane.provisioning.operation(answer.operation))
 
