@@ -72,8 +72,8 @@ async def placed(servers: Servers, job_id: str) -> Placed:
 class Watched:
     """The most that was seen at any moment."""
 
-    live: dict[str, int] = field(default_factory=dict)
-    """Allocations of each job."""
+    running: dict[str, int] = field(default_factory=dict)
+    """Allocations of each job that run. The next one of a job is there before, and waits until that which runs has ended."""
     ordered: int = 0
     """Stacks with an order that is not done."""
 
@@ -88,7 +88,10 @@ async def watched(
     async def look() -> None:
         while True:
             for job_id in jobs:
-                seen.live[job_id] = max(seen.live.get(job_id, 0), len(await servers.live(job_id)))
+                running = [
+                    each for each in await servers.allocations(job_id) if each["ClientStatus"] == "running"
+                ]
+                seen.running[job_id] = max(seen.running.get(job_id, 0), len(running))
             for service in services:
                 seen.ordered = max(seen.ordered, await _in_flight(service))
             await asyncio.sleep(0.05)

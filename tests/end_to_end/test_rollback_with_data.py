@@ -118,7 +118,8 @@ async def test_a_rollback_takes_the_data_along_and_leaves_whoever_has_worked_on_
     await say(service, idle, "And a new session.")
     assert await snapshots(service, idle) == [(OLD, True), (NEW, False)]
 
-    stack = await service.stack(at_it)
+    # That its data is newer is known before the newer version runs again.
+    stack = await service.until_stack(at_it, lambda found: found["phase"] == "running", 120)
     assert (stack["runtime"]["opencode_version"], stack["migration_state"]) == (NEW, "failed")
     assert stack["reason"] == "data_newer"
     assert "1 session, 2 messages" in stack["message"]
