@@ -313,6 +313,24 @@ async def test_a_start_that_fails_says_nothing_of_what_is_wanted_by_then(tmp_pat
         assert (world.stack().status.release, world.stack().status.refused) == (good, None)
 
 
+async def test_a_start_that_fails_is_replaced_also_where_only_live_files_are_wanted_otherwise_by_then(
+    tmp_path,
+):
+    world = World(tmp_path, limits=replace(QUICK, start=timedelta(seconds=1)), when_stale=WhenStale.REPORT)
+    async with world.running():
+        await world.ensure()
+        world.server_changes = {"healthy": False}
+        await world.plane.provisioning.recreate(ADA, by=OPERATOR, if_match=None)
+        await world.phase(Phase.STARTING)
+        await world.until(lambda: world.prober.servers and not server_of(world).healthy)
+        world.server_changes = {}
+        brief = await a_release(world, instructions="Be brief.")
+
+        outcome = await until_outcome(world, await order(world, brief))
+
+        assert (outcome, world.stack().status.release) == (OrderOutcome.DONE, brief)
+
+
 async def test_a_first_start_that_fails_has_nothing_to_go_back_to(tmp_path):
     world = World(tmp_path, limits=replace(QUICK, start=timedelta(milliseconds=300)))
     world.server_changes = {"healthy": False}

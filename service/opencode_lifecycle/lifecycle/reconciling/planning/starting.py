@@ -198,12 +198,15 @@ def _wanted_otherwise(work: Work, why: str, now: datetime) -> Status | None:
 
     1. A stack starts on a release. Before it is healthy the release is taken back, or the stack is pinned to another.
     2. The start fails. That says nothing of what is wanted now, which was never tried: it must not be refused for it.
+
+    Where only live files differ, nothing of the job does, and no registration would replace what fails: it is stopped first.
     """
     facets = work.stack.status.facets
     if facets is None or facets.aim == work.wanted.aim:
         return None
     message = f"{why}; what is wanted by now is started instead"
-    return entered(work.stack, Phase.STOPPING, now=now, reason=Reason.STALE, message=message, runtime=None)
+    reason = Reason.RECREATE if facets.revision == work.wanted.revision else Reason.STALE
+    return entered(work.stack, Phase.STOPPING, now=now, reason=reason, message=message, runtime=None)
 
 
 def _why_not_running(
