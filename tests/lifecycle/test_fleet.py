@@ -249,6 +249,26 @@ def test_an_older_row_does_not_replace_a_newer_one(fleet):
     assert fleet.get(USER).stack.change_seq == 5
 
 
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_row_that_was_read_before_its_removal_was_heard_of_does_not_come_back(fleet, is_known):
+    if is_known:
+        fleet.put(a_stack(seq=3))
+    fleet.apply_changes([StackChange(seq=6, user_id=USER, stack=None)])
+
+    fleet.put(a_stack(seq=5))
+
+    assert fleet.get(USER) is None
+
+
+def test_a_row_that_was_made_anew_after_a_removal_is_taken_in(fleet):
+    fleet.put(a_stack(seq=3))
+    fleet.apply_changes([StackChange(seq=6, user_id=USER, stack=None)])
+
+    fleet.put(a_stack(seq=7))
+
+    assert fleet.get(USER).stack.change_seq == 7
+
+
 def test_a_removal_that_is_older_than_the_row_removes_nothing(fleet):
     fleet.put(a_stack(seq=9))
     fleet.apply_changes([StackChange(seq=4, user_id=USER, stack=None)])

@@ -111,12 +111,22 @@ class Fleet:
             return
         self._user_of.pop(known.stack.job_id, None)
         self._floor.pop(known.stack.job_id, None)
-        self._removed[user_id] = known.stack.change_seq
-        if len(self._removed) > _REMEMBERED_REMOVALS:
-            del self._removed[next(iter(self._removed))]
+        self._remember_removal(user_id, known.stack.change_seq)
         if self.on_removal is not None:
             self.on_removal(user_id)
         self._wake(known)
+
+    def _remember_removal(self, user_id: UserId, seq: int) -> None:
+        """
+        Note that no row of the user up to *seq* is taken in any more.
+
+        1. We read a row, and the answer is slow.
+        2. Another replica writes the row once more, and removes it; we hear of the removal.
+        3. The answer comes. What it tells is newer than what we knew, and older than the removal.
+        """
+        self._removed[user_id] = max(seq, self._removed.pop(user_id, seq))
+        if len(self._removed) > _REMEMBERED_REMOVALS:
+            del self._removed[next(iter(self._removed))]
 
     def apply_changes(self, changes: Sequence[StackChange]) -> None:
         """Take in what the database says changed, in order."""
@@ -127,6 +137,7 @@ class Fleet:
                 known = self._by_user.get(change.user_id)
                 if known is not None and known.stack.change_seq <= change.seq:
                     self.remove(change.user_id)
+                self._remember_removal(change.user_id, change.seq)
             self.seq = max(self.seq, change.seq)
 
     # --- what is seen
