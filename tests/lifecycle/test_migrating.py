@@ -8,7 +8,7 @@ import pytest
 from fakes.opencode import FakeSession
 from opencode_lifecycle.lifecycle.reconciling.steps import Limits
 from opencode_lifecycle.model.clock import utc_now
-from opencode_lifecycle.model.errors import UpstreamRejected
+from opencode_lifecycle.model.errors import UpstreamRejected, UpstreamUnavailable
 from opencode_lifecycle.model.identifiers import ReleaseId, UserId
 from opencode_lifecycle.model.migration import AtDeadline, MigrationOrder, OrderOutcome
 from opencode_lifecycle.model.operation import OperationState
@@ -329,6 +329,27 @@ async def test_a_start_that_fails_is_replaced_also_where_only_live_files_are_wan
         outcome = await until_outcome(world, await order(world, brief))
 
         assert (outcome, world.stack().status.release) == (OrderOutcome.DONE, brief)
+
+
+async def test_what_is_gone_back_to_is_called_by_its_own_release_also_when_nomads_answer_is_lost(tmp_path):
+    world = World(tmp_path, limits=QUICK, when_stale=WhenStale.REPORT)
+    async with world.running():
+        await world.ensure()
+        before = world.stack().status.release
+        world.server_changes = {"version": "0.0.1"}
+        registered = world.nomad.faults.calls["register"]
+        ordered = await order(world, await a_release(world, environment={"LANG": "bad"}))
+        await world.until(lambda: world.nomad.faults.calls["register"] > registered)
+        world.nomad.faults.fail_next("register", UpstreamUnavailable("nomad", "register"), after_commit=True)
+        way_back = world.nomad.faults.hold_next("register")
+        await way_back.reached.wait()
+        world.server_changes = {}
+        way_back.release()
+
+        assert await until_outcome(world, ordered) is OrderOutcome.FAILED
+        await world.phase(Phase.RUNNING)
+
+        assert (world.stack().status.release, world.stack().status.footing.release) == (before, before)
 
 
 async def test_a_first_start_that_fails_has_nothing_to_go_back_to(tmp_path):

@@ -92,7 +92,7 @@ def plan_pending(work: Work, seen: Observation, now: datetime, limits: Limits) -
     ):
         return CompareJob()
     facets = replace(facets, prompt=work.wanted.prompt, config=work.wanted.config)
-    release = stack.intent.wanted_release if is_as_wanted else stack.status.release
+    release = work.building.release if is_as_wanted else stack.status.release
     return Move(
         entered(
             stack,
