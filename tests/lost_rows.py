@@ -34,6 +34,5 @@ def remember_removal(world: World, user: str = ADA) -> None:
     """Have the database know of a deletion of the user's stack just now."""
     removed_at = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S.%f}"
     with sqlite3.connect(world.path / "world.db") as database:
-        database.execute(
-            "INSERT INTO removed_stacks VALUES (?, ?, ?)", (user, 1_000_000 + ord(user[0]), removed_at)
-        )
+        (seq,) = database.execute("UPDATE sequences SET changes = changes + 1 RETURNING changes").fetchone()
+        database.execute("INSERT INTO removed_stacks VALUES (?, ?, ?)", (user, seq, removed_at))
