@@ -5,6 +5,7 @@ from datetime import timedelta
 import pytest
 
 from fakes.opencode import FakeOpenCode, FakeSession
+from lifecycle.test_pins_and_groups import another_release, pin
 from opencode_lifecycle.lifecycle.reconciling.steps import Limits
 from opencode_lifecycle.model.clock import utc_now
 from opencode_lifecycle.model.errors import StackDraining
@@ -52,6 +53,16 @@ async def test_a_stale_runtime_at_work_is_replaced_at_once_and_its_turns_are_abo
     server.sessions = [FakeSession(id="ses_1", changed_at=utc_now(), at_work=True)]
 
     await world.ensure(environment=ENVIRONMENT)
+
+    await replaced(world, before)
+    assert server.sessions[0].was_aborted
+
+
+async def test_turns_are_aborted_before_a_runtime_of_another_version_is_stopped(world):
+    before, server = ids(world), server_of(world)
+    server.sessions = [FakeSession(id="ses_1", changed_at=utc_now(), at_work=True)]
+
+    await pin(world, await another_release(world, opencode_version="1.18.35"))
 
     await replaced(world, before)
     assert server.sessions[0].was_aborted
@@ -115,6 +126,25 @@ async def test_a_stop_waits_for_no_lease(world):
     await world.finished(await world.plane.provisioning.stop(ADA, by=BACKEND, hold=False, if_match=None))
 
     assert ids(world) == []
+
+
+async def test_a_stop_aborts_what_is_at_work(world):
+    server = server_of(world)
+    server.sessions = [FakeSession(id="ses_1", changed_at=utc_now(), at_work=True)]
+
+    await world.finished(await world.plane.provisioning.stop(ADA, by=BACKEND, hold=False, if_match=None))
+
+    assert server.sessions[0].was_aborted
+
+
+async def test_a_runtime_that_answers_nothing_is_stopped_without_being_asked(world):
+    server_of(world).hangs = True
+    await world.until(lambda: world.plane.fleet.get(ADA).silent_probes > 0)
+    aborting = world.prober.hold_next("abort_turns")
+
+    await world.finished(await world.plane.provisioning.stop(ADA, by=BACKEND, hold=False, if_match=None))
+
+    assert not aborting.reached.is_set()
 
 
 async def test_a_lease_gives_a_silent_runtime_longer_and_does_not_keep_it_for_ever(world):

@@ -3,12 +3,12 @@
 from dataclasses import replace
 from datetime import datetime
 
+from opencode_lifecycle.lifecycle.reconciling.planning.interrupting import end_turns
 from opencode_lifecycle.lifecycle.reconciling.planning.leaving import plan_held
 from opencode_lifecycle.lifecycle.reconciling.planning.moves import entered, not_found_yet, wait_for_end
 from opencode_lifecycle.lifecycle.reconciling.planning.recycling import replacing
 from opencode_lifecycle.lifecycle.reconciling.planning.replacement import replace_in_place
 from opencode_lifecycle.lifecycle.reconciling.steps import (
-    AbortTurns,
     CheckJob,
     CheckServiceGone,
     ClearLiveFiles,
@@ -48,9 +48,7 @@ def plan_fresh_start(work: Work, seen: Observation, now: datetime, limits: Limit
     if running and stack.status.phase is Phase.RUNNING:
         if Part.CHECK not in work.done:
             return CheckJob()
-        if Part.ABORT not in work.done and work.silent_probes == 0:
-            return AbortTurns()
-        return replacing(work, Reason.RECREATE, "stopping in order to start afresh", now)
+        return end_turns(work) or replacing(work, Reason.RECREATE, "stopping in order to start afresh", now)
     if (running or seen.live) and stack.status.phase is not Phase.STOPPING:
         message = "stopping in order to start afresh"
         return Move(entered(stack, Phase.STOPPING, now=now, reason=Reason.RECREATE, message=message))
@@ -122,7 +120,7 @@ def plan_stopped(work: Work, seen: Observation, now: datetime, limits: Limits) -
         if stack.status.phase is not Phase.STOPPING:
             return Move(entered(stack, Phase.STOPPING, now=now))
         if runs:
-            return StopJob()
+            return end_turns(work) or StopJob()
         waiting = wait_for_end(work, seen, now, limits)
         if waiting is not None:
             return waiting

@@ -97,6 +97,12 @@ def _deadline_of(order: MigrationOrder | None, change: Interruption) -> datetime
     return order.deadline if order is not None else None
 
 
+def end_turns(work: Work) -> AbortTurns | None:
+    """Return what ends the turns at work before a stop, so that their history stays true; None when that was tried already."""
+    runtime_answers = work.stack.status.runtime is not None and work.silent_probes == 0
+    return AbortTurns() if runtime_answers and Part.ABORT not in work.done else None
+
+
 def waits_for_no_agent(work: Work) -> bool:
     """Whether what is stale is replaced at once, as `when_stale` says where nobody has ordered otherwise."""
     return work.when_stale is WhenStale.NOW and work.stack.standing_order is None
@@ -227,6 +233,4 @@ def _force(work: Work, change: Interruption, now: datetime) -> Step:
     """Interrupt what is at work, its turns aborted first."""
     if change.needs_check and Part.CHECK not in work.done:
         return CheckJob()
-    if Part.ABORT not in work.done:
-        return AbortTurns()
-    return _interrupt(work, change, now, forced=True)
+    return end_turns(work) or _interrupt(work, change, now, forced=True)

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from datetime import datetime
 
-from opencode_lifecycle.lifecycle.reconciling.planning.interrupting import waits_for_no_agent
+from opencode_lifecycle.lifecycle.reconciling.planning.interrupting import end_turns, waits_for_no_agent
 from opencode_lifecycle.lifecycle.reconciling.planning.moves import (
     entered,
     facets_in,
@@ -12,7 +12,6 @@ from opencode_lifecycle.lifecycle.reconciling.planning.moves import (
 )
 from opencode_lifecycle.lifecycle.reconciling.planning.starting import prepare
 from opencode_lifecycle.lifecycle.reconciling.steps import (
-    AbortTurns,
     Limits,
     Move,
     Part,
@@ -40,14 +39,17 @@ def replace_in_place(work: Work, seen: Observation, job: JobSeen, now: datetime,
     """
     stack = work.stack
     status = stack.status
+    registered = facets_in(job, work)
+    is_registered = (
+        registered is not None and registered.revision == work.wanted.revision and not status.edits
+    )
+    if not is_registered and waits_for_no_agent(work) and (abort := end_turns(work)) is not None:
+        return abort
     if seen.placement_failure is not None or is_shut_out(work) or _is_of_another_version(work):
         return StopJob()
-    registered = facets_in(job, work)
-    if registered is None or registered.revision != work.wanted.revision or status.edits:
+    if not is_registered:
         if job.modify_index != status.job_modify_index:
             return StopJob()
-        if waits_for_no_agent(work) and Part.ABORT not in work.done:
-            return AbortTurns()
         return prepare(work, runs=_has_its_secret(work)) or RegisterJob(job.modify_index, work.wanted)
     older = [each for each in seen.allocations if each.job_version != job.version]
     if (waiting := wait_for_end(work, replace(seen, allocations=older), now, limits)) is not None:
