@@ -15,6 +15,7 @@ from fakes.opencode import FakeOpenCode, FakeProber
 from fakes.store import FakeStore
 from fakes.vault import FakeVault
 from opencode_lifecycle.lifecycle.control_plane import ControlPlane, Neighbours, Parameters
+from opencode_lifecycle.lifecycle.observing.watching import StoreWatch
 from opencode_lifecycle.lifecycle.orphans.judgement import OrphanLimits
 from opencode_lifecycle.lifecycle.reconciling.steps import Limits
 from opencode_lifecycle.model.errors import UpstreamRejected, UpstreamUnavailable
@@ -72,6 +73,11 @@ WRITES = frozenset(
 
 _UNTOLD = frozenset({"claim", "claim_rollout"})
 """Effects that have none most of the time."""
+
+_POLL = 3.0
+"""Seconds between two looks for stacks that are due, where nobody has hinted at one."""
+_FEED_INTERVAL = StoreWatch.MOST_BEHIND.total_seconds() * 0.9
+"""Of two replicas neither may lag, or it answers no ensure from memory."""
 
 LIMITS = Limits(start=timedelta(seconds=60), stop=timedelta(seconds=60), idle_after=timedelta(seconds=20))
 
@@ -216,7 +222,8 @@ class Cluster:
                 random=Random(self.random.random()),
             ),
         )
-        # What asks twice a second takes a third of the time of a schedule, where mostly there is nothing new.
+        # What asks once or twice a second takes half of the time of a schedule, where mostly there is nothing new.
+        plane.dispatcher._poll, plane._changes._interval = _POLL, _FEED_INTERVAL
         if self.has_rollouts:
             plane._refresh_targets = partial(_refresh_slowly, plane)
         else:
