@@ -1,10 +1,14 @@
 """A token that lies in a file, where something else may replace it while we run."""
 
+import asyncio
 import re
 import threading
 from pathlib import Path
+from time import monotonic
 from typing import Final
 
+LOOK_COUNTS_FOR: Final = 1.0
+"""Seconds. By so much at most is a token that was replaced still tried; no longer than until it is refused."""
 _SENDABLE: Final = re.compile(r"[\x21-\x7e]+")
 
 
@@ -21,6 +25,7 @@ class TokenFile:
         self._lock = threading.Lock()
         self._token: str | None = None
         self._mark: tuple[int, int, int] | None = None
+        self._looked_at: float | None = None
 
     def current(self) -> str | None:
         """Return the token, reading the file when it was replaced or written."""
@@ -28,6 +33,18 @@ class TokenFile:
             if self._mark is None or self._mark != self._look():
                 self._read()
             return self._token
+
+    async def get(self) -> str | None:
+        """Return the token as a look of the last second found it, else look at it in a thread."""
+        if self._was_just_looked_at():
+            return self._token
+        return await asyncio.to_thread(self.current)
+
+    def _was_just_looked_at(self) -> bool:
+        """Whether a token is known by a recent look. That there is none is looked at again each time."""
+        looked_at = self._looked_at
+        is_recent = looked_at is not None and monotonic() - looked_at < LOOK_COUNTS_FOR
+        return is_recent and self._token is not None
 
     def after_refusal(self, refused: str) -> str | None:
         """
@@ -41,6 +58,7 @@ class TokenFile:
             return self._token if self._token != refused else None
 
     def _look(self) -> tuple[int, int, int] | None:
+        self._looked_at = monotonic()
         try:
             stat = self._path.stat()
         except OSError:

@@ -227,7 +227,7 @@ class ConsulServiceCatalog:
         Nothing of aiohttp or py-consul gets out, not even as the cause of an error: their messages quote answers.
         """
         async with deadline.enforce():
-            token = await asyncio.to_thread(self._token.current)
+            token = await self._token.get()
             if token is None:
                 raise UpstreamDenied(SYSTEM, operation, "the token file holds no token")
             outcome = await _attempt(operation, request, token)

@@ -9,7 +9,7 @@ import asyncio
 import json
 import re
 import ssl
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -208,7 +208,7 @@ class NomadConnection:
             try:
                 return await self._exchange(request, token)
             except UpstreamDenied:
-                other = await asyncio.to_thread(_quietly, lambda: self._token.after_refusal(token))
+                other = await asyncio.to_thread(self._token.after_refusal, token)
                 if not other:
                     raise
             return await self._exchange(request, other)
@@ -255,7 +255,7 @@ class NomadConnection:
             return body.decode()
 
     async def _current_token(self, operation: str) -> str:
-        token = await asyncio.to_thread(_quietly, self._token.current)
+        token = await self._token.get()
         if not token:
             raise UpstreamDenied(SYSTEM, operation, "the token file cannot be read or is empty")
         return token
@@ -323,11 +323,3 @@ def _pairs_of(name: str, value: str | int | bool | tuple[str, ...]) -> list[tupl
     if isinstance(value, tuple):
         return [(name, each) for each in value]
     return [(name, str(value).lower() if isinstance(value, bool) else str(value))]
-
-
-def _quietly(read: Callable[[], str | None]) -> str | None:
-    """Swallow what a broken token file raises: such an error may hold what was read."""
-    try:
-        return read()
-    except (OSError, UnicodeDecodeError):
-        return None

@@ -93,13 +93,13 @@ class NomadLibrary:
 
     def _call(self, operation: str, deadline: Deadline, request: Callable[[nomad.Nomad], Any]) -> Any:
         """Make one request, once more with a new token if the file holds one after a refusal."""
-        token = _quietly(self._token.current)
+        token = self._token.current()
         if not token:
             raise UpstreamDenied(SYSTEM, operation, "the token file cannot be read or is empty")
         outcome = self._attempt(operation, deadline, token, request)
         if isinstance(outcome, UpstreamDenied):
             refused = token
-            other = _quietly(lambda: self._token.after_refusal(refused))
+            other = self._token.after_refusal(refused)
             outcome = self._attempt(operation, deadline, other, request) if other else outcome
         if isinstance(outcome, LifecycleError):
             raise outcome
@@ -150,11 +150,3 @@ def _meaning(operation: str, error: Exception, status: int | None) -> LifecycleE
     if isinstance(cause, ValueError | RecursionError) or status == HTTPStatus.OK:
         return UpstreamNonsense(SYSTEM, operation, "the answer cannot be read")
     return UpstreamUnavailable(SYSTEM, operation, "the connection failed")
-
-
-def _quietly(read: Callable[[], str | None]) -> str | None:
-    """Swallow what a broken token file raises: such an error may hold what was read."""
-    try:
-        return read()
-    except (OSError, UnicodeDecodeError):
-        return None
