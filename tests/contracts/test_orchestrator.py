@@ -327,6 +327,40 @@ async def test_the_stream_opens_and_tells_of_what_happens_afterwards(world, job_
     assert all(change.index > index for change in told[1:])
 
 
+async def test_the_stream_tells_of_each_allocation_which_version_it_runs(world, job_id):
+    told: dict[AllocationId, int | None] = {}
+    opened = asyncio.Event()
+    index = (await world.orchestrator.list_all(soon())).index
+
+    async def listen() -> None:
+        async for change in world.orchestrator.follow(index):
+            opened.set()
+            if isinstance(change, AllocationChanged) and change.job_id == job_id:
+                told[change.allocation.id] = change.allocation.job_version
+
+    listening = asyncio.create_task(listen())
+    await asyncio.wait_for(opened.wait(), 10)
+    first = await world.register(job_id)
+    await world.seen(job_id, runs, "it runs")
+    # The second of these comes while the scheduler may be at the first.
+    second = await world.register(job_id, at=first, image="other")
+    await world.register(job_id, at=second, image="yet another")
+
+    after = await world.seen(
+        job_id,
+        lambda seen: runs(seen) and len(seen.live) == 1 and seen.newest.job_version == 2,
+        "the newest version runs alone",
+    )
+
+    async def told_of_all() -> bool:
+        return {each.id for each in after.allocations} <= told.keys()
+
+    await until(told_of_all, "the stream has told of every allocation")
+    listening.cancel()
+    await asyncio.gather(listening, return_exceptions=True)
+    assert told == {each.id: each.job_version for each in after.allocations}
+
+
 async def test_the_stream_tells_that_a_job_was_purged(world, job_id):
     await world.register(job_id)
     index = (await world.orchestrator.observe(job_id, soon())).index

@@ -112,7 +112,7 @@ class EventStream:
                 allocation = mapping(OPERATION, payload["Allocation"])
                 return await self._allocation_change(index, str(event.get("Type")), allocation)
             case "Evaluation" if payload.get("Evaluation") is not None:
-                return _placement_change(index, mapping(OPERATION, payload["Evaluation"]))
+                return self._placement_change(index, mapping(OPERATION, payload["Evaluation"]))
             case "Node":
                 return NodesChanged(index=index)
             case _:
@@ -147,11 +147,15 @@ class EventStream:
             return None  # the stream is a hint; the next listing tells
         return None if read is None else AllocationChanged(index=index, job_id=job_id, allocation=read)
 
-
-def _placement_change(index: int, evaluation: Mapping[str, Any]) -> PlacementChanged | None:
-    job_id = JobId(text(OPERATION, evaluation, "JobID"))
-    if not job_id.startswith(PREFIX) or evaluation.get("Status") not in _PLACING:
-        return None
-    if evaluation.get("Status") == "complete" and evaluation.get("BlockedEval"):
-        return None  # it could not place all; the evaluation that is blocked says why
-    return PlacementChanged(index=index, job_id=job_id, failure=placement_failure([evaluation]))
+    def _placement_change(self, index: int, evaluation: Mapping[str, Any]) -> PlacementChanged | None:
+        job_id = JobId(text(OPERATION, evaluation, "JobID"))
+        if not job_id.startswith(PREFIX):
+            return None
+        of_job = evaluation.get("JobModifyIndex")
+        if isinstance(of_job, int):
+            self._versions.learn_evaluation(job_id, text(OPERATION, evaluation, "ID"), of_job)
+        if evaluation.get("Status") not in _PLACING:
+            return None
+        if evaluation.get("Status") == "complete" and evaluation.get("BlockedEval"):
+            return None  # it could not place all; the evaluation that is blocked says why
+        return PlacementChanged(index=index, job_id=job_id, failure=placement_failure([evaluation]))

@@ -1,5 +1,5 @@
 """
-What was learnt of jobs and allocations, so that what did not change is not read again.
+What was learnt of jobs, evaluations and allocations, so that what did not change is not read again.
 
 Job stubs in listings lack the version, and allocations in events lack their job. Both are facts that do not change: a
 version belongs to a `JobModifyIndex`, and an allocation keeps its version until the scheduler gives it another. And
@@ -25,6 +25,8 @@ class JobVersions:
         self._jobs: dict[JobId, JobSeen] = {}
         self._created: dict[JobId, int] = {}
         """At which index a job was made, for those whose making was told."""
+        self._evaluations: dict[JobId, tuple[str, int]] = {}
+        """The newest evaluation of each job, and the `JobModifyIndex` of the job that it is of."""
         self._allocations: dict[AllocationId, AllocationSeen] = {}
 
     # --- jobs
@@ -37,8 +39,11 @@ class JobVersions:
                 self._created[job.job_id] = created
 
     def forget_job(self, job_id: JobId) -> None:
-        self._jobs.pop(job_id, None)
-        self._created.pop(job_id, None)
+        for facts in (self._jobs, self._created, self._evaluations):
+            facts.pop(job_id, None)
+
+    def learn_evaluation(self, job_id: JobId, evaluation_id: str, job_modify_index: int) -> None:
+        self._evaluations[job_id] = evaluation_id, job_modify_index
 
     def job_at(self, job_id: JobId, modify_index: int) -> JobSeen | None:
         """Return the job as it is at *modify_index*, or None when that was never learnt."""
@@ -66,14 +71,24 @@ class JobVersions:
         """
         Return the version that an allocation of an event runs, or None when it has to be asked.
 
-        A job that is at its first version leaves no choice. Otherwise what was learnt holds, unless the event is the
-        scheduler's (*placed*), which may have given the allocation another version.
+        A job that is at its first version leaves no choice. What was learnt holds, unless the scheduler (*placed*) has
+        just made the allocation, or may have given it another version in place:
+
+        1. We register version 3 of the job. Its evaluation names the index of that.
+        2. The scheduler plans that evaluation, with the job as it is by then, and makes an allocation.
+        3. Nobody has registered since, or the stream would have said so before: it runs version 3.
         """
         job, made = self._jobs.get(job_id), self._created.get(job_id)
         created = allocation.get("CreateIndex")
         if job is not None and job.version == 0 and made is not None and isinstance(created, int):
             return 0 if created > made else self._learnt(allocation)
-        return None if placed else self._learnt(allocation)
+        if not placed or allocation.get("DesiredStatus") != "run":
+            return self._learnt(allocation)
+        is_new = created is not None and created == allocation.get("ModifyIndex")
+        planned = str(allocation.get("EvalID")), job.modify_index if job is not None else None
+        return (
+            job.version if job is not None and is_new and planned == self._evaluations.get(job_id) else None
+        )
 
     def _learnt(self, allocation: Mapping[str, Any]) -> int | None:
         known = self._allocations.get(AllocationId(str(allocation.get("ID"))))
@@ -104,4 +119,5 @@ class JobVersions:
         """Begin anew: Nomad went back in time, and what an index stood for it may not stand for any more."""
         self._jobs.clear()
         self._created.clear()
+        self._evaluations.clear()
         self._allocations.clear()
