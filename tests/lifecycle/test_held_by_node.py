@@ -239,8 +239,8 @@ async def a_release(world: World, **changes) -> ReleaseId:
     return made.id
 
 
-async def order(world: World, release: ReleaseId, **what) -> None:
-    """Order that the stack be brought to *release*, as a rollout does."""
+async def order(world: World, release: ReleaseId | None = None, *, fresh: bool = False, **what) -> None:
+    """Order that the stack be brought to *release*, or started afresh, as a rollout does."""
     generation = world.stack().intent.generation + 1
 
     def decide(situation):
@@ -248,7 +248,8 @@ async def order(world: World, release: ReleaseId, **what) -> None:
             situation.stack.intent,
             generation=generation,
             order=MigrationOrder(id=f"ro_test.{generation}", **what),
-            wanted_release=release,
+            wanted_release=release or situation.stack.intent.wanted_release,
+            fresh_start=generation if fresh else situation.stack.intent.fresh_start,
         )
         return Decision(stack=replace(situation.stack, intent=intent), wake=True)
 
@@ -278,6 +279,21 @@ async def test_an_order_to_a_stack_that_leaves_its_node_is_held_and_heeded_when_
     world.nomad.nodes.open(NODE)
     await runs_again(world)
     assert world.stack().status.runtime.opencode_version == "1.18.35"
+
+
+async def test_an_agent_under_an_order_of_a_fresh_start_is_waited_for_still_when_its_node_is_drained(world):
+    await world.ensure()
+    before = ids(world)
+    server_of(world).busy = True
+    await order(world, fresh=True)
+    await waits_for_its_agent(world)
+
+    world.nomad.nodes.drain(NODE, deadline=None)
+
+    assert await until_outcome(world) is OrderOutcome.HELD
+    await has_listed_the_nodes(world)
+    assert said_of(world) == (Phase.RUNNING, MigrationState.DRAINING, Reason.NODE_DRAINING)
+    assert ids(world) == before
 
 
 async def test_an_order_to_a_held_stack_is_held(world):
@@ -327,16 +343,20 @@ async def test_no_restart_for_a_change_takes_down_what_could_not_start_again(wor
     assert await until_outcome(world) is OrderOutcome.DONE
 
 
-async def test_an_order_with_a_deadline_leaves_alone_what_could_not_start_again(world):
+@pytest.mark.parametrize("at_deadline", [AtDeadline.SKIP, AtDeadline.FORCE])
+@pytest.mark.parametrize("is_busy", [False, True], ids=["idle", "at_work"])
+async def test_an_order_with_a_deadline_leaves_alone_what_could_not_start_again(world, at_deadline, is_busy):
     await world.ensure()
     before = ids(world)
+    server_of(world).busy = is_busy
     world.nomad.nodes.close(NODE)
     await has_listed_the_nodes(world)
     release = await a_release(world, opencode_version="1.18.35")
 
-    await order(world, release, deadline=utc_now() - timedelta(seconds=1), at_deadline=AtDeadline.SKIP)
+    await order(world, release, deadline=utc_now() - timedelta(seconds=1), at_deadline=at_deadline)
 
     assert await until_outcome(world) is OrderOutcome.SKIPPED
+    assert "its node took nothing new" in world.stack().status.message
     assert ids(world) == before
 
 

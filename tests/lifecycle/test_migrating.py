@@ -363,6 +363,50 @@ async def test_a_first_start_that_fails_has_nothing_to_go_back_to(tmp_path):
         assert (stack.status.reason, stack.status.refused) == (Reason.NEVER_HEALTHY, None)
 
 
+@pytest.mark.parametrize("what", [{"fresh": True}, {"rotate": True}], ids=["fresh", "rotate"])
+async def test_an_order_that_changes_nothing_to_go_back_to_ends_when_its_start_fails(world, what):
+    world.server_changes = {"version": "1.18.30"}
+
+    order_id = await order(world, **what)
+
+    assert await until_outcome(world, order_id) is OrderOutcome.FAILED
+    status = world.stack().status
+    assert (status.phase, status.reason) == (Phase.FAILED, Reason.WRONG_VERSION)
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+async def test_an_order_ends_when_nomad_will_never_take_its_job_and_what_runs_is_left_alone(world, fresh):
+    before = ids(world)
+    world.nomad.faults.fail_next("compare", UpstreamRejected("nomad", "compare", "no"))
+    release = await a_release(world, opencode_version="1.18.35")
+
+    order_id = await order(world, release, fresh=fresh)
+
+    assert await until_outcome(world, order_id) is OrderOutcome.FAILED
+    assert world.stack().status.reason is Reason.JOB_REJECTED
+    server_of(world).busy = True
+    await world.ensure(labels={"team": "a"}, wait=None)
+    await world.until(lambda: world.stack().is_settled and not world.plane.dispatcher.at_work)
+    assert ids(world) == before
+
+
+async def test_an_order_outlasts_an_outage_that_holds_its_start_up(tmp_path):
+    world = World(
+        tmp_path, limits=replace(QUICK, start=timedelta(milliseconds=400)), when_stale=WhenStale.REPORT
+    )
+    async with world.running():
+        await world.ensure()
+        world.nomad.faults.fail_next(
+            "register", UpstreamUnavailable("nomad", "register", "no leader"), times=None
+        )
+
+        order_id = await order(world, await a_release(world, opencode_version="1.18.35"))
+        await world.phase(Phase.FAILED)
+        world.nomad.faults.heal()
+
+        assert await until_outcome(world, order_id) is OrderOutcome.DONE
+
+
 async def test_a_start_that_cannot_load_its_configuration_is_taken_back_with_that_reason(tmp_path):
     world = World(
         tmp_path, limits=replace(QUICK, start=timedelta(milliseconds=400)), when_stale=WhenStale.REPORT

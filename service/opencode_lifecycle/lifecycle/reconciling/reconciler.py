@@ -18,6 +18,7 @@ from opencode_lifecycle.lifecycle.reconciling.passes import Pass
 from opencode_lifecycle.lifecycle.reconciling.planning import failed, plan
 from opencode_lifecycle.lifecycle.reconciling.planning.leaving import news_of_drain
 from opencode_lifecycle.lifecycle.reconciling.planning.migrating import taken_back
+from opencode_lifecycle.lifecycle.reconciling.planning.moves import with_order_failed
 from opencode_lifecycle.lifecycle.reconciling.steps import FinishDeletion, Limits, Move, Rest, Step, system_of
 from opencode_lifecycle.lifecycle.reconciling.work import Desk
 from opencode_lifecycle.lifecycle.requests.decisions import successor_of
@@ -311,7 +312,7 @@ class Reconciler:
         stack = current.work.stack
         if stack.status.phase is Phase.RUNNING:
             status = replace(
-                stack.status,
+                with_order_failed(stack),
                 observed_generation=stack.intent.generation,
                 migration_state=MigrationState.FAILED,
                 reason=reason,

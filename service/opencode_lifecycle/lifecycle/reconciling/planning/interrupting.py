@@ -204,9 +204,15 @@ def _past_deadline(
         # A fresh start is due no longer: without the order no agent would be waited for.
         fresh_start_done=work.stack.intent.fresh_start,
     )
-    match order.at_deadline:
+    cannot_start_again = change.needs_check and is_shut_out(work)
+    kept_by = "its node took nothing new" if cannot_start_again else "its agent was at work"
+    at_deadline = order.at_deadline
+    if at_deadline is AtDeadline.FORCE and cannot_start_again:
+        # Force is for agents that never rest. This one would lose its runtime, and get none that is as it should be.
+        at_deadline = AtDeadline.SKIP
+    match at_deadline:
         case AtDeadline.SKIP:
-            message = f"left as it is, since its agent was at work until the deadline: {change.why}"
+            message = f"left as it is, since {kept_by} until the deadline: {change.why}"
             skipped = replace(
                 status,
                 migration_state=MigrationState.STALE,
@@ -216,9 +222,7 @@ def _past_deadline(
             )
             return Rest(skipped, limits.idle_poll, succeeded=True)
         case AtDeadline.HOLD:
-            message = (
-                f"held, since its agent was at work until the deadline: {change.why}. Recover or recreate it"
-            )
+            message = f"held, since {kept_by} until the deadline: {change.why}. Recover or recreate it"
             held = replace(
                 status, migration_state=MigrationState.HELD, message=message, reason=Reason.AT_WORK
             )

@@ -139,10 +139,21 @@ def news_of_drain(
 
 
 def _with_order_held(work: Work, status: Status) -> Status:
+    """
+    End the order. A fresh start that it asked for is due no longer, since every start from here on is one.
+
+    1. An agent is at work under an order of a fresh start, and its node is drained.
+    2. The order ends, and the fresh start stays due. Nobody is waited for then: it would be stopped at once.
+    """
     order = work.stack.standing_order
     if order is None:
         return status
-    return replace(status, order_done=order.id, order_outcome=OrderOutcome.HELD)
+    return replace(
+        status,
+        order_done=order.id,
+        order_outcome=OrderOutcome.HELD,
+        fresh_start_done=work.stack.intent.fresh_start,
+    )
 
 
 def _why(node: ClosedNode) -> str:

@@ -7,10 +7,12 @@ from typing import Any
 
 from opencode_lifecycle.lifecycle.reconciling.steps import Limits, Move, Part, Rest, Work
 from opencode_lifecycle.model.facets import Facet, Facets
+from opencode_lifecycle.model.migration import OrderOutcome
 from opencode_lifecycle.model.observation import AllocationSeen, JobSeen, Observation
 from opencode_lifecycle.model.proof import Proof
 from opencode_lifecycle.model.stack import Stack, Status
 from opencode_lifecycle.model.states import (
+    FINAL_REASONS,
     OUTAGES,
     Desired,
     Health,
@@ -37,9 +39,35 @@ def entered(
     return replace(status, phase=to, phase_since=since, reason=reason, message=message, **changes)
 
 
+def with_order_failed(stack: Stack) -> Status:
+    """
+    Return the status of *stack* with the order that stands seen to its end: it failed.
+
+    A fresh start that it asked for is due no longer: without an order no agent would be waited for.
+    """
+    order = stack.standing_order
+    if order is None:
+        return stack.status
+    return replace(
+        stack.status,
+        order_done=order.id,
+        order_outcome=OrderOutcome.FAILED,
+        fresh_start_done=stack.intent.fresh_start,
+    )
+
+
 def failed(stack: Stack, reason: Reason, message: str, now: datetime) -> Status:
-    """The failure speaks for the generation it met, so that only a newer one, or a new request, is tried at once."""
+    """
+    The failure speaks for the generation it met, so that only a newer one, or a new request, is tried at once.
+
+    An order ends with it, so that whoever gave it hears of it before the start is tried again.
+    """
     was_migrating = stack.status.migration_state in {MigrationState.REPLACING, MigrationState.VERIFYING}
+    order = stack.standing_order
+    # What a neighbour was in the way of goes on when that is back, and a retry has to know what it may restore.
+    is_seen_to = reason not in OUTAGES and (order is None or not order.restore or reason in FINAL_REASONS)
+    if order is not None and is_seen_to:
+        stack = replace(stack, status=with_order_failed(stack))
     return replace(
         entered(stack, Phase.FAILED, now=now, reason=reason, message=message),
         observed_generation=stack.intent.generation,
