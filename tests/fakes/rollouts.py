@@ -128,6 +128,7 @@ class FakeRollouts:
         *,
         lapses_at: datetime,
         event: Event | None = None,
+        added: Sequence[Member] = (),
     ) -> ClaimedRollout:
         async with self._call("save_rollout"):
             self.check_rollout_claim(claimed)
@@ -136,7 +137,7 @@ class FakeRollouts:
                 saved = replace(rollout, version=claimed.rollout.version + 1)
             self.rollouts[rollout.id] = saved
             self.rollout_claim = (rollout.id, claimed.token, lapses_at) if saved.is_active else None
-            self.rollout_stacks[rollout.id] |= {member.user_id: member for member in members}
+            self.rollout_stacks[rollout.id] |= {member.user_id: member for member in (*members, *added)}
             self.events += [event] if event is not None else []
             return ClaimedRollout(rollout=saved, token=claimed.token, lapses_at=lapses_at)
 

@@ -66,7 +66,7 @@ class RolloutStore(Protocol):
         """
         Put what *change* makes of the row in its place, in one transaction, whoever drives it, and return it.
 
-        *members* are added. What *change* leaves as it is is not written, nor is *event*. What it raises is passed on.
+        *members* are added, each in the place of an earlier one of that user. What *change* leaves as it is is not written, nor is *event*. What it raises is passed on.
         Raises `RolloutNotFound`, and `RolloutActive` when it would be active while another is.
         """
         ...
@@ -83,9 +83,12 @@ class RolloutStore(Protocol):
         *,
         lapses_at: datetime,
         event: Event | None = None,
+        added: Sequence[Member] = (),
     ) -> ClaimedRollout:
         """
         Save what came of a turn and hold on to the claim until *lapses_at*.
+
+        *members* are there already; those *added* are not, or take the place of an earlier one of that user.
 
         Writes nothing and raises `ClaimLost` when the claim is another's, or somebody has changed the rollout since it was
         read: what was concluded from the one before may be wrong then.

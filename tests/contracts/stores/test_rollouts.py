@@ -212,6 +212,17 @@ async def test_whoever_changes_a_rollout_need_not_drive_it(database):
     ]
 
 
+async def test_a_member_that_is_added_takes_the_place_of_an_earlier_one_of_that_user(database):
+    await database.create_rollout(a_rollout(), [a_member("ada"), a_member("bob"), a_member("cyd")])
+    ada, bob = a_member("ada", wave=2), a_member("bob", wave=2)
+
+    await database.change_rollout(RolloutId("ro_1"), lambda there: replace(there, waves=2), members=[ada])
+    claimed = await claim(database)
+    await database.save_rollout(claimed, claimed.rollout, [], lapses_at=MUCH_LATER, added=[bob])
+
+    assert await database.rollout_members(RolloutId("ro_1")) == [ada, bob, a_member("cyd")]
+
+
 async def test_a_change_that_changes_nothing_is_not_written(database):
     await database.create_rollout(a_rollout(), [])
 

@@ -19,10 +19,18 @@ from opencode_lifecycle.model.errors import (
     RolloutNotFound,
 )
 from opencode_lifecycle.model.facets import Facet
+from opencode_lifecycle.model.group import GroupWish
 from opencode_lifecycle.model.identifiers import PlanId, ReleaseId, RolloutId, UserId
 from opencode_lifecycle.model.migration import MigrationClass
 from opencode_lifecycle.model.release import Release
-from opencode_lifecycle.model.rollout import MemberReason, MemberState, Rollout, RolloutReason, RolloutState
+from opencode_lifecycle.model.rollout import (
+    Member,
+    MemberReason,
+    MemberState,
+    Rollout,
+    RolloutReason,
+    RolloutState,
+)
 from opencode_lifecycle.model.rollout_specification import (
     Amount,
     Gate,
@@ -30,8 +38,9 @@ from opencode_lifecycle.model.rollout_specification import (
     Selector,
     Strategy,
 )
-from opencode_lifecycle.model.states import Phase
+from opencode_lifecycle.model.states import MigrationState, Phase, Reason
 from opencode_lifecycle.ports.prober import PromptOutcome, PromptResult
+from rollout_examples import a_stored_rollout
 from world import BACKEND, OPERATOR, World
 
 USERS = ("ada", "bob", "cyd", "dan")
@@ -69,6 +78,15 @@ async def four(tmp_path):
         for user in USERS:
             await world.ensure(user)
         yield world
+
+
+def pinned_to(release: ReleaseId) -> GroupWish:
+    return GroupWish(names=frozenset({"pin"}), pin=release)
+
+
+def server_of(world, user: str):
+    (allocation,) = world.live_allocations(user)
+    return world.prober.servers[allocation.address.host, allocation.address.port]
 
 
 async def ended(world, rollout_id) -> Rollout:
@@ -159,6 +177,37 @@ async def test_whoever_changed_since_the_plan_is_left_out_and_said_so(four):
     assert four.stack("bob").status.release != release
 
 
+async def test_a_plan_of_which_nobody_who_runs_is_left_makes_no_release_the_target_unproven(four):
+    target = four.plane.releases.current
+    await four.plane.provisioning.stop(UserId("dan"), by=BACKEND, hold=False, if_match=None)
+    await four.phase(Phase.STOPPED, "dan")
+    release = await a_new_release(four, environment={"LANG": "C"})
+    plan = await four.plane.rollouts.plan(
+        RolloutSpecification(release=release, strategy=AT_ONCE), by=OPERATOR
+    )
+    for user in ("ada", "bob", "cyd"):
+        await four.ensure(user, labels={"team": "a"})
+
+    with pytest.raises(NothingToDo):
+        await four.plane.rollouts.apply(plan.id, by=OPERATOR)
+    await four.ensure("dan", labels={"team": "a"})
+    with pytest.raises(NothingToDo):
+        await four.plane.rollouts.apply(plan.id, by=OPERATOR)
+    assert (await four.store.current_release()).id == target.id
+
+
+async def test_a_plan_knows_what_stacks_want_that_another_replica_made(four):
+    server_of(four, "ada").busy = True
+    release = await a_new_release(four, environment={"LANG": "C"})
+    await four.plane.provisioning.pin(UserId("ada"), release, by=OPERATOR, if_match=None)
+    await four.until(lambda: four.stack("ada").status.migration_state is MigrationState.DRAINING)
+    del four.plane.releases._known[release]
+
+    plan = await four.plane.rollouts.plan(RolloutSpecification(), by=OPERATOR)
+
+    assert [each.user_id for each in plan.stacks] == ["ada"]
+
+
 async def test_a_release_whose_canary_answers_no_prompt_is_taken_back(four):
     target = four.plane.releases.current
     release = await a_new_release(four, environment={"LANG": "C"})
@@ -214,6 +263,113 @@ async def test_a_rollout_that_succeeded_is_rolled_back_with_its_target(four):
     assert {four.stack(user).status.release for user in (*USERS, "eve")} == {target.id}
 
 
+async def test_whoever_comes_to_a_release_after_its_rollback_was_asked_for_is_taken_back_as_well(
+    four, monkeypatch
+):
+    target = four.plane.releases.current
+    release = await a_new_release(four, environment={"LANG": "C"})
+    rollout = await four.plane.rollouts.start(
+        RolloutSpecification(release=release, strategy=AT_ONCE), by=OPERATOR
+    )
+    await ended(four, rollout.id)
+    use = four.store.use_release
+
+    async def after_somebody_came(*args, **under):
+        if four.plane.fleet.get(UserId("eve")) is None:
+            await four.ensure("eve")
+        return await use(*args, **under)
+
+    monkeypatch.setattr(four.store, "use_release", after_somebody_came)
+    await four.plane.rollouts.rollback(rollout.id, by=OPERATOR)
+
+    assert (await ended(four, rollout.id)).state is RolloutState.ROLLED_BACK
+    assert four.stack("eve").status.release == target.id
+    found = (await members(four, rollout.id))[UserId("eve")]
+    assert (found.state, found.release_before) == (MemberState.TAKEN_BACK, target.id)
+
+
+async def test_a_stack_that_was_made_anew_under_the_name_of_a_member_is_taken_back_as_well(four):
+    target = four.plane.releases.current
+    release = await a_new_release(four, environment={"LANG": "C"})
+    rollout = await four.plane.rollouts.start(
+        RolloutSpecification(release=release, strategy=AT_ONCE), by=OPERATOR
+    )
+    await ended(four, rollout.id)
+    allocations = list(four.nomad.allocations[four.job_id("ada")])
+    await four.plane.provisioning.delete(UserId("ada"), by=OPERATOR, delete_workspace=False, if_match=None)
+    await four.phase(Phase.DELETING, "ada")
+    for allocation in allocations:
+        four.consul.forget(four.job_id("ada"), allocation.id)
+    await four.gone("ada")
+    await four.ensure("ada")
+    assert four.stack("ada").status.release == release
+
+    await four.plane.rollouts.rollback(rollout.id, by=OPERATOR)
+
+    assert (await ended(four, rollout.id)).state is RolloutState.ROLLED_BACK
+    assert {four.stack(user).status.release for user in USERS} == {target.id}
+
+
+async def test_whoever_is_just_starting_on_a_release_is_taken_back_with_it(four):
+    target = four.plane.releases.current
+    await four.plane.provisioning.stop(UserId("dan"), by=BACKEND, hold=False, if_match=None)
+    await four.phase(Phase.STOPPED, "dan")
+    release = await a_new_release(four, environment={"LANG": "C"})
+    selector = Selector(users=tuple(map(UserId, ("ada", "bob", "cyd"))))
+    rollout = await four.plane.rollouts.start(
+        RolloutSpecification(release=release, selector=selector, strategy=AT_ONCE), by=OPERATOR
+    )
+    await ended(four, rollout.id)
+    four.server_changes = {"hangs": True}
+    await four.ensure("dan", wait=None)
+    await four.phase(Phase.STARTING, "dan")
+    assert four.stack("dan").intent.wanted_release == release
+    four.server_changes = {}
+
+    await four.plane.rollouts.rollback(rollout.id, by=OPERATOR)
+    await four.until(lambda: four.stack("dan").intent.wanted_release == target.id)
+
+
+async def test_what_its_group_holds_on_a_release_is_not_taken_back_with_the_fleet(four):
+    release = await a_new_release(four, environment={"LANG": "C"})
+    rollout = await four.plane.rollouts.start(
+        RolloutSpecification(release=release, strategy=AT_ONCE), by=OPERATOR
+    )
+    await ended(four, rollout.id)
+    await four.plane.groups.put("early", pinned_to(release), by=OPERATOR)
+    await four.ensure("eve", group="early")
+
+    await four.plane.rollouts.rollback(rollout.id, by=OPERATOR)
+
+    assert (await ended(four, rollout.id)).state is RolloutState.ROLLED_BACK
+    assert four.stack("eve").status.release == release
+
+
+async def test_a_group_that_is_pinned_in_the_middle_of_a_rollout_is_left_out_of_what_is_left_of_it(four):
+    target = four.plane.releases.current
+    await four.ensure("eve", group="late")
+    release = await a_new_release(four, environment={"LANG": "C"})
+    server = server_of(four, "eve")
+    server.busy = True
+    rollout = await four.plane.rollouts.start(
+        RolloutSpecification(release=release, strategy=AT_ONCE), by=OPERATOR
+    )
+    await four.until(lambda: four.stack("eve").standing_order is not None)
+
+    await four.plane.groups.put("late", pinned_to(target.id), by=OPERATOR)
+    found = await ended(four, rollout.id)
+    server.busy = False
+
+    eve = (await members(four, rollout.id))[UserId("eve")]
+    assert (found.state, eve.state, eve.reason) == (
+        RolloutState.SUCCEEDED,
+        MemberState.LEFT_OUT,
+        MemberReason.PINNED.value,
+    )
+    assert four.stack("eve").intent.wanted_release == target.id
+    assert four.stack("eve").intent.order is None
+
+
 async def test_a_rollout_that_was_paused_goes_on_when_it_is_resumed(four):
     release = await a_new_release(four, environment={"LANG": "C"})
     rollout = await four.plane.rollouts.start(
@@ -225,6 +381,33 @@ async def test_a_rollout_that_was_paused_goes_on_when_it_is_resumed(four):
     await four.plane.rollouts.resume(rollout.id, by=OPERATOR)
 
     assert (await ended(four, rollout.id)).state is RolloutState.SUCCEEDED
+
+
+async def test_resuming_lets_no_failure_pass_for_whom_the_newer_version_was_kept(four):
+    now, release = utc_now(), await a_new_release(four, environment={"LANG": "C"})
+    rollout = a_stored_rollout(
+        specification=RolloutSpecification(release=release), state=RolloutState.PAUSED, goes_back=True
+    )
+    reasons = {"ada": Reason.DATA_NEWER, "bob": Reason.NEVER_HEALTHY}
+    kept = [
+        Member(
+            rollout_id=rollout.id,
+            user_id=UserId(user),
+            stack_created_at=four.stack(user).created_at,
+            wave=1,
+            state=MemberState.FAILED,
+            goes_back=True,
+            generation=1,
+            reason=reason.value,
+            changed_at=now,
+        )
+        for user, reason in reasons.items()
+    ]
+    await four.store.create_rollout(rollout, kept)
+
+    resumed = await four.plane.rollouts.resume(rollout.id, by=OPERATOR)
+
+    assert resumed.forgiven == 1
 
 
 async def test_recreating_everybody_gives_each_a_new_allocation_once(four):

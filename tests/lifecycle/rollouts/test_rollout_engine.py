@@ -108,6 +108,21 @@ def test_nothing_is_known_of_a_release_whose_only_canary_somebody_took_out_befor
     assert fleet.target == OLD
 
 
+def test_a_stack_that_is_just_starting_may_be_all_that_there_is_to_prove_a_release():
+    fleet = a_fleet(2)
+    driver = driven(fleet)
+    canary, other = sorted(driver.members, key=lambda member: member.wave)
+    pinned = replace(fleet.stacks[canary.user_id].intent, pinned=True)
+    fleet.put(replace(fleet.stacks[canary.user_id], intent=pinned))
+    starting = replace(fleet.stacks[other.user_id].status, phase=Phase.STARTING, runtime=None)
+    fleet.put(replace(fleet.stacks[other.user_id], status=starting))
+
+    actions = [action for _ in range(3) for action in driver.take_turn().actions]
+
+    assert driver.saved[other.user_id].wave == 0
+    assert not any(isinstance(action, UseRelease) for action in actions)
+
+
 def test_who_failed_keeps_its_place_until_what_ran_before_runs_again():
     fleet = a_fleet(4)
     budget = Gate(failure_budget=Amount(percent=100))

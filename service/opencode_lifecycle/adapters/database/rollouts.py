@@ -45,6 +45,9 @@ _ADD_MEMBER: Final = insert(rollout_stacks)
 _SAVE_MEMBER: Final = update(rollout_stacks).where(
     _members.rollout_id == bindparam("which"), _members.user_id == bindparam("whose")
 )
+_REMOVE_MEMBER: Final = delete(rollout_stacks).where(
+    _members.rollout_id == bindparam("which"), _members.user_id == bindparam("whose")
+)
 _COUNT: Final = (
     select(_members.wave, _members.state, func.count().label("stacks"))
     .where(_members.rollout_id == bindparam("which"))
@@ -133,7 +136,7 @@ class RolloutRows(Store):
             _check_that_none_is_active(transaction, changed)
             changed = replace(changed, version=there.version + 1)
             transaction.write(_UPDATE, {"which": rollout_id, **rollout_values(changed)})
-            _add(transaction, members)
+            _put(transaction, members)
             append_events(transaction, [event] if event is not None else [])
             transaction.announces = True
             return changed
@@ -160,6 +163,7 @@ class RolloutRows(Store):
         *,
         lapses_at: datetime,
         event: Event | None = None,
+        added: Sequence[Member] = (),
     ) -> ClaimedRollout:
         def save(transaction: Transaction) -> ClaimedRollout:
             check_claim(transaction, claimed)
@@ -171,6 +175,7 @@ class RolloutRows(Store):
             transaction.write(_UPDATE, {"which": rollout.id, **values})
             if members:
                 transaction.write(_SAVE_MEMBER, [_changed(member) for member in members])
+            _put(transaction, added)
             append_events(transaction, [event] if event is not None else [])
             return ClaimedRollout(rollout=saved, token=claimed.token, lapses_at=lapses_at)
 
@@ -206,6 +211,14 @@ def _check_that_none_is_active(transaction: Transaction, rollout: Rollout) -> No
 def _add(transaction: Transaction, members: Sequence[Member]) -> None:
     if members:
         transaction.write(_ADD_MEMBER, [member_values(member) for member in members])
+
+
+def _put(transaction: Transaction, members: Sequence[Member]) -> None:
+    """Add *members*, each in the place of what stands under its name: an earlier life of the stack."""
+    if members:
+        names = [{"which": member.rollout_id, "whose": member.user_id} for member in members]
+        transaction.write(_REMOVE_MEMBER, names)
+        _add(transaction, members)
 
 
 def _changed(member: Member) -> dict[str, Any]:

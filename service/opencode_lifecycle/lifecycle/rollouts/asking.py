@@ -94,6 +94,7 @@ def rolling_out(
         targets=store,
         fleet=fleet,
         releases=releases,
+        pins=lambda: groups.pins,
         hint=hint,
         ask=asking.prompt,
         catch_up=catch_up,

@@ -8,7 +8,7 @@ goes on, so that after a crash nothing is done twice and nobody is forgotten.
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from time import monotonic
@@ -19,6 +19,7 @@ import structlog
 from opencode_lifecycle.lifecycle.observing.fleet import Fleet
 from opencode_lifecycle.lifecycle.releases import Releases
 from opencode_lifecycle.lifecycle.rollouts.engine import next_turn
+from opencode_lifecycle.lifecycle.rollouts.latecomers import latecomers
 from opencode_lifecycle.lifecycle.rollouts.orders import decision_of
 from opencode_lifecycle.lifecycle.rollouts.pace import Sights
 from opencode_lifecycle.lifecycle.rollouts.planning import busy_state
@@ -27,7 +28,7 @@ from opencode_lifecycle.lifecycle.rollouts.turns import Action, Ask, Turn, UseRe
 from opencode_lifecycle.lifecycle.rollouts.waves import turn_of
 from opencode_lifecycle.model.clock import Clock
 from opencode_lifecycle.model.errors import ClaimLost
-from opencode_lifecycle.model.identifiers import UserId, new_event_id
+from opencode_lifecycle.model.identifiers import ReleaseId, UserId, new_event_id
 from opencode_lifecycle.model.operation import Event
 from opencode_lifecycle.model.rollout import BusyState, Member, PromptVerdict, Rollout
 from opencode_lifecycle.model.stack import Stack
@@ -61,6 +62,7 @@ class RolloutDriver:
         targets: ReleaseStore,
         fleet: Fleet,
         releases: Releases,
+        pins: Callable[[], Mapping[str, ReleaseId]],
         hint: Callable[[UserId], object],
         ask: AskPrompt,
         catch_up: Callable[[], Awaitable[object]],
@@ -73,6 +75,7 @@ class RolloutDriver:
         self._targets = targets
         self._fleet = fleet
         self._releases = releases
+        self._pins = pins
         self._hint = hint
         self._ask = ask
         self._catch_up = catch_up
@@ -146,6 +149,10 @@ class RolloutDriver:
             self._news.clear()
             turn = self._next_turn(claimed.rollout)
             took = monotonic() - began
+            if _ends_way_back(claimed.rollout, turn) and (late := await self._latecomers(claimed.rollout)):
+                log.info("others came to what is taken back", rollout=claimed.rollout.id, stacks=len(late))
+                claimed = await self._take_in(claimed, late)
+                continue
             claimed = await self._take(claimed, turn)
             if not claimed.rollout.is_active:
                 break
@@ -156,9 +163,25 @@ class RolloutDriver:
         self._held = None
         log.info("rollout ended", rollout=claimed.rollout.id, state=claimed.rollout.state)
 
+    async def _latecomers(self, rollout: Rollout) -> Sequence[Member]:
+        await self._catch_up()
+        stacks = (known.stack for known in self._fleet)
+        return latecomers(rollout, self._members, stacks, self._pins(), self._now())
+
+    async def _take_in(self, claimed: ClaimedRollout, late: Sequence[Member]) -> ClaimedRollout:
+        members = self._members | {member.user_id: member for member in late}
+        claimed = await self._save(claimed, claimed.rollout, late, members=members)
+        self._members = members
+        return claimed
+
     def _next_turn(self, rollout: Rollout) -> Turn:
         target = self._releases.current
-        sights = Sights(stack=self._stack, busy=self._busy, target=target.id if target is not None else None)
+        sights = Sights(
+            stack=self._stack,
+            busy=self._busy,
+            target=target.id if target is not None else None,
+            pins=self._pins(),
+        )
         return next_turn(rollout, list(self._members.values()), sights, self._now())
 
     async def _check(self, claimed: ClaimedRollout) -> None:
@@ -195,17 +218,28 @@ class RolloutDriver:
         return self._held
 
     async def _save(
-        self, claimed: ClaimedRollout, rollout: Rollout, changed: Sequence[Member]
+        self,
+        claimed: ClaimedRollout,
+        rollout: Rollout,
+        changed: Sequence[Member],
+        *,
+        members: Mapping[UserId, Member] | None = None,
     ) -> ClaimedRollout:
+        """Save what came of a turn, or with *members* who is in it now."""
         now = self._now()
         if changed or rollout != claimed.rollout:
-            counts = Counter(member.state for member in self._members.values())
+            counts = Counter(member.state for member in (members or self._members).values())
             rollout = replace(rollout, counts=dict(counts), updated_at=now)
         event = None
         if (rollout.state, rollout.promoted_at) != (claimed.rollout.state, claimed.rollout.promoted_at):
             event = _event_of(claimed.rollout, rollout)
         self._held = await self._rollouts.save_rollout(
-            claimed, rollout, changed, lapses_at=now + self._claim_lifetime, event=event
+            claimed,
+            rollout,
+            () if members is not None else changed,
+            lapses_at=now + self._claim_lifetime,
+            event=event,
+            added=changed if members is not None else (),
         )
         return self._held
 
@@ -334,6 +368,10 @@ def _together(actions: Sequence[Action]) -> Iterator[Sequence[Action]]:
             some = []
     if some:
         yield some
+
+
+def _ends_way_back(rollout: Rollout, turn: Turn) -> bool:
+    return rollout.goes_back and rollout.is_active and not turn.rollout.is_active
 
 
 def _event_of(before: Rollout, after: Rollout) -> Event:

@@ -113,6 +113,7 @@ def _forward(making: Making) -> None:
             making.rollout = replace(rollout, settled_at=None)
         _move_wave(making, [case for case in unresolved if case.member.state is MemberState.WAITING])
         _give_places(making)
+        _heed_pins(making)
         _watch_for_stalls(making)
         return
     _leave_wave(making, [case for case in wave if case.member.wave == rollout.wave])
@@ -155,11 +156,13 @@ def _lacks_canaries(making: Making) -> bool:
         if case.member.wave > 0
         and case.member.state is MemberState.WAITING
         and case.stack is not None
-        and case.stack.status.phase is Phase.RUNNING
         and not is_at_rest(case.stack)
         and may_be_moved(rollout, case.member, case.stack)
     ]
-    drawn = in_turn(others, making.sights)[:lacking]
+    others = in_turn(others, making.sights)
+    # What starts just now is none to be left out: it may be all that there is to prove the release.
+    others.sort(key=lambda case: case.stack is None or case.stack.status.phase is not Phase.RUNNING)
+    drawn = others[:lacking]
     for case in drawn:
         making.change(replace(case.member, wave=0))
     return bool(drawn)
@@ -221,6 +224,13 @@ def _give_places(making: Making) -> None:
             making.actions.append(Release(member))
         elif member.ordered_at is not None:
             making.look_again(member.ordered_at + patience_with(member))
+
+
+def _heed_pins(making: Making) -> None:
+    """Call off whoever waits for its agent and whose group was pinned meanwhile. A pin of its own ends its order by itself."""
+    for case in making.with_state(MemberState.ORDERED):
+        if making.sights.is_pinned_elsewhere(making.rollout, case.stack) and not case.member.goes_back:
+            _call_off(making, case)
 
 
 def _watch_for_stalls(making: Making) -> None:

@@ -1,7 +1,7 @@
 """How many stacks may be moved at once, and who of those that wait is next. Pure."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -31,11 +31,21 @@ class Case:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sights:
-    """What is known now of a stack, whether an agent was seen at work in it, and what the fleet's target is."""
+    """
+    What is known now of a stack, whether an agent was seen at work in it, what the fleet's target is, and what groups are
+    pinned to.
+    """
 
     stack: Callable[[UserId], Stack | None]
     busy: Callable[[UserId], BusyState]
     target: ReleaseId | None
+    pins: Mapping[str, ReleaseId] = field(default_factory=dict)
+
+    def is_pinned_elsewhere(self, rollout: Rollout, stack: Stack | None) -> bool:
+        """Whether the group of the stack is pinned to another release than the one that the rollout moves to."""
+        if rollout.release is None or stack is None:
+            return False
+        return self.pins.get(stack.intent.group, rollout.release) != rollout.release
 
 
 class Pace:

@@ -9,6 +9,8 @@ from typing import Final
 from opencode_lifecycle.lifecycle.observing.fleet import Fleet
 from opencode_lifecycle.lifecycle.reconciling.wanted import Site, wanted_facets
 from opencode_lifecycle.lifecycle.releases import Releases
+from opencode_lifecycle.lifecycle.rollouts.gates import keeps_its_data
+from opencode_lifecycle.lifecycle.rollouts.latecomers import latecomers
 from opencode_lifecycle.lifecycle.rollouts.placing import Place, placed
 from opencode_lifecycle.lifecycle.rollouts.planning import Ground, member_of, planned, revision_of
 from opencode_lifecycle.lifecycle.rollouts.turns import entered
@@ -34,7 +36,7 @@ from opencode_lifecycle.model.identifiers import (
     new_plan_id,
     new_rollout_id,
 )
-from opencode_lifecycle.model.migration import DataPolicy, MigrationClass
+from opencode_lifecycle.model.migration import DataPolicy
 from opencode_lifecycle.model.operation import Event
 from opencode_lifecycle.model.principal import Principal
 from opencode_lifecycle.model.release import Release
@@ -130,6 +132,10 @@ class Rollouts:
         await self._check(specification)
         target = await self._target()
         now = self._now()
+        if specification.release is None:
+            # What stacks want may have been made, and wanted, on another replica.
+            for wanted in {known.stack.intent.wanted_release for known in self._fleet}:
+                await self._releases.get(wanted)
         ground = Ground(
             target=target.id if target is not None else None,
             pins=self._pins(),
@@ -204,8 +210,7 @@ class Rollouts:
         members = [
             member for each in plan.stacks if (member := self._member(rollout, each, bound=bound)) is not None
         ]
-        if not plan.changes_target and all(m.state is MemberState.LEFT_OUT for m in members):
-            raise NothingToDo("Everybody who was to be moved changed since; plan anew.")
+        _check_that_somebody_is_left(plan, members)
         rollout = replace(rollout, counts=dict(Counter(member.state for member in members)))
         await self._store.create_rollout(rollout, members, self._event(rollout, "started", by))
         self._told()
@@ -244,7 +249,7 @@ class Rollouts:
         failed = [
             member
             for member in await self._store.rollout_members(rollout_id)
-            if member.state is MemberState.FAILED
+            if member.state is MemberState.FAILED and not keeps_its_data(member)
         ]
 
         def change(there: Rollout) -> Rollout:
@@ -305,28 +310,10 @@ class Rollouts:
                     raise RollbackImpossible(release=before) from None
                 raise
 
-    async def _latecomers(self, rollout: Rollout) -> list[Member]:
-        """Return, as members, whoever came to the release while it was the fleet's target without being moved to it."""
-        if rollout.promoted_at is None or rollout.target_before in {None, rollout.release}:
-            return []
-        members = {member.user_id for member in await self._store.rollout_members(rollout.id)}
-        now = self._now()
-        return [
-            Member(
-                rollout_id=rollout.id,
-                user_id=known.stack.user_id,
-                stack_created_at=known.stack.created_at,
-                wave=rollout.waves + 1,
-                state=MemberState.MIGRATED,
-                migration_class=MigrationClass.RESTART,
-                release_before=rollout.target_before,
-                generation=known.stack.intent.generation,
-                reason=MemberReason.CAME_LATER.value,
-                changed_at=now,
-            )
-            for known in self._fleet
-            if known.stack.user_id not in members and _came_to(rollout, known.stack)
-        ]
+    async def _latecomers(self, rollout: Rollout) -> Sequence[Member]:
+        members = {member.user_id: member for member in await self._store.rollout_members(rollout.id)}
+        stacks = (known.stack for known in self._fleet)
+        return latecomers(rollout, members, stacks, self._pins(), self._now())
 
     # --- parts
 
@@ -380,13 +367,17 @@ class Rollouts:
         )
 
 
-def _came_to(rollout: Rollout, stack: Stack) -> bool:
-    """Whether the stack wants the release of the rollout because it was made or started while that was the target."""
-    if stack.intent.wanted_release != rollout.release or stack.intent.pinned:
-        return False
-    promoted_at, runtime = rollout.promoted_at, stack.status.runtime
-    assert promoted_at is not None, "it was the target"
-    if stack.created_at >= promoted_at:
-        return True
-    started_at = runtime.started_at if runtime is not None else None
-    return started_at is not None and started_at >= promoted_at
+def _check_that_somebody_is_left(plan: RolloutPlan, members: Sequence[Member]) -> None:
+    """
+    Raise `NothingToDo` when nobody of a plan is left to be moved, or nobody who could prove its release.
+
+    1. A plan has one stack that runs, and others that only start on the release.
+    2. Somebody changes that one. Applied now, the plan would make a release the fleet's target of which nothing is known.
+    """
+    left = {member.user_id for member in members if member.state is not MemberState.LEFT_OUT}
+    if not left and (plan.to_move or not plan.changes_target):
+        raise NothingToDo("Everybody who was to be moved changed since; plan anew.")
+    running = {each.user_id for each in plan.to_move if each.migration_class is not None}
+    is_proven = plan.changes_target and not plan.specification.strategy.canary.is_zero
+    if is_proven and running and not running & left:
+        raise NothingToDo("Whoever was to prove the release changed since; plan anew.")

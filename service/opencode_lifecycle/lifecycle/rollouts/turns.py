@@ -10,6 +10,7 @@ from opencode_lifecycle.lifecycle.rollouts.standing import observed
 from opencode_lifecycle.model.identifiers import ReleaseId, UserId
 from opencode_lifecycle.model.rollout import (
     Member,
+    MemberReason,
     MemberState,
     Rollout,
     RolloutReason,
@@ -129,6 +130,10 @@ class Making:
         for member in members:
             stack = sights.stack(member.user_id)
             seen = observed(rollout, member, stack, now)
+            if seen.state is MemberState.WAITING and sights.is_pinned_elsewhere(rollout, stack):
+                seen = replace(
+                    seen, state=MemberState.LEFT_OUT, reason=MemberReason.PINNED.value, changed_at=now
+                )
             if seen is not member:
                 self._changed[member.user_id] = seen
             self.cases.append(Case(seen, stack))
