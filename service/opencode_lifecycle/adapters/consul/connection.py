@@ -1,6 +1,5 @@
 """py-consul's calls over a transport of our own: bounded, without redirects, the token in a header only."""
 
-import json
 import ssl
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
+import orjson
 from consul import base
 from yarl import URL
 
@@ -136,7 +136,7 @@ class ConsulConnection(base.Consul):  # type: ignore[misc]  # py-consul comes wi
         """
         url = self._url(path).with_query(params or {})
         answer = await self._transport.exchange("GET", url, _with(token), largest=largest, whole=whole)
-        return int(answer.headers.get("X-Consul-Index", "0")), json.loads(answer.body)
+        return int(answer.headers.get("X-Consul-Index", "0")), orjson.loads(answer.body)
 
     async def write(self, path: str, body: Any, *, token: str) -> None:
         """Make a write that py-consul has no call for. Consul says nothing of one that was done, or `true`."""
@@ -148,7 +148,7 @@ class ConsulConnection(base.Consul):  # type: ignore[misc]  # py-consul comes wi
         """Ask which of the *wanted* rights our token has, as Consul's own web interface does."""
         url = self._url("/v1/internal/acl/authorize")
         answer = await self._transport.exchange("POST", url, _with(token), body=list(wanted))
-        return json.loads(answer.body)
+        return orjson.loads(answer.body)
 
     def _url(self, path: str) -> URL:
         return URL(self._transport.base_uri + path, encoded=True)

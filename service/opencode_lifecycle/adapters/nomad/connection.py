@@ -6,7 +6,6 @@ length that fits a message.
 """
 
 import asyncio
-import json
 import re
 import ssl
 from collections.abc import AsyncIterator, Mapping
@@ -18,6 +17,7 @@ from typing import Any, Final
 from urllib.parse import quote, urlencode
 
 import aiohttp
+import orjson
 from yarl import URL
 
 from opencode_lifecycle.adapters.token_file import TokenFile
@@ -309,7 +309,7 @@ def _json_of(operation: str, response: aiohttp.ClientResponse, text: str) -> Any
     if response.content_type != "application/json":
         raise UpstreamNonsense(SYSTEM, operation, "the answer is not JSON")
     try:
-        return json.loads(text)
+        return orjson.loads(text)
     except (ValueError, RecursionError):
         raise UpstreamNonsense(SYSTEM, operation, "the answer is not JSON") from None
 

@@ -6,11 +6,11 @@ it comes without its job: which version of the job it runs is known from what wa
 """
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import aiohttp
+import orjson
 
 from opencode_lifecycle.adapters.nomad.connection import SYSTEM, NomadConnection, Query, path_of, translating
 from opencode_lifecycle.adapters.nomad.job_versions import JobVersions
@@ -90,7 +90,7 @@ class EventStream:
 
     async def _changes(self, line: bytes) -> AsyncIterator[Change]:
         try:
-            events = mapping(OPERATION, json.loads(line)).get("Events") or []
+            events = mapping(OPERATION, orjson.loads(line)).get("Events") or []
         except (ValueError, RecursionError):
             raise UpstreamNonsense(SYSTEM, OPERATION, "an event is not JSON") from None
         if not isinstance(events, list):
