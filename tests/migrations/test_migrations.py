@@ -96,9 +96,10 @@ def test_it_goes_down_to_nothing_and_up_again(empty_url):
 
 
 def test_each_revision_can_be_reached_from_the_one_before_and_left_again(empty_url):
-    scripts = ScriptDirectory.from_config(schema._configuration())
+    scripts = ScriptDirectory(str(shipped("migrations")))
     revisions = [script.revision for script in scripts.walk_revisions()][::-1]
     assert len(revisions) == len(list(shipped("migrations/versions").glob("*.py")))
+    assert revisions[-1] == schema.head()
 
     for revision in revisions:
         schema.upgrade(empty_url, revision)

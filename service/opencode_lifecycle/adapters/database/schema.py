@@ -12,12 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from alembic.util import CommandError
-from sqlalchemy import URL, Connection, event, text
+from sqlalchemy import URL, Connection, column, event, inspect, select, table, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
@@ -37,6 +32,8 @@ Result = TypeVar("Result")
 _ADVISORY_LOCK: Final = 0x6F636C63
 """Any number will do, if all replicas use the same. Only PostgreSQL knows of it."""
 _CONNECT_SECONDS: Final = 10
+_REVISIONS: Final = table("alembic_version", column("version_num"))
+"""Where Alembic writes down which revision a schema has."""
 
 
 def upgrade(url: str, revision: str = "head") -> None:
@@ -46,12 +43,17 @@ def upgrade(url: str, revision: str = "head") -> None:
     Several processes may do this at once: one does the work, the others wait and find nothing left to do. Raises
     `InvalidSettings` when the schema is of a newer version of this service than this one.
     """
-    _change(url, lambda config: command.upgrade(config, revision))
+
+    def change(connection: Connection) -> None:
+        if revision != "head" or _revision_of(connection) != head():
+            _with_alembic("upgrade", connection, revision)
+
+    _change(url, change)
 
 
 def downgrade(url: str, revision: str) -> None:
     """Take the schema back to *revision*, such as `base`. What only the newer one can hold is lost."""
-    _change(url, lambda config: command.downgrade(config, revision))
+    _change(url, lambda connection: _with_alembic("downgrade", connection, revision))
 
 
 def current(url: str) -> str | None:
@@ -64,48 +66,55 @@ def current(url: str) -> str | None:
 
 def head() -> str:
     """Return the revision that this version needs."""
-    found = ScriptDirectory.from_config(_configuration()).get_current_head()
-    assert found is not None
-    return found
+    steps = shipped("migrations") / "versions"
+    return max(step.name.partition("_")[0] for step in steps.glob("[0-9]*_*.py"))
 
 
 def is_current(url: str) -> bool:
     return current(url) == head()
 
 
-def _configuration(connection: Connection | None = None) -> Config:
+def _with_alembic(what: str, connection: Connection, revision: str) -> None:
+    # Loading it takes a tenth of a start, and at most starts there is nothing to do.
+    from alembic import command  # noqa: PLC0415
+    from alembic.config import Config  # noqa: PLC0415
+    from alembic.util import CommandError  # noqa: PLC0415
+
     config = Config()
     config.set_main_option("script_location", str(shipped("migrations")).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
-    return config
+    try:
+        {"upgrade": command.upgrade, "downgrade": command.downgrade}[what](config, revision)
+    except CommandError as error:
+        raise InvalidSettings(
+            [
+                f"database_url: the schema is not one this version knows ({error}); was it upgraded by a newer one?"
+            ]
+        ) from None
+    if connection.dialect.name == "sqlite":
+        broken = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
+        if broken:
+            raise RuntimeError(f"the migration left {len(broken)} rows that refer to nothing")
 
 
 def _revision_of(connection: Connection) -> str | None:
-    return MigrationContext.configure(connection).get_current_revision()
+    if not inspect(connection).has_table(_REVISIONS.name):
+        return None
+    revision: str | None = connection.scalar(select(_REVISIONS.c.version_num))
+    return revision
 
 
-def _change(url: str, work: Callable[[Config], None]) -> None:
+def _change(url: str, work: Callable[[Connection], None]) -> None:
     parsed = parse_url(url)
 
     def change(connection: Connection) -> None:
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _ADVISORY_LOCK})
-        work(_configuration(connection))
-        if connection.dialect.name == "sqlite":
-            broken = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
-            if broken:
-                raise RuntimeError(f"the migration left {len(broken)} rows that refer to nothing")
+        work(connection)
 
     with _alone(parsed):
-        try:
-            _run(parsed, change)
-        except CommandError as error:
-            raise InvalidSettings(
-                [
-                    f"database_url: the schema is not one this version knows ({error}); was it upgraded by a newer one?"
-                ]
-            ) from None
+        _run(parsed, change)
 
 
 def _run(url: URL, work: Callable[[Connection], Result]) -> Result:
