@@ -76,8 +76,10 @@ class Facets:
 
     def meta(self) -> Mapping[str, str]:
         """Return what the job's meta says of the facets that force a restart, and the revision over exactly these."""
-        restart = {facet.value: str(getattr(self, facet.value)) for facet in RESTART_FACETS}
-        return {**restart, "revision": digest_of(restart)}
+        return {
+            **{facet.value: str(getattr(self, facet.value)) for facet in RESTART_FACETS},
+            "revision": self.revision,
+        }
 
     @property
     def aim(self) -> str:
@@ -86,14 +88,27 @@ class Facets:
 
         A password that was rotated away may be known to somebody, and is never gone back to.
         """
-        restart = {
-            facet.value: getattr(self, facet.value)
-            for facet in RESTART_FACETS
-            if facet is not Facet.SECRET_VERSION
-        }
-        return digest_of([restart, self.prompt, self.config])
+        return _aim_of(self)
 
     @property
     def revision(self) -> str:
         """Digest over the facets that force a restart."""
-        return self.meta()["revision"]
+        return _revision_of(self)
+
+
+# Most of a fleet is alike, and each of it is judged again and again.
+
+
+@lru_cache(maxsize=4096)
+def _revision_of(facets: Facets) -> str:
+    return digest_of({facet.value: str(getattr(facets, facet.value)) for facet in RESTART_FACETS})
+
+
+@lru_cache(maxsize=4096)
+def _aim_of(facets: Facets) -> str:
+    restart = {
+        facet.value: getattr(facets, facet.value)
+        for facet in RESTART_FACETS
+        if facet is not Facet.SECRET_VERSION
+    }
+    return digest_of([restart, facets.prompt, facets.config])
