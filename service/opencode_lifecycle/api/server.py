@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Callable, Collection, Mapping
+from functools import cache
 from http import HTTPStatus
 from importlib.metadata import version
 from time import monotonic
@@ -110,12 +111,18 @@ def build_app(
         TokenHandlers(access=access, idempotency=once, bodies=bodies),
         HistoryHandlers(provisioning=provisioning, streams=streams),
         HealthHandlers(readiness=readiness, registry=registry),
-        DocumentationHandlers(describe(ROUTES, version=version("opencode-lifecycle"))),
+        _documentation(),
     )
     app = web.Application(client_max_size=max(max_body_bytes, RELEASE_BODY_BYTES))
     app.on_shutdown.append(streams.stop)
     _register(app, gate, handlers)
     return app
+
+
+@cache
+def _documentation() -> DocumentationHandlers:
+    """Describe the API once for every application of this process: it takes longer than all the rest of one."""
+    return DocumentationHandlers(describe(ROUTES, version=version("opencode-lifecycle")))
 
 
 def _register(app: web.Application, gate: Gate, groups: Collection[object]) -> None:
