@@ -7,7 +7,7 @@ from random import Random
 from opencode_lifecycle.lifecycle.rollouts.engine import next_turn
 from opencode_lifecycle.lifecycle.rollouts.orders import decision_of
 from opencode_lifecycle.lifecycle.rollouts.pace import Sights
-from opencode_lifecycle.lifecycle.rollouts.standing import is_at_rest, observed
+from opencode_lifecycle.lifecycle.rollouts.standing import observed, rests
 from opencode_lifecycle.lifecycle.rollouts.turns import Ask, Turn, UseRelease, entered
 from opencode_lifecycle.lifecycle.rollouts.waves import Candidate, in_waves, turn_of
 from opencode_lifecycle.model.identifiers import RolloutId, UserId
@@ -72,7 +72,7 @@ class ToyDriver:
             Candidate(
                 user_id=stack.user_id,
                 group=stack.intent.group,
-                rests=is_at_rest(stack),
+                rests=rests(specification, stack),
                 busy=fleet.sight(stack.user_id),
             )
             for stack in fleet.stacks.values()

@@ -1,5 +1,6 @@
 """A stack of a group that stops idle ones: stopped when nobody uses it, awake for whoever does."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -7,8 +8,10 @@ import pytest
 from opencode_lifecycle.lifecycle.reconciling.steps import Limits
 from opencode_lifecycle.model.clock import utc_now
 from opencode_lifecycle.model.group import GroupWish
-from opencode_lifecycle.model.identifiers import UserId
+from opencode_lifecycle.model.identifiers import UserId, new_operation_id
+from opencode_lifecycle.model.operation import OperationState
 from opencode_lifecycle.model.states import Desired, Phase, Reason
+from opencode_lifecycle.ports.stores import Decision
 from world import ADA, OPERATOR, World
 
 QUICK = Limits(
@@ -67,6 +70,40 @@ async def test_an_ensure_wakes_it(world):
     answer = await world.ensure()
 
     assert (answer.ready, world.stack().status.phase) == (True, Phase.RUNNING)
+
+
+async def test_what_was_asked_for_has_its_outcome_before_it_falls_asleep_and_the_next_ensure_wakes_it(world):
+    await let_idle_ones_stop(world)
+    await world.ensure(wait=None)
+
+    stack = await world.phase(Phase.STOPPED)
+
+    operation = await world.finished(await world.plane.provisioning.operation(stack.intent.last_operation))
+    assert operation.state is OperationState.SUCCEEDED
+    await world.plane.groups.put("default", GroupWish(names=NAMES, idle_stop_after=None), by=OPERATOR)
+    assert (await world.ensure()).ready
+
+
+async def test_an_ensure_wakes_it_whatever_became_of_the_one_before(world):
+    """A service of before may have left that without an outcome."""
+    await world.ensure()
+    await let_idle_ones_stop(world)
+    stack = await world.phase(Phase.STOPPED)
+    await world.plane.groups.put("default", GroupWish(names=NAMES, idle_stop_after=None), by=OPERATOR)
+    open_still = replace(
+        await world.plane.provisioning.operation(stack.intent.last_operation),
+        id=new_operation_id(),
+        state=OperationState.RUNNING,
+        finished_at=None,
+    )
+
+    def left(situation):
+        intent = replace(situation.stack.intent, last_operation=open_still.id)
+        return Decision(stack=replace(situation.stack, intent=intent), operation=open_still)
+
+    await world.store.decide(ADA, left)
+
+    assert (await world.ensure()).ready
 
 
 async def test_it_sleeps_on_when_the_service_starts_anew(world):

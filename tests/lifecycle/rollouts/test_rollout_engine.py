@@ -399,6 +399,45 @@ def test_what_does_not_run_wants_the_release_only_when_that_is_proven():
     assert not fleet.issued[driver_user, "ro_1"]
 
 
+def asleep(stack):
+    status = replace(
+        stack.status, phase=Phase.STOPPED, reason=Reason.IDLE, runtime=None, health=Health.UNKNOWN
+    )
+    return replace(stack, status=replace(status, observed_generation=stack.intent.generation))
+
+
+def test_who_wakes_before_its_wave_has_come_is_moved_as_any_other():
+    fleet = a_fleet(3)
+    sleeper = users(3)[0]
+    awake = fleet.stacks[sleeper]
+    fleet.put(asleep(awake))
+    driver = driven(fleet)
+    driver.run(stop=lambda: driver.rollout.wave == 1)
+    fleet.put(awake)
+
+    driver.run()
+
+    assert driver.rollout.state is RolloutState.SUCCEEDED
+    assert driver.saved[sleeper].orders > 0
+    assert fleet.stacks[sleeper].status.release == NEW
+
+
+@pytest.mark.parametrize("max_unavailable", [None, Amount(count=1)])
+def test_who_falls_asleep_after_it_was_moved_is_neither_waited_for_nor_missed(max_unavailable):
+    fleet = a_fleet(4)
+    driver = driven(
+        fleet, soak=timedelta(minutes=1), max_unavailable=max_unavailable, waves=(Amount(percent=100),)
+    )
+    driver.run(stop=lambda: driver.rollout.wave == 1 and len(driver.in_state(MemberState.MIGRATED)) > 1)
+    moved = driver.in_state(MemberState.MIGRATED)[-1]
+    fleet.put(asleep(fleet.stacks[moved]))
+    step, fleet.step = fleet.step, lambda user: None if user == moved else step(user)
+
+    driver.run()
+
+    assert driver.rollout.state is RolloutState.SUCCEEDED
+
+
 def test_when_as_many_are_without_a_runtime_as_may_be_a_person_looks():
     fleet = a_fleet(6)
     driver = driven(fleet, max_unavailable=Amount(count=1))

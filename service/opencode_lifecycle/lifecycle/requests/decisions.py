@@ -19,7 +19,7 @@ from opencode_lifecycle.model.identifiers import (
 from opencode_lifecycle.model.migration import MigrationOrder
 from opencode_lifecycle.model.operation import Event, Operation, OperationKind, OperationState, PhaseEntered
 from opencode_lifecycle.model.stack import Intent, Stack, Status, Successor
-from opencode_lifecycle.model.states import Desired, Phase
+from opencode_lifecycle.model.states import Desired, Phase, Reason
 from opencode_lifecycle.model.view import EnsureRequest
 from opencode_lifecycle.ports.stores import Decision, Situation
 
@@ -44,10 +44,12 @@ def ensure(request: Request, wish: EnsureRequest) -> Decide:
                 intent = replace(intent, wanted_release=request.target(intent.group))
             request.check_resources(intent.wanted_release, wish.resources)
             return change(request, stack, intent, OperationKind.ENSURE)
-        has_failed = stack.status.phase is Phase.FAILED and stack.is_settled
+        asleep = stack.status.phase is Phase.STOPPED and stack.status.reason is Reason.IDLE
+        # Nothing comes of it by itself, or not soon, also where what was asked for last has no outcome.
+        is_down = stack.is_settled and (asleep or stack.status.phase is Phase.FAILED)
         # A runtime whose change was refused is as good as before, and may be asked for at any time: that is no wish to
         # have the change tried again.
-        if _runs(stack) or (is_at_work(situation.last_operation) and not has_failed):
+        if _runs(stack) or (is_at_work(situation.last_operation) and not is_down):
             return Decision()
         if _keeps_its_release(stack):
             return change(request, stack, stack.intent, OperationKind.ENSURE)

@@ -33,6 +33,8 @@ from opencode_lifecycle.lifecycle.rollouts.standing import (
     is_past,
     may_be_moved,
     may_go_back,
+    rests,
+    wakes_as_before,
 )
 from opencode_lifecycle.lifecycle.rollouts.turns import (
     Ask,
@@ -144,7 +146,7 @@ def _lacks_canaries(making: Making) -> bool:
         return False
     for case in making.cases:
         # One that does not run proves nothing; it only starts on the release, when that is the fleet's target.
-        if case.member.wave == 0 and case.member.state is MemberState.WAITING and _rests(case):
+        if case.member.wave == 0 and case.member.state is MemberState.WAITING and _rests(rollout, case):
             making.change(replace(case.member, wave=max(1, rollout.waves)))
             return True
     lacking = canaries_lacking(rollout, making.cases)
@@ -156,7 +158,7 @@ def _lacks_canaries(making: Making) -> bool:
         if case.member.wave > 0
         and case.member.state is MemberState.WAITING
         and case.stack is not None
-        and not is_at_rest(case.stack)
+        and not rests(rollout.specification, case.stack)
         and may_be_moved(rollout, case.member, case.stack)
     ]
     others = in_turn(others, making.sights)
@@ -180,6 +182,8 @@ def _move_wave(making: Making, waiting: Sequence[Case]) -> None:
             prepared += 1
             if prepared <= MOST_PREPARED:
                 making.actions.append(Prepare(member))
+        elif rests(rollout.specification, stack):
+            continue
         elif pace.lets(case):
             pace.take(case)
             making.actions.append(Order(member))
@@ -214,7 +218,9 @@ def _give_places(making: Making) -> None:
     Their deadline goes on from their first order.
     """
     rollout, last = making.rollout, making.rollout.waves + 1
-    waiting = any(case.member.state is MemberState.WAITING and not _rests(case) for case in making.cases)
+    waiting = any(
+        case.member.state is MemberState.WAITING and not _rests(rollout, case) for case in making.cases
+    )
     deadline, is_full = rollout.specification.strategy.deadline, Pace(rollout, making.cases).is_full
     for case in making.with_state(MemberState.ORDERED):
         member = case.member
@@ -318,6 +324,8 @@ def _has_to_go_back(rollout: Rollout, case: Case) -> bool:
     member, stack = case.member, case.stack
     if member.goes_back or stack is None or member.state is MemberState.WAITING:
         return False
+    if wakes_as_before(rollout, stack):
+        return False
     return may_go_back(rollout, member, stack)
 
 
@@ -371,8 +379,8 @@ def _with_those_that_stay(message: str, cases: Sequence[Case]) -> str:
     return f"{message}; {words}" if message else words
 
 
-def _rests(case: Case) -> bool:
-    return case.stack is not None and is_at_rest(case.stack)
+def _rests(rollout: Rollout, case: Case) -> bool:
+    return case.stack is not None and rests(rollout.specification, case.stack)
 
 
 def _stacks(count: int) -> str:

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Final
 
 from opencode_lifecycle.lifecycle.rollouts.pace import Case
-from opencode_lifecycle.lifecycle.rollouts.standing import is_at_rest, is_gone
+from opencode_lifecycle.lifecycle.rollouts.standing import is_asleep, is_at_rest, is_gone
 from opencode_lifecycle.model.rollout import Member, MemberReason, MemberState, PromptVerdict, Rollout
 from opencode_lifecycle.model.stack import Stack
 from opencode_lifecycle.model.states import Health, MigrationState, Phase, Reason
@@ -133,6 +133,7 @@ def _is_judged(rollout: Rollout, case: Case) -> bool:
         and stack is not None
         and not is_gone(member, stack)
         and not is_at_rest(stack)
+        and not is_asleep(stack)
         and (rollout.release is None or stack.intent.wanted_release == rollout.release)
     )
 

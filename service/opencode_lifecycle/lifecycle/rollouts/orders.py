@@ -20,6 +20,7 @@ from opencode_lifecycle.lifecycle.rollouts.standing import (
     may_go_back,
     order_of,
     release_wanted,
+    rests,
 )
 from opencode_lifecycle.lifecycle.rollouts.turns import (
     Action,
@@ -64,7 +65,7 @@ def order(rollout: Rollout, member: Member, *, now: datetime) -> Decide:
 
     def decide(situation: Situation) -> Decision:
         stack = situation.stack
-        if stack is None or not may_be_moved(rollout, member, stack) or is_at_rest(stack):
+        if stack is None or not may_be_moved(rollout, member, stack) or rests(rollout.specification, stack):
             return Decision()
         return _ordered(rollout, member, stack, back=False, now=now)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
-from opencode_lifecycle.lifecycle.rollouts.standing import is_working
+from opencode_lifecycle.lifecycle.rollouts.standing import is_asleep, is_working
 from opencode_lifecycle.model.identifiers import ReleaseId, UserId
 from opencode_lifecycle.model.migration import MigrationClass
 from opencode_lifecycle.model.rollout import BusyState, Member, MemberState, Rollout
@@ -130,7 +130,7 @@ def _is_unavailable(case: Case) -> bool:
     member, stack = case.member, case.stack
     if member.orders == 0 or member.state is MemberState.LEFT_OUT or stack is None:
         return False
-    if stack.intent.desired is not Desired.RUNNING:
+    if stack.intent.desired is not Desired.RUNNING or is_asleep(stack):
         return False
     may_be_stopped = member.state is MemberState.ORDERED and member.migration_class not in _GENTLE
     return may_be_stopped or not is_working(stack)

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from opencode_lifecycle.lifecycle.observing.known import Known
-from opencode_lifecycle.lifecycle.rollouts.standing import is_at_rest
+from opencode_lifecycle.lifecycle.rollouts.standing import rests
 from opencode_lifecycle.lifecycle.rollouts.waves import Candidate, in_waves, turn_of
 from opencode_lifecycle.model.facets import Facets
 from opencode_lifecycle.model.identifiers import ReleaseId
@@ -68,7 +68,9 @@ async def planned(
                 found.append((each, stack))
         await asyncio.sleep(0)
     candidates = [
-        Candidate(user_id=each.user_id, group=stack.intent.group, rests=is_at_rest(stack), busy=each.busy)
+        Candidate(
+            user_id=each.user_id, group=stack.intent.group, rests=rests(specification, stack), busy=each.busy
+        )
         for each, stack in found
         if each.left_out is None
     ]
@@ -127,11 +129,11 @@ def _planned(known: Known, specification: RolloutSpecification, ground: Ground) 
     selected = specification.selector.reasons
     if selected and not facets_of(why) & set(selected):
         return None
-    rests = is_at_rest(stack)
+    is_down = rests(specification, stack)
     moves = release is not None and stack.intent.wanted_release != release
-    if not (why or moves or _is_moved_anyway(specification, rests=rests)):
+    if not (why or moves or _is_moved_anyway(specification, rests=is_down)):
         return None
-    if rests and not moves and not specification.rotate_passwords:
+    if is_down and not moves and not specification.rotate_passwords:
         # It starts on what it wants in any case.
         return None
     left_out, message = _left_out(known, specification, ground)
@@ -142,7 +144,7 @@ def _planned(known: Known, specification: RolloutSpecification, ground: Ground) 
         revision=runtime.revision if runtime is not None else None,
         release=stack.status.release if runtime is not None else None,
         why=why,
-        migration_class=None if rests or left_out is not None else _class(why, specification),
+        migration_class=None if is_down or left_out is not None else _class(why, specification),
         busy=busy_state(known, ground.now),
         left_out=left_out,
         message=message,

@@ -13,6 +13,7 @@ from typing import Final, Self
 from opencode_lifecycle.model.identifiers import ReleaseId, RolloutId
 from opencode_lifecycle.model.migration import OrderOutcome
 from opencode_lifecycle.model.rollout import Member, MemberReason, MemberState, Rollout, RolloutState
+from opencode_lifecycle.model.rollout_specification import RolloutSpecification
 from opencode_lifecycle.model.stack import Stack
 from opencode_lifecycle.model.states import OUTAGES, Desired, Health, MigrationState, Phase, Reason
 
@@ -69,6 +70,32 @@ def is_at_rest(stack: Stack) -> bool:
     """Whether nothing of it runs, nor can before something else changes: it only starts on what is wanted by then."""
     is_down = stack.status.phase is Phase.FAILED or stack.is_held_by_node
     return stack.intent.desired is not Desired.RUNNING or is_down
+
+
+def is_asleep(stack: Stack) -> bool:
+    """
+    Whether it was stopped since nobody used it, or is just being, and nothing was asked of it since.
+
+    Whoever wakes it has it start on what the fleet is on by then. Any change of what it is wanted to be would wake it.
+    """
+    status = stack.status
+    return (
+        stack.intent.desired is Desired.RUNNING
+        and status.phase in {Phase.STOPPING, Phase.STOPPED}
+        and status.reason is Reason.IDLE
+        and stack.is_settled
+    )
+
+
+def rests(specification: RolloutSpecification, stack: Stack) -> bool:
+    """Whether a rollout leaves it down: one that is asleep is woken for a new password alone."""
+    return is_at_rest(stack) or (is_asleep(stack) and not specification.rotate_passwords)
+
+
+def wakes_as_before(rollout: Rollout, stack: Stack) -> bool:
+    """Whether it is asleep, and wakes on what the fleet was on before the rollout, which goes back to that."""
+    is_restored = rollout.promoted_at is None and rollout.target_before not in {None, rollout.release}
+    return rollout.goes_back and is_restored and is_asleep(stack) and not stack.intent.pinned
 
 
 def is_working(stack: Stack) -> bool:
@@ -268,6 +295,8 @@ def _finished(member: Member, stack: Stack, now: datetime) -> Member:
 def _of_waiting(rollout: Rollout, member: Member, stack: Stack, now: datetime) -> Member:
     intent = stack.intent
     moves = rollout.release is not None and rollout.release != member.release_before
+    if rests(rollout.specification, stack) and not is_at_rest(stack):
+        return _of_asleep(rollout, member, stack, now, moves=moves)
     if is_at_rest(stack) and not intent.pinned and not intent.held:
         is_prepared = moves and intent.wanted_release == rollout.release
         has_rotated = rollout.specification.rotate_passwords and intent.rotation > member.generation
@@ -280,6 +309,21 @@ def _of_waiting(rollout: Rollout, member: Member, stack: Stack, now: datetime) -
         return _entered(member, stack, MemberState.LEFT_OUT, why, now=now)
     if rollout.goes_back or rollout.state is RolloutState.ABORTED:
         return _entered(member, stack, MemberState.LEFT_OUT, MemberReason.ROLLOUT_ENDED, now=now)
+    return member
+
+
+def _of_asleep(rollout: Rollout, member: Member, stack: Stack, now: datetime, *, moves: bool) -> Member:
+    """Judge who is left to sleep: when its wave has come the release is the fleet's target, and it wakes on that."""
+    if not moves:
+        return _entered(member, stack, MemberState.LEFT_OUT, MemberReason.NOT_RUNNING, now=now)
+    is_there = stack.intent.wanted_release == rollout.release and not stack.intent.pinned
+    if not is_there:
+        if (why := why_left_out(rollout, member, stack)) is not None:
+            return _entered(member, stack, MemberState.LEFT_OUT, why, now=now)
+        if rollout.goes_back or rollout.state is RolloutState.ABORTED:
+            return _entered(member, stack, MemberState.LEFT_OUT, MemberReason.ROLLOUT_ENDED, now=now)
+    if is_there or rollout.wave >= max(1, member.wave):
+        return _entered(member, stack, MemberState.MIGRATED, MemberReason.NOT_RUNNING, now=now)
     return member
 
 
@@ -296,6 +340,8 @@ def _of_going_back(rollout: Rollout, member: Member, stack: Stack, now: datetime
         return _entered(member, stack, MemberState.LEFT_OUT, MemberReason.ORDERED_BY_ANOTHER, now=now)
     if stack.intent.wanted_release == member.release_before:
         return _entered(member, stack, MemberState.TAKEN_BACK, None, now=now)
+    if wakes_as_before(rollout, stack):
+        return _entered(member, stack, MemberState.TAKEN_BACK, MemberReason.NOT_RUNNING, now=now)
     if stack.intent.wanted_release != rollout.release:
         return _entered(member, stack, MemberState.LEFT_OUT, MemberReason.MOVED, now=now)
     return member

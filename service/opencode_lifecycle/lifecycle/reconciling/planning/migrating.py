@@ -309,7 +309,10 @@ def _settled(work: Work, stale: frozenset[Facet], now: datetime, limits: Limits)
         return _data_gone_back(work, now, limits) or Rest(_on_footing(status), wait, succeeded=False)
     if order is None and (falling_asleep := idle_stop(work, now, limits)) is not None:
         if not isinstance(falling_asleep, timedelta):
-            return falling_asleep
+            if stack.is_settled:
+                return falling_asleep
+            # What was asked for gets its outcome first: asleep, nobody would look for it.
+            falling_asleep = limits.poll
         wait = min(wait, falling_asleep) if wait is not None else falling_asleep
     if stale:
         return Rest(replace(status, migration_state=MigrationState.STALE), wait, succeeded=True)
