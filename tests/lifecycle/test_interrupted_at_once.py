@@ -137,6 +137,17 @@ async def test_a_stop_aborts_what_is_at_work(world):
     assert server.sessions[0].was_aborted
 
 
+@pytest.mark.parametrize("workspace_deleted", [False, True])
+async def test_a_deletion_aborts_what_is_at_work_where_its_workspace_is_kept(world, workspace_deleted):
+    server = server_of(world)
+    server.sessions = [FakeSession(id="ses_1", changed_at=utc_now(), at_work=True)]
+
+    await world.plane.provisioning.delete(ADA, by=BACKEND, delete_workspace=workspace_deleted, if_match=None)
+
+    await world.until(lambda: ids(world) == [])
+    assert server.sessions[0].was_aborted is not workspace_deleted
+
+
 async def test_a_runtime_that_answers_nothing_is_stopped_without_being_asked(world):
     server_of(world).hangs = True
     await world.until(lambda: world.plane.fleet.get(ADA).silent_probes > 0)

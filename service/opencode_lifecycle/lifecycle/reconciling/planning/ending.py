@@ -151,7 +151,10 @@ def plan_stopped(work: Work, seen: Observation, now: datetime, limits: Limits) -
 def plan_deleted(work: Work, seen: Observation, now: datetime, limits: Limits) -> Step:
     stack = work.stack
     if stack.status.phase is not Phase.DELETING:
-        return Move(entered(stack, Phase.DELETING, now=now, runtime=None, health=Health.UNKNOWN))
+        # The history of a workspace that is kept must stay true.
+        keeps_history = stack.status.phase is Phase.RUNNING and not stack.intent.delete_workspace
+        deleting = entered(stack, Phase.DELETING, now=now, runtime=None, health=Health.UNKNOWN)
+        return (end_turns(work) if keeps_history else None) or Move(deleting)
     job = seen.job
     if not_found_yet(work, seen):
         return Look()
