@@ -649,14 +649,19 @@ class FakeStore(FakeRollouts):
         async with self._call("get_group"):
             return self.groups.get(name)
 
-    async def put_group(self, group: Group, event: Event | None = None) -> None:
+    async def put_group(
+        self, group: Group, event: Event | None = None, *, before: Group | None = None
+    ) -> bool:
         async with self._call("put_group"):
+            if before not in {None, self.groups.get(group.name, Group(name=group.name))}:
+                return False
             if group.pin is not None and group.pin not in self._releases:
                 raise ReleaseNotFound
             self.groups[group.name] = group
             if event is not None:
                 self.events.append(event)
             self._announce()
+            return True
 
     async def put_snapshots(
         self, user_id: UserId, found: Sequence[Snapshot], *, observed_at: datetime

@@ -217,6 +217,24 @@ async def test_of_a_group_only_what_was_named_changes_and_the_event_says_what(wo
     ]
 
 
+async def test_of_two_who_set_different_things_of_a_group_at_once_both_get_theirs(world, monkeypatch):
+    release = await another_release(world)
+    get, meddled = world.store.get_group, []
+
+    async def read_before_another_writes(name):
+        found = await get(name)
+        if not meddled:
+            meddled.append(name)
+            await set_group(world, idle_stop_after=timedelta(minutes=30))
+        return found
+
+    monkeypatch.setattr(world.store, "get_group", read_before_another_writes)
+    await set_group(world, pin=release)
+
+    group = await world.plane.groups.show("team-a")
+    assert (group.pin, group.idle_stop_after) == (release, timedelta(minutes=30))
+
+
 async def test_what_was_said_of_a_group_outlives_a_restart(world):
     release = await another_release(world)
     await set_group(world, pin=release, idle_stop_after=timedelta(minutes=30))

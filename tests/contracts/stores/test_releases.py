@@ -130,6 +130,19 @@ async def test_a_group_comes_back_as_it_was_set_last(database):
     assert await kinds(database) == ["group.changed"]
 
 
+async def test_a_group_that_is_not_as_it_was_seen_any_more_is_left_as_it_is(database):
+    nothing = Group(name="team-a")
+    first = Group(name="team-a", idle_stop_after=timedelta(minutes=30), changed_at=NOW, changed_by="olga")
+    last = Group(name="team-a", pin=RELEASE, changed_at=LATER, changed_by="pia")
+
+    assert await database.put_group(first, before=nothing)
+    assert not await database.put_group(last, an_event("", kind="group.changed"), before=nothing)
+    assert await database.get_group("team-a") == first
+    assert await kinds(database) == []
+
+    assert await database.put_group(last, before=first)
+
+
 async def test_groups_are_listed_in_the_order_of_their_names(database):
     for name in ("team-b", "default", "team-a"):
         await database.put_group(Group(name=name, changed_at=NOW, changed_by="olga"))

@@ -29,16 +29,23 @@ class GroupRows(Store):
         rows = await self._read("get group", _GET, {"which": name})
         return _group_of(rows[0]) if rows else None
 
-    async def put_group(self, group: Group, event: Event | None = None) -> None:
-        def put(transaction: Transaction) -> None:
+    async def put_group(
+        self, group: Group, event: Event | None = None, *, before: Group | None = None
+    ) -> bool:
+        def put(transaction: Transaction) -> bool:
+            rows = transaction.read(_GET, {"which": group.name})
+            there = _group_of(rows[0]) if rows else Group(name=group.name)
+            if before is not None and there != before:
+                return False
             if group.pin is not None and not transaction.read(_RELEASE, {"which": group.pin}):
                 raise ReleaseNotFound(release=group.pin)
             transaction.write(_DELETE, {"which": group.name})
             transaction.write(_INSERT, _values_of(group))
             append_events(transaction, [event] if event is not None else [])
             transaction.announces = True
+            return True
 
-        await self._write("put group", put)
+        return await self._write("put group", put)
 
 
 def _group_of(row: Mapping[str, Any]) -> Group:

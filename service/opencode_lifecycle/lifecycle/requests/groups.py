@@ -49,12 +49,15 @@ class Groups:
 
         A pin counts for stacks that begin or start from now on. Raises `ReleaseNotFound`.
         """
-        before = await self.show(name)
-        after = wish.applied_to(before)
-        if after == before:
-            return before
-        after = replace(after, changed_at=self._now(), changed_by=by.name)
-        await self._store.put_group(after, self._event(before, after, by))
+        while True:
+            before = await self.show(name)
+            after = wish.applied_to(before)
+            if after == before:
+                return before
+            after = replace(after, changed_at=self._now(), changed_by=by.name)
+            if await self._store.put_group(after, self._event(before, after, by), before=before):
+                break
+            # Somebody has set the rest of it meanwhile, which stays.
         await self.refresh()
         return after
 

@@ -60,6 +60,13 @@ class GroupStore(Protocol):
 
     async def get_group(self, name: str) -> Group | None: ...
 
-    async def put_group(self, group: Group, event: Event | None = None) -> None:
-        """Insert or replace it, or raise `ReleaseNotFound` when there is no release that it is pinned to."""
+    async def put_group(
+        self, group: Group, event: Event | None = None, *, before: Group | None = None
+    ) -> bool:
+        """
+        Insert or replace it, or raise `ReleaseNotFound` when there is no release that it is pinned to.
+
+        Where it is not as *before* says any more, which of a group that was never set is one without anything, nothing is
+        written, and the answer is False.
+        """
         ...
