@@ -169,6 +169,14 @@ async def test_a_role_is_refused_before_anything_else_of_the_request_is_looked_a
     assert (answer.status, answer.code) == (403, "forbidden")
 
 
+async def test_a_refused_role_is_told_which_one_it_has_and_which_would_do(open_world):
+    answer = await open_world.call("PUT", "/v1/stacks/ada", by="auditor")
+
+    assert answer.json["detail"] == (
+        "The role of this token, auditor, does not allow this call, which is for backend or user."
+    )
+
+
 async def test_a_user_sees_only_its_own_operations_and_events(open_world):
     accepted = await open_world.call("POST", "/v1/stacks/ada/stop")
     await open_world.call("POST", "/v1/stacks/bob/stop")

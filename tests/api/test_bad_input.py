@@ -478,6 +478,15 @@ async def test_b19_a_list_refuses_what_it_cannot_read_and_never_clamps(world, qu
     assert world.provisioning.calls == []
 
 
+async def test_a_parameter_that_is_not_taken_is_refused_with_those_that_are(world):
+    some = await world.call("GET", "/v1/events?page=2")
+    none = await world.call("GET", "/v1/stacks/ada?page=2")
+
+    assert "does not take; it takes" in some.json["detail"]
+    assert "limit" in some.json["detail"]
+    assert none.json["detail"].endswith("does not take; it takes none.")
+
+
 async def test_b19_pages_follow_each_other_to_the_end(world):
     for number in range(7):
         world.provisioning.given(f"user-{number}")

@@ -20,15 +20,18 @@ from fakes.lifecycle_service import (
     phases,
     plan,
     planned_stack,
+    release,
     rollout,
     rollout_detail,
     stack,
     waiting_stack,
+    whole_release,
 )
 from opencode_lifecycle.cli.exit_codes import ExitCode
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*3[0-9]m")
 GET = "GET /v1/stacks/ada"
+RELEASE = "rel_68RV9X4KF5ZPEK5JSMNCPM2409"
 ROLLOUT_CALL = f"GET /v1/rollouts/{ROLLOUT}"
 DRAINING = stack(
     migration_state="draining",
@@ -254,3 +257,32 @@ def test_who_interrupts_the_watching_of_a_rollout_is_told_that_it_goes_on(servic
 
     assert process.returncode == ExitCode.FAILED
     assert notes.decode().endswith(f"The rollout goes on. See: opencode-lifecycle rollout show {ROLLOUT}\n")
+
+
+def test_words_and_states_of_a_list_are_never_folded(service, terminal):
+    service.answers("GET /v1/stacks", items(stack(release=RELEASE, wanted_release=RELEASE)))
+
+    shown = terminal("list", environment={"NO_COLOR": "1", "COLUMNS": "90"})
+
+    row = next(line for line in shown.text.splitlines() if line.strip().startswith("ada "))
+    assert {"running", "healthy", "current"} <= set(row.split())
+
+
+def test_a_list_leaves_out_and_names_what_a_narrow_terminal_has_no_room_for(service, terminal):
+    service.answers("GET /v1/stacks", items(stack()))
+    service.answers("GET /v1/stacks", items(stack()))
+
+    narrow = terminal("list", environment={"COLUMNS": "80"}).text
+    wide = terminal("list", environment={"COLUMNS": "200"}).text
+
+    assert stack()["job_id"] not in narrow
+    assert "Left out, since the terminal is too narrow: JOB" in narrow
+    assert stack()["job_id"] in wide
+    assert "Left out" not in wide
+
+
+def test_a_prompt_after_a_part_of_a_release_begins_on_a_line_of_its_own(service, terminal):
+    service.answers("GET /v1/releases", items(release()))
+    service.answers(f"GET /v1/releases/{release()['id']}", whole_release())
+
+    assert terminal("release", "show", "--part", "template").text == 'job "x" {}\r\n'

@@ -41,7 +41,10 @@ def rate_key(principal: Principal) -> str:
 
 def check_role(principal: Principal, route: Route) -> None:
     if principal.role not in route.roles:
-        raise Forbidden
+        allowed = " or ".join(role for role in Role if role in route.roles)
+        raise Forbidden(
+            f"The role of this token, {principal.role}, does not allow this call, which is for {allowed}."
+        )
 
 
 def check_owner(principal: Principal, user_id: UserId) -> None:

@@ -6,7 +6,7 @@ value is ever clamped into its range.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final, Generic, TypeVar, cast
@@ -68,7 +68,7 @@ def read_query(raw: str, accepted: tuple[Parameter[Any], ...]) -> Arguments:
         name, has_value, text = part.partition("=")
         parameter = known.get(_decoded(name))
         if parameter is None:
-            raise InvalidRequest("The query has a parameter that this call does not take.")
+            raise InvalidRequest(_not_taken(known))
         if parameter in values:
             raise InvalidRequest(f"The query parameter {parameter.name} comes more than once.")
         if not has_value:
@@ -78,6 +78,12 @@ def read_query(raw: str, accepted: tuple[Parameter[Any], ...]) -> Arguments:
         except ValueError as error:
             raise InvalidRequest(f"The query parameter {parameter.name} must be {error}.") from None
     return Arguments(values)
+
+
+def _not_taken(known: Collection[str]) -> str:
+    """Say that a parameter is not taken, by those that are: what a caller wrote may be a secret, and is not repeated."""
+    taken = f"it takes {', '.join(sorted(known))}" if known else "it takes none"
+    return f"The query has a parameter that this call does not take; {taken}."
 
 
 def _decoded(text: str) -> str:

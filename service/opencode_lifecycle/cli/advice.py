@@ -40,8 +40,8 @@ FOR_PROBLEMS: Final[Mapping[str, str]] = {
     "idempotency-in-flight": "wait for the first request to be answered",
     "idempotency-mismatch": "repeat the command; every run uses a key of its own",
     "unauthenticated": "name the file of a valid token with --token-file or OPENCODE_LIFECYCLE_TOKEN_FILE",
-    "forbidden": "use a token of a role that may do this (credentials: backend, or the user itself); "
-    "`opencode-lifecycle doctor` says which one you have",
+    "forbidden": "use a token of a role that may do this, by --token-file or OPENCODE_LIFECYCLE_TOKEN_FILE: `ensure` and "
+    "`credentials` are for a backend, or the user itself; `make up` puts one of each role into .local/tokens/",
     "no-capacity": "free or add a node that fits (`nomad node status`), then try again",
     "upstream-unavailable": "try again; `opencode-lifecycle doctor` names the server that is down",
     "upstream-nonsense": "try again; look at that server's own log when it persists",

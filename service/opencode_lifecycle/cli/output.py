@@ -20,6 +20,8 @@ from rich.text import Text
 Cell = str | Text
 
 _UNFOLDED_WIDTH: Final = 10_000
+_SHORT: Final = 16
+"""Columns of at most so many characters are words, states and numbers: folding them makes them unreadable and gains nothing."""
 _NOTHING: Final = "-"
 _STYLES: Final = {
     "running": "green",
@@ -95,17 +97,49 @@ class Screen:
         self._results.print(table)
 
     def table(
-        self, headers: Sequence[str], rows: Iterable[Sequence[Any]], *, whole: Collection[str] = ()
+        self,
+        headers: Sequence[str],
+        rows: Iterable[Sequence[Any]],
+        *,
+        whole: Collection[str] = (),
+        spare: Sequence[str] = (),
     ) -> None:
-        """Write one line per row, with headers. Columns that are named *whole* are the last to be folded: people copy them."""
+        """
+        Write one line per row, with headers. Columns that are named *whole* are the last to be folded: people copy them.
+
+        On a terminal that is too narrow, *spare* columns are left out, the first of them first, and named in a note.
+        """
+        cells = [[_cell(value) for value in row] for row in rows]
+        table, left_out = self._table_of(headers, cells, whole), []
+        for header in spare:
+            if not self._results.is_terminal or self._natural_width(table) <= self._results.width:
+                break
+            left_out.append(header)
+            kept = [at for at, name in enumerate(headers) if name not in left_out]
+            table = self._table_of(
+                [headers[at] for at in kept], [[row[at] for at in kept] for row in cells], whole
+            )
+        self._results.print(table)
+        if left_out:
+            self.note(f"Left out, since the terminal is too narrow: {', '.join(left_out)}. --json has all.")
+
+    def _table_of(
+        self, headers: Sequence[str], rows: Sequence[Sequence[Text]], whole: Collection[str]
+    ) -> Table:
         style = box.SIMPLE_HEAD if self._results.is_terminal else None
         between = 1 if style else 2
         table = Table(box=style, header_style="bold", padding=(0, between, 0, 0), pad_edge=False)
-        for header in headers:
-            table.add_column(plain(header), overflow="fold", no_wrap=header in whole)
+        for at, header in enumerate(headers):
+            is_short = max([len(header), *(row[at].cell_len for row in rows)]) <= _SHORT
+            table.add_column(plain(header), overflow="fold", no_wrap=is_short or header in whole)
         for row in rows:
-            table.add_row(*(_cell(value) for value in row))
-        self._results.print(table)
+            table.add_row(*row)
+        return table
+
+    def _natural_width(self, table: Table) -> int:
+        """Return how wide *table* is when nothing of it is folded."""
+        unbounded = self._results.options.update(max_width=_UNFOLDED_WIDTH)
+        return self._results.measure(table, options=unbounded).maximum
 
     def gap(self) -> None:
         """Leave a line empty between results."""

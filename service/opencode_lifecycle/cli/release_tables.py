@@ -41,6 +41,9 @@ def show_releases(screen: Screen, releases: Sequence[JsonObject]) -> None:
             for each in releases
         ],
         whole={"NUMBER", "ID"},
+        spare=("BY", "CREATED")
+        if any(each.get("image") for each in releases)
+        else ("IMAGE", "BY", "CREATED"),
     )
 
 

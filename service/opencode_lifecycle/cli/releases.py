@@ -1,5 +1,6 @@
 """Commands on releases, pins and groups: what runtimes are to be, and who is held on something else."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -150,7 +151,9 @@ async def show(session: Session, *, name: str, part: str | None) -> None:
     if session.screen.as_json:
         session.screen.document(found)
     elif part is not None:
-        click.echo(str(found.get(PARTS[part])), nl=False)
+        text = str(found.get(PARTS[part]))
+        # Byte for byte for a file or a pipe; a person's prompt begins on a line of its own.
+        click.echo(text, nl=sys.stdout.isatty() and not text.endswith("\n"))
     else:
         show_release(session.screen, found)
 

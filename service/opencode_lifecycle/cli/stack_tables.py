@@ -106,6 +106,7 @@ def show_stacks(screen: Screen, stacks: Sequence[JsonObject]) -> None:
             for stack in stacks
         ],
         whole={"JOB"},
+        spare=("JOB", "NODE", "RELEASE", "VERSION"),
     )
 
 
