@@ -153,6 +153,15 @@ async def test_b22_a_selector_of_what_cannot_be(refused, selector, pointer):
     assert set(await refused({"selector": selector})) == {pointer}
 
 
+@pytest.mark.parametrize(
+    "selector", [{"users": []}, {"groups": []}, {"labels": {}}, {"users": [], "all_stale": False}]
+)
+async def test_b22_a_selector_whose_filters_are_all_empty(refused, selector):
+    assert await refused({"selector": selector}) == {
+        f"/selector/{next(iter(selector))}": "selects nobody, since it is empty; leave it out for every stack that differs"
+    }
+
+
 async def test_b22_more_users_than_a_body_is_for(world):
     world.max_body_bytes = 10**6  # what bounds this in practice is the size of the body
     users = [f"u{number}" for number in range(10_001)]

@@ -98,6 +98,24 @@ class SelectorBody(Incoming):
     )
     users: list[Annotated[str, Field(pattern=USER_ID_PATTERN)]] = Field(default_factory=list)
 
+    @model_validator(mode="after")
+    def _selects_somebody(self) -> Self:
+        """
+        Refuse filters that were given and are all empty: whoever's list of users came out empty does not mean everybody.
+
+        A whole selector, as it is shown of a rollout, says by itself that nothing is left out by mistake.
+        """
+        filters = self.model_fields_set - {"all_stale"}
+        is_whole = self.model_fields_set == type(self).model_fields.keys()
+        is_set = self.all_stale or any(getattr(self, name) for name in filters)
+        if filters and not is_whole and not is_set:
+            raise PydanticCustomError(
+                "selector",
+                "selects nobody, since it is empty; leave it out for every stack that differs",
+                {"pointer": f"/selector/{min(filters)}"},
+            )
+        return self
+
     def to_domain(self) -> Selector:
         return Selector(
             all_stale=self.all_stale,
