@@ -664,12 +664,19 @@ class FakeStore(FakeRollouts):
             return True
 
     async def put_snapshots(
-        self, user_id: UserId, found: Sequence[Snapshot], *, observed_at: datetime
+        self,
+        user_id: UserId,
+        found: Sequence[Snapshot],
+        *,
+        observed_at: datetime,
+        news: Callable[[Sequence[Snapshot]], Event | None],
     ) -> None:
         async with self._call("put_snapshots"):
-            before = self.snapshots.get(user_id)
-            is_newer = before is None or before.observed_at is None or before.observed_at <= observed_at
+            before = self.snapshots.get(user_id, SnapshotsSeen())
+            is_newer = before.observed_at is None or before.observed_at <= observed_at
             if user_id in self.rows and is_newer:
+                if (event := news(before.snapshots)) is not None:
+                    self.events.append(event)
                 ordered = tuple(sorted(found, key=lambda snapshot: snapshot.id))
                 self.snapshots[user_id] = SnapshotsSeen(
                     snapshots=ordered, observed_at=observed_at if ordered else None

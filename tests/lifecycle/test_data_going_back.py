@@ -104,6 +104,35 @@ async def test_receipts_are_kept_of_a_start_that_took_a_snapshot_without_anybody
     assert (told["opencode_version"], told["pruned"], told["restored"]) == (NEW, [], None)
 
 
+async def taken(world: World) -> list[str]:
+    page = await world.store.find_events(user_id=ADA, after=None, limit=200)
+    return [id_ for event in page.items if event.kind == "stack.snapshots" for id_ in event.data["taken"]]
+
+
+async def test_a_receipt_is_told_once_also_where_somebody_else_has_looked_before(world):
+    hold = world.nomad.faults.hold_next("read_file")
+    order_id = await order(world, world.older)
+    await hold.reached.wait()
+    assert len((await world.plane.snapshots.of(ADA)).snapshots) == 2
+
+    hold.release()
+    await until_outcome(world, order_id)
+
+    assert await taken(world) == await stored(world)
+
+
+async def test_a_receipt_is_told_also_of_a_snapshot_that_is_looked_up_in_order_to_be_named(world):
+    even_newer = await a_release(world, opencode_version="1.20.0")
+    world.server_changes = {"version": "0.0.1"}
+    order_id = await order(world, even_newer)
+    await until_outcome(world, order_id)
+    world.server_changes = {}
+    await world.phase(Phase.RUNNING)
+    await world.until(lambda: world.stack().status.migrating_since is None)
+
+    assert await taken(world) == await stored(world)
+
+
 async def test_what_is_forgotten_in_the_workspace_is_told(world):
     [forgotten] = await stored(world)
     del world.entrypoints.snapshots[0]
@@ -193,7 +222,7 @@ async def test_nothing_is_registered_while_it_cannot_be_seen_which_snapshots_the
     world.entrypoints.is_written = True
     away = UpstreamUnavailable("nomad", "read file", "away")
     world.nomad.faults.fail_next("read_file", away, times=2)
-    await world.store.put_snapshots(ADA, (), observed_at=utc_now())
+    await world.store.put_snapshots(ADA, (), observed_at=utc_now(), news=lambda _: None)
 
     await until_outcome(world, await order(world, world.older, restore=True))
 

@@ -1,16 +1,18 @@
 """Snapshots of what runtimes keep, as they were last seen."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
 from sqlalchemy import bindparam, delete, insert, select
 
 from opencode_lifecycle.adapters.database.base import Store
+from opencode_lifecycle.adapters.database.events import append_events
 from opencode_lifecycle.adapters.database.stack_statements import stack_row
 from opencode_lifecycle.adapters.database.tables import snapshots
 from opencode_lifecycle.adapters.database.transaction import Transaction
 from opencode_lifecycle.model.identifiers import UserId
+from opencode_lifecycle.model.operation import Event
 from opencode_lifecycle.model.snapshot import Migrations, Snapshot, SnapshotFile, SnapshotsSeen
 
 _OF: Final = select(snapshots).where(snapshots.c.user_id == bindparam("whose")).order_by(snapshots.c.id)
@@ -20,7 +22,12 @@ _INSERT: Final = insert(snapshots)
 
 class SnapshotRows(Store):
     async def put_snapshots(
-        self, user_id: UserId, found: Sequence[Snapshot], *, observed_at: datetime
+        self,
+        user_id: UserId,
+        found: Sequence[Snapshot],
+        *,
+        observed_at: datetime,
+        news: Callable[[Sequence[Snapshot]], Event | None],
     ) -> None:
         def put(transaction: Transaction) -> None:
             # Locked, so that two replicas do not write the same snapshots at the same time.
@@ -29,6 +36,8 @@ class SnapshotRows(Store):
             known = transaction.read(_OF, {"whose": user_id})
             if known and known[0]["observed_at"] > observed_at:
                 return
+            event = news(tuple(_snapshot_of(row) for row in known))
+            append_events(transaction, [event] if event is not None else [])
             forget_snapshots(transaction, user_id)
             for snapshot in found:
                 transaction.write(_INSERT, _values_of(user_id, snapshot, observed_at))

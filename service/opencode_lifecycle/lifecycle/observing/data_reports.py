@@ -1,9 +1,9 @@
 """What entrypoints report of the data that their versions started on: read where they left word of it, and remembered."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from functools import partial
 
 import structlog
 
@@ -11,7 +11,8 @@ from opencode_lifecycle.lifecycle.observing.fleet import Fleet
 from opencode_lifecycle.model.clock import Clock
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import UpstreamNonsense, UpstreamRejected
-from opencode_lifecycle.model.identifiers import AllocationId
+from opencode_lifecycle.model.identifiers import AllocationId, new_event_id
+from opencode_lifecycle.model.operation import Event
 from opencode_lifecycle.model.snapshot import REPORT_BYTES, REPORT_PATH, DataReport, Snapshot, report_of
 from opencode_lifecycle.model.stack import Stack
 from opencode_lifecycle.ports.orchestrator import Orchestrator
@@ -22,11 +23,10 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Looked:
-    """A report as it was read *at* that moment, and what of it is news: empty where the snapshots are as last seen."""
+    """A report as it was read *at* that moment."""
 
     report: DataReport
     at: datetime
-    news: Mapping[str, Any]
 
 
 class DataReports:
@@ -54,7 +54,8 @@ class DataReports:
 
     async def look(self, stack: Stack, allocation_id: AllocationId | None = None) -> Looked | None:
         """
-        Read what the entrypoint of the allocation, the stack's newest when none is named, reported; remember its snapshots.
+        Read what the entrypoint of the allocation, the stack's newest when none is named, reported; remember its snapshots,
+        and tell the history what of them is news, whoever looks.
 
         Raises `UpstreamError` or `DeadlineExceeded` when it cannot be seen whether there is a report.
         """
@@ -63,10 +64,14 @@ class DataReports:
         if report is None:
             return None
         stored = await self._store.snapshots_of(stack.user_id)
-        if stored.snapshots == report.snapshots:
-            return Looked(report=report, at=seen_at, news={})
-        await self._store.put_snapshots(stack.user_id, report.snapshots, observed_at=seen_at)
-        return Looked(report=report, at=seen_at, news=_news(stored.snapshots, report))
+        if stored.snapshots != report.snapshots:
+            await self._store.put_snapshots(
+                stack.user_id,
+                report.snapshots,
+                observed_at=seen_at,
+                news=partial(_news, stack, report, seen_at),
+            )
+        return Looked(report=report, at=seen_at)
 
     async def before(self, stack: Stack, version: str, other: str) -> str:
         """
@@ -108,16 +113,26 @@ class DataReports:
         return stack.status.runtime.allocation_id if stack.status.runtime is not None else None
 
 
-def _news(before: tuple[Snapshot, ...], report: DataReport) -> Mapping[str, Any]:
-    """Return what became of the snapshots since they were last seen, for the history."""
+def _news(stack: Stack, report: DataReport, at: datetime, before: Sequence[Snapshot]) -> Event | None:
+    """Return the event of what became of the snapshots since they were last seen; None where they are as they were."""
+    if tuple(before) == report.snapshots:
+        return None
     known, now = ({each.id: each for each in snapshots} for snapshots in (before, report.snapshots))
     restored = next((each for each in report.snapshots if each.restored_at is not None), None)
     was_restored = (
         restored is not None and known.get(restored.id, restored) == restored and restored.id in known
     )
-    return {
-        "opencode_version": report.version,
-        "taken": [id_ for id_ in now if id_ not in known],
-        "pruned": [id_ for id_ in known if id_ not in now],
-        "restored": restored.id if restored is not None and not was_restored else None,
-    }
+    return Event(
+        id=new_event_id(),
+        user_id=stack.user_id,
+        kind="stack.snapshots",
+        actor="service",
+        at=at,
+        generation=stack.intent.generation,
+        data={
+            "opencode_version": report.version,
+            "taken": [id_ for id_ in now if id_ not in known],
+            "pruned": [id_ for id_ in known if id_ not in now],
+            "restored": restored.id if restored is not None and not was_restored else None,
+        },
+    )

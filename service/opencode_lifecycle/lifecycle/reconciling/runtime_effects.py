@@ -162,8 +162,6 @@ class RuntimeEffects:
             is_unknown = True
         else:
             report = looked.report if looked is not None else None
-            if looked is not None and looked.news:
-                current.note("stack.snapshots", **looked.news)
         done = work.done | {Part.REPORT}
         current.work = replace(work, report=report, is_report_unknown=is_unknown, done=done)
 

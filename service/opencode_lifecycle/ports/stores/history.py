@@ -1,6 +1,6 @@
 """What happened: operations, events, and the snapshots of the data of stacks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -15,10 +15,18 @@ from opencode_lifecycle.model.view import Page
 
 class SnapshotStore(Protocol):
     async def put_snapshots(
-        self, user_id: UserId, found: Sequence[Snapshot], *, observed_at: datetime
+        self,
+        user_id: UserId,
+        found: Sequence[Snapshot],
+        *,
+        observed_at: datetime,
+        news: Callable[[Sequence[Snapshot]], Event | None],
     ) -> None:
         """
         Remember *found*, with different ids, in place of what is known; not where that was seen later.
+
+        *news* is asked which event comes of what was known, oldest first; it is written in the same transaction, so that
+        what is news to several is told once.
 
         They are forgotten with the workspace. Of a stack that is gone nothing is remembered.
         """
