@@ -9,6 +9,7 @@ import pytest
 
 from lifecycle.test_migrating import QUICK, a_release, kinds_of_events, order, until_outcome
 from opencode_lifecycle.model.clock import utc_now
+from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import UpstreamRejected, UpstreamUnavailable
 from opencode_lifecycle.model.migration import DataPolicy, OrderOutcome
 from opencode_lifecycle.model.observation import TaskTrouble
@@ -260,6 +261,44 @@ async def test_data_of_a_version_that_was_handed_out_is_its_users_also_when_that
     await world.phase(Phase.FAILED)
     assert world.stack().status.reason is Reason.DATA_NEWER
     assert world.entrypoints.named[-1] == ""
+
+
+async def test_data_of_a_version_that_was_handed_out_is_its_users_also_when_its_job_is_registered_again(
+    world,
+):
+    away = UpstreamUnavailable("nomad", "read file", "away")
+    world.nomad.faults.fail_next("read_file", away, times=None)
+    await order(world, await a_release(world, opencode_version="1.20.0"))
+    await world.until(lambda: "entrypoint" in world.stack().status.message)
+    world.entrypoints.is_written = True
+    world.server_changes = {"version": "0.0.1"}
+
+    await world.nomad.deregister(world.job_id(), purge=False, deadline=Deadline.after(5, "stop it outside"))
+
+    await world.until(lambda: world.stack().status.refused is not None)
+    world.nomad.faults.heal()
+    await world.phase(Phase.FAILED)
+    assert world.stack().status.reason is Reason.DATA_NEWER
+    assert world.entrypoints.named[-1] == ""
+
+
+async def test_data_of_a_version_that_never_became_healthy_goes_back_also_where_it_is_ordered_back(world):
+    even_newer = await a_release(world, opencode_version="1.20.0")
+    world.server_changes = {"version": "0.0.1"}
+    world.nomad.autostop = False
+    order_id = await order(world, even_newer)
+    await world.phase(Phase.STOPPING)
+    world.nomad.end_allocation(world.job_id())
+    await until_outcome(world, order_id)
+    world.entrypoints.is_written = True
+    world.server_changes = {}
+
+    back = await order(world, world.newer)
+    world.nomad.end_allocation(world.job_id())
+
+    assert await until_outcome(world, back) is OrderOutcome.DONE
+    assert world.entrypoints.named[-1] == world.entrypoints.snapshots[1]["id"]
+    assert world.stack().status.runtime.opencode_version == NEW
 
 
 async def test_a_version_that_finds_no_room_for_a_snapshot_is_taken_back_at_once_with_that_reason(world):

@@ -5,7 +5,7 @@ By whose order that is done, how far a running agent is waited for, and what the
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
@@ -95,3 +95,18 @@ class Footing:
     facets: Facets
     restore: str = ""
     used: bool = False
+
+    def after(self, before: "Footing | None") -> "Footing":
+        """
+        Return this, whose job takes the place of the one that was built of *before*, on the same data.
+
+        1. A new version is handed out, and its user works with it. Its job is stopped outside and registered again.
+        2. It does not get healthy any more, and is taken back. What it has written is its user's still.
+
+        The very same job names the snapshot that it named.
+        """
+        if before is None or before.facets.opencode_version != self.facets.opencode_version:
+            return self
+        is_same = before.facets.revision == self.facets.revision
+        restore = before.restore if is_same and not self.restore else self.restore
+        return replace(self, used=self.used or before.used, restore=restore)

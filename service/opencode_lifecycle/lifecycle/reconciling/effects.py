@@ -275,7 +275,9 @@ class Effects:
                 if stack.status.migration_state is MigrationState.REPLACING and phase is Phase.STARTING
                 else stack.status.migration_state
             ),
-            built=replace(aim.building, facets=facets, restore=restore, used=phase is Phase.RUNNING),
+            built=replace(aim.building, facets=facets, restore=restore, used=phase is Phase.RUNNING).after(
+                stack.status.built
+            ),
             job_modify_index=index,
             edits=(),
             edits_restart=False,

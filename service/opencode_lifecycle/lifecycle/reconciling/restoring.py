@@ -12,21 +12,23 @@ async def snapshot_to_restore(reports: DataReports, stack: Stack, aim: Aim, face
     """
     Return the snapshot that a job of *facets* names, empty for none. What is named is restored whatever was written.
 
-    A version that is gone back to because another failed gets the data from before that one, which was never handed out:
-    whatever it wrote is nobody's work. An order may give up what was written since a version had the data; so it is also
+    A version that ran before another, which was never handed out, gets the data from before that one: whatever it wrote is
+    nobody's work. An order may give up what was written since a version had the data; so it is also
     how what was set aside comes back. A job that is registered again in place names the same one as before: anything else
     would restart it.
 
     Raises where it cannot be seen which snapshots there are: nothing is registered before that is known.
     """
-    built, version = stack.status.built, facets.opencode_version
+    built, footing, version = stack.status.built, stack.status.footing, facets.opencode_version
     is_taken_back = aim.wanted != aim.asked
     order, starts_anew = stack.standing_order, stack.status.phase is Phase.PENDING
     if order is not None and order.restore and starts_anew and not is_taken_back:
         return await reports.newest_of(stack, version)
     if built is None or built.facets.opencode_version == version:
         return restored_by(built, facets)
-    if is_taken_back and not built.used:
+    # Whether it is taken back, or was ordered back by whoever saw it fail before that.
+    ran_before = footing is not None and footing.facets.opencode_version == version
+    if ran_before and not built.used:
         return await reports.before(stack, version, built.facets.opencode_version)
     return ""
 

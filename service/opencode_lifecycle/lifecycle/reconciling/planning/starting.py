@@ -100,7 +100,7 @@ def plan_pending(work: Work, seen: Observation, now: datetime, limits: Limits) -
             now=now,
             facets=facets,
             release=release,
-            built=replace(work.building, facets=facets) if is_as_wanted else None,
+            built=replace(work.building, facets=facets).after(stack.status.built) if is_as_wanted else None,
             job_modify_index=job.modify_index,
         )
     )
