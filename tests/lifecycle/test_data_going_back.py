@@ -94,6 +94,22 @@ async def world(tmp_path):
         yield world
 
 
+async def order_back_what_never_became_healthy(world: World) -> OrderOutcome | None:
+    """Have a version fail, and the stack ordered back to what ran before while that is being stopped."""
+    even_newer = await a_release(world, opencode_version="1.20.0")
+    world.server_changes = {"version": "0.0.1"}
+    world.nomad.autostop = False
+    order_id = await order(world, even_newer)
+    await world.phase(Phase.STOPPING)
+    world.nomad.end_allocation(world.job_id())
+    await until_outcome(world, order_id)
+    world.entrypoints.is_written = True
+    world.server_changes = {}
+    back = await order(world, world.newer)
+    world.nomad.end_allocation(world.job_id())
+    return await until_outcome(world, back)
+
+
 async def stored(world: World) -> list[str]:
     return [snapshot.id for snapshot in (await world.store.snapshots_of(ADA)).snapshots]
 
@@ -132,6 +148,42 @@ async def test_a_receipt_is_told_also_of_a_snapshot_that_is_looked_up_in_order_t
     await world.until(lambda: world.stack().status.migrating_since is None)
 
     assert await taken(world) == await stored(world)
+
+
+async def test_a_receipt_is_told_also_of_what_was_set_aside_for_a_version_that_is_ordered_back(world):
+    await order_back_what_never_became_healthy(world)
+
+    assert await taken(world) == await stored(world)
+    assert await stored(world) == [snapshot["id"] for snapshot in world.entrypoints.snapshots]
+
+
+async def test_a_receipt_is_told_also_where_data_goes_back_that_nobody_has_named_a_snapshot_of(world):
+    world.server_changes = {"version": "0.0.1"}
+    world.prober.servers.clear()
+    order_id = await order(world, world.older)
+    await until_outcome(world, order_id)
+    world.server_changes = {}
+
+    await world.phase(Phase.RUNNING)
+    await world.until(lambda: world.stack().status.migrating_since is None)
+
+    assert await stored(world) == [snapshot["id"] for snapshot in world.entrypoints.snapshots]
+
+
+async def test_a_receipt_is_told_also_where_a_failed_stack_gives_up_what_was_written(tmp_path):
+    world = await world_with(tmp_path)
+    entrypoints = Entrypoints(world)
+    entrypoints.last, entrypoints.is_written = NEW, True
+    entrypoints.snapshots = [receipt(9, OLD, NEW)]
+    async with world.running():
+        await world.ensure(wait=None)
+        await world.phase(Phase.FAILED)
+
+        await world.plane.provisioning.recover(ADA, by=OPERATOR, if_match=None, data=DataPolicy.RESTORE)
+        await world.phase(Phase.RUNNING)
+        await world.until(lambda: world.stack().is_settled)
+
+        assert sorted(await stored(world)) == sorted(snapshot["id"] for snapshot in entrypoints.snapshots)
 
 
 async def test_what_is_forgotten_in_the_workspace_is_told(world):
@@ -283,20 +335,8 @@ async def test_data_of_a_version_that_was_handed_out_is_its_users_also_when_its_
 
 
 async def test_data_of_a_version_that_never_became_healthy_goes_back_also_where_it_is_ordered_back(world):
-    even_newer = await a_release(world, opencode_version="1.20.0")
-    world.server_changes = {"version": "0.0.1"}
-    world.nomad.autostop = False
-    order_id = await order(world, even_newer)
-    await world.phase(Phase.STOPPING)
-    world.nomad.end_allocation(world.job_id())
-    await until_outcome(world, order_id)
-    world.entrypoints.is_written = True
-    world.server_changes = {}
+    assert await order_back_what_never_became_healthy(world) is OrderOutcome.DONE
 
-    back = await order(world, world.newer)
-    world.nomad.end_allocation(world.job_id())
-
-    assert await until_outcome(world, back) is OrderOutcome.DONE
     assert world.entrypoints.named[-1] == world.entrypoints.snapshots[1]["id"]
     assert world.stack().status.runtime.opencode_version == NEW
 

@@ -275,18 +275,22 @@ def _read_report(work: Work, now: datetime, limits: Limits) -> Step | None:
 
 
 def _data_gone_back(work: Work, now: datetime, limits: Limits) -> Step | None:
-    """Read the report of a start that was to bring back the data from before what was refused, once."""
-    status = work.stack.status
-    is_new = status.migrating_since is not None and status.built is not None and bool(status.built.restore)
-    return _read_report(work, now, limits) if is_new else None
+    """Read the report of a start that may have brought back the data from before what was refused, once."""
+    is_new = work.stack.status.migrating_since is not None
+    return _read_report(work, now, limits) if is_new and _may_have_changed_data(work.stack.status) else None
 
 
-def _is_of_another_version(status: Status) -> bool:
-    """Whether what runs is another version than what ran before: a snapshot was taken then, or restored."""
+def _may_have_changed_data(status: Status) -> bool:
+    """
+    Whether what was started last took a snapshot, or had one restored.
+
+    It is another version than what ran before; or it named one; or something else ran in between, and was refused.
+    """
     built, footing = status.built, status.footing
-    if built is None or footing is None:
+    if built is None or built == footing:
         return False
-    return built.facets.opencode_version != footing.facets.opencode_version
+    is_other = footing is not None and built.facets.opencode_version != footing.facets.opencode_version
+    return is_other or bool(built.restore) or status.refused is not None
 
 
 def _settled(work: Work, stale: frozenset[Facet], now: datetime, limits: Limits) -> Step:
@@ -316,7 +320,7 @@ def _settled(work: Work, stale: frozenset[Facet], now: datetime, limits: Limits)
         wait = min(wait, falling_asleep) if wait is not None else falling_asleep
     if stale:
         return Rest(replace(status, migration_state=MigrationState.STALE), wait, succeeded=True)
-    if _is_of_another_version(status) and (reading := _read_report(work, now, limits)) is not None:
+    if _may_have_changed_data(status) and (reading := _read_report(work, now, limits)) is not None:
         return reading
     status = replace(
         status,
