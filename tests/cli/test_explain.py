@@ -127,6 +127,7 @@ def test_a_draining_stack_waits_for_its_agent_until_the_deadline_and_it_says_wha
     agent, deadline = said("waits for", draining)
 
     assert agent.startswith("its agent, which works, waits for a permission or holds a terminal")
+    assert "`idle_after`" in agent
     assert deadline == f"For that it is waited until {IN_FIVE_MINUTES} (in 5 m 0 s); {then}"
 
 

@@ -212,6 +212,7 @@ def test_without_a_rollout_a_release_only_becomes_the_target(run, service):
 
     assert result.exit_code == ExitCode.OK
     assert f"Release 2 ({SECOND}) is what new stacks want now" in result.stdout
+    assert "`opencode-lifecycle rollout plan --release 2` tells who" in result.stderr
 
 
 @pytest.mark.parametrize(("status", "code"), [(404, "not-found"), (405, "method-not-allowed")])

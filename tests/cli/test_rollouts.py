@@ -101,6 +101,13 @@ def test_a_plan_shows_why_class_busy_and_placement_of_each_stack(run, service):
     assert lines[3] == "eve - start 1 - refused 1 node exhausted"
 
 
+def test_a_plan_says_of_a_stack_that_is_current_what_is_done_with_it_all_the_same(run, service):
+    asked = {**specification(), "rotate_passwords": True, "recreate": True}
+    service.answers(PLAN_CALL, plan(planned_stack(why=[]), specification=asked))
+
+    assert "ada   a new password, a fresh allocation" in run("rollout", "plan").stdout
+
+
 def test_a_plan_says_who_is_left_out_and_why(run, service):
     service.answers(
         PLAN_CALL,

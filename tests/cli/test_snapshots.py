@@ -4,6 +4,7 @@ import json
 
 from fakes.lifecycle_service import SINCE, snapshot
 from opencode_lifecycle.api import schemas
+from opencode_lifecycle.cli.exit_codes import ExitCode
 
 CALL = "GET /v1/stacks/ada/snapshots"
 
@@ -53,3 +54,17 @@ def test_scripts_get_the_answer_as_it_is(run, service):
     service.answers(CALL, answer(snapshot()))
 
     assert json.loads(run("snapshots", "ada", "--json").stdout) == answer(snapshot())
+
+
+def test_a_refusal_names_the_user(run, service):
+    service.refuses(CALL, 404, "stack-not-found")
+
+    result = run("snapshots", "ada")
+
+    assert "snapshots failed for stack ada" in result.stderr
+    assert "opencode-lifecycle ensure ada" in result.stderr
+
+
+def test_a_user_id_that_is_none_is_wrong_usage(run, service):
+    assert run("snapshots", "a b").exit_code == ExitCode.USAGE
+    assert service.asked == []

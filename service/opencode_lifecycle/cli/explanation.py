@@ -256,7 +256,10 @@ def _waits_of_migration(known: Known, now: datetime) -> Iterator[str]:
         yield "proof that its agent is idle: what cannot be seen counts as work."
         yield _until_the_drain_ends(stack, now) if _is_drained(stack) else _until_the_deadline(order, now)
     elif state == MigrationState.DRAINING:
-        yield "its agent, which works, waits for a permission or holds a terminal; idle must be proven, and must last."
+        yield (
+            "its agent, which works, waits for a permission or holds a terminal, or has not yet been idle for as long as the "
+            "setting `idle_after` says."
+        )
         yield _until_the_drain_ends(stack, now) if _is_drained(stack) else _until_the_deadline(order, now)
     busy_until = parse_time(_migration_of(stack).get("busy_until"))
     if busy_until is not None and busy_until > now:

@@ -176,7 +176,7 @@ async def use(session: Session, *, name: str, no_rollout: bool) -> None:
         else:
             session.screen.line(f"{_name_of(used)} is what new stacks want now, and those that start.")
             session.screen.note(
-                "What runs is left as it is; `opencode-lifecycle rollout plan` tells who that is."
+                f"What runs is left as it is; `opencode-lifecycle rollout plan --release {used.get('number')}` tells who that is."
             )
         return
     begun = await _begin_rollout(session.client, release_id)

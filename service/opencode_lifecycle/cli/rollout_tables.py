@@ -34,13 +34,14 @@ def show_plan(screen: Screen, plan: JsonObject) -> None:
     stacks = plan.get("stacks") or []
     moved = [each for each in stacks if not each.get("left_out")]
     left_out = [each for each in stacks if each.get("left_out")]
+    asked = _asked_of_each(plan.get("specification") or {})
     if moved:
         screen.table(
             ["USER", "WHY", "CLASS", "WAVE", "BUSY", "PLACEMENT", "NOTE"],
             [
                 [
                     each.get("user_id"),
-                    why_text(each.get("why")),
+                    ", ".join(part for part in (why_text(each.get("why")), asked) if part),
                     each.get("class") or "start",
                     wave_name(each.get("wave")),
                     state(each.get("busy")) if each.get("class") in _INTERRUPTING else None,
@@ -73,6 +74,12 @@ def show_plan(screen: Screen, plan: JsonObject) -> None:
         screen.line(f"opencode-lifecycle rollout start --plan {quote(str(plan.get('id')))}")
     else:
         screen.line("Nothing to do.")
+
+
+def _asked_of_each(specification: JsonObject) -> str:
+    """Say what is done with each stack, stale or not."""
+    asked = {"rotate_passwords": "a new password", "recreate": "a fresh allocation"}
+    return ", ".join(said for name, said in asked.items() if specification.get(name))
 
 
 def _is_placed(stack: JsonObject) -> bool:

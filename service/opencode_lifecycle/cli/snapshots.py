@@ -6,17 +6,19 @@ import click
 
 from opencode_lifecycle.cli.connection import Session, calls_service
 from opencode_lifecycle.cli.output import ago
+from opencode_lifecycle.cli.parameters import user_argument
+from opencode_lifecycle.model.identifiers import UserId
 
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _STEP: Final = 1024
 
 
 @click.command()
-@click.argument("user")
-@calls_service("list the snapshots")
-async def snapshots(session: Session, user: str) -> None:
+@user_argument
+@calls_service("snapshots")
+async def snapshots(session: Session, user_id: UserId) -> None:
     """Snapshots of a user's data, oldest first: which version's it is, and before which one it was taken."""
-    found = await session.client.snapshots(user)
+    found = await session.client.snapshots(user_id)
     if session.screen.as_json:
         session.screen.document(found)
         return
