@@ -14,7 +14,6 @@ from opencode_lifecycle.model.errors import (
     DeadlineExceeded,
     SecretMissing,
     UpstreamError,
-    UpstreamNonsense,
     VersionConflict,
 )
 from opencode_lifecycle.model.identifiers import JobId, UserId
@@ -260,10 +259,10 @@ async def test_a_deleted_latest_version_can_be_rotated(store, operator, job_id):
 
 
 @pytest.mark.parametrize("data", [{"env": {}}, {"password": ""}, {"password": 7}, {"password": ["a"]}])
-async def test_an_item_without_a_usable_password_is_nonsense(store, operator, job_id, data):
+async def test_an_item_without_a_usable_password_counts_as_missing(store, operator, job_id, data):
     version = await operator.put(job_id, data)
 
-    with pytest.raises(UpstreamNonsense):
+    with pytest.raises(SecretMissing):
         await store.read(job_id, version, soon())
 
 

@@ -11,7 +11,6 @@ from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import (
     SecretMissing,
     UpstreamDenied,
-    UpstreamNonsense,
     UpstreamUnavailable,
     VersionConflict,
 )
@@ -191,4 +190,4 @@ class FakeVault:
             case str(text) if text:
                 return Password(text)
             case _:
-                raise UpstreamNonsense("vault", "read", "there is no password in it", version=version)
+                raise SecretMissing("vault", "read", "there is no password in it", version=version)

@@ -59,6 +59,51 @@ async def test_an_ensure_answers_for_a_runtime_whose_change_was_refused(world, w
 # --- before anything is stopped
 
 
+@pytest.fixture
+async def swept(tmp_path):
+    """Give a world with a runtime that may be interrupted, whose secret is looked at again and again."""
+    world = World(tmp_path, limits=IDLE_AT_ONCE, secret_sweep_interval=timedelta(milliseconds=20))
+    async with world.running():
+        await world.ensure()
+        yield world
+
+
+async def test_a_version_of_the_secret_without_a_password_stops_nothing(swept):
+    (before,) = swept.live_allocations()
+
+    swept.vault.put(swept.job_id(), {"passwort": "a-typing-error"})
+    await swept.until(lambda: swept.stack().status.reason is Reason.SECRET_MISSING)
+
+    status = swept.stack().status
+    assert (status.phase, status.migration_state) == (Phase.RUNNING, MigrationState.FAILED)
+    assert "version 2 of its secret has no password" in status.message
+    assert [each.id for each in swept.live_allocations()] == [before.id]
+
+
+async def test_the_next_version_of_the_secret_is_taken_up_by_itself(swept):
+    (before,) = swept.live_allocations()
+    swept.vault.put(swept.job_id(), {"passwort": "a-typing-error"})
+    await swept.until(lambda: swept.stack().status.reason is Reason.SECRET_MISSING)
+
+    swept.vault.put(swept.job_id(), {"password": "right"})
+    await swept.until(lambda: swept.stack().status.migration_state is MigrationState.CURRENT)
+
+    status = swept.stack().status
+    assert (status.runtime.secret_version, status.reason) == (3, None)
+    assert [each.id for each in swept.live_allocations()] != [before.id]
+
+
+async def test_a_recreate_with_a_secret_without_a_password_fails_and_leaves_what_runs(swept):
+    (before,) = swept.live_allocations()
+    swept.vault.put(swept.job_id(), {"passwort": "a-typing-error"})
+    await swept.until(lambda: swept.stack().status.reason is Reason.SECRET_MISSING)
+
+    operation = await swept.finished(await swept.plane.provisioning.recreate(ADA, by=OPERATOR, if_match=None))
+
+    assert (operation.state, operation.reason) == (OperationState.FAILED, Reason.SECRET_MISSING)
+    assert [each.id for each in swept.live_allocations()] == [before.id]
+
+
 HUGE = {"huge": ResourceClass(cpu=800, memory=4096, memory_max=8192)}
 
 

@@ -63,7 +63,7 @@ class PasswordStore(Protocol):
         ...
 
     async def read(self, job_id: JobId, version: int, deadline: Deadline) -> Password:
-        """Return the password of *version*, or raise `SecretMissing`."""
+        """Return the password of *version*, or raise `SecretMissing`, also where it has none."""
         ...
 
     async def wrap(

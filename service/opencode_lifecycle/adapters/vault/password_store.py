@@ -180,7 +180,7 @@ class VaultPasswordStore:
             case str(text) if text:
                 return Password(text)
             case _:
-                raise UpstreamNonsense(
+                raise SecretMissing(
                     SYSTEM, "read", "there is no password in it", job_id=job_id, version=version
                 )
 

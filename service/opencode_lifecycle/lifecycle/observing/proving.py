@@ -215,7 +215,7 @@ class Proving:
                 deadline=deadline,
             )
         except SecretMissing:
-            detail = f"version {candidate.secret_version} of its secret is not in Vault"
+            detail = f"version {candidate.secret_version} of its secret is not in Vault, or has no password"
             return self._not_ready(candidate, detail, Reason.SECRET_MISSING)
         except UpstreamError as error:
             return self._not_ready(candidate, error.message, UNAVAILABLE.get(error.system))

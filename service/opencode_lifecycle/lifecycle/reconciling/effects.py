@@ -49,7 +49,7 @@ from opencode_lifecycle.lifecycle.reconciling.work import Desk
 from opencode_lifecycle.lifecycle.releases import Releases
 from opencode_lifecycle.model.clock import Clock
 from opencode_lifecycle.model.deadline import Deadline
-from opencode_lifecycle.model.errors import DeadlineExceeded, IndexConflict, UpstreamError
+from opencode_lifecycle.model.errors import DeadlineExceeded, IndexConflict, SecretMissing, UpstreamError
 from opencode_lifecycle.model.facets import Facets
 from opencode_lifecycle.model.identifiers import VolumeId
 from opencode_lifecycle.model.observation import JobSeen
@@ -72,6 +72,10 @@ log = structlog.get_logger(__name__)
 
 class NotYet(Exception):
     """Something takes its time; *message* says what. Not a failure."""
+
+
+class SecretUnusable(Exception):
+    """The version of the secret that is to follow has no password, which nobody could log in with."""
 
 
 class WorkspaceLost(Exception):
@@ -334,9 +338,16 @@ class Effects:
         """
         Have Nomad render and plan what is to follow, so that nothing is stopped for a job that will be refused.
 
-        What the scheduler could not place now is no refusal: what runs still takes the room.
+        What the scheduler could not place now is no refusal: what runs still takes the room. And an administrator may have
+        written anything into the secret: one without a password would start nothing.
         """
         work = current.work
+        runtime, version = work.stack.status.runtime, work.wanted.secret_version
+        if work.needs.secret and runtime is not None and runtime.secret_version != version:
+            try:
+                await self._passwords.read(work.stack.job_id, version, deadline)
+            except SecretMissing:
+                raise SecretUnusable from None
         aim = self._aim(current)
         variables = job_variables(aim.stack, aim.release, self._site, work.wanted)
         await self._orchestrator.compare(await self._rendered(current, aim, variables, deadline), deadline)

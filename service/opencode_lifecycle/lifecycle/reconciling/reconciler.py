@@ -13,7 +13,7 @@ import structlog
 
 from opencode_lifecycle.lifecycle.observing.fleet import Fleet
 from opencode_lifecycle.lifecycle.reconciling.aims import Aims
-from opencode_lifecycle.lifecycle.reconciling.effects import Effects, NotYet, WorkspaceLost
+from opencode_lifecycle.lifecycle.reconciling.effects import Effects, NotYet, SecretUnusable, WorkspaceLost
 from opencode_lifecycle.lifecycle.reconciling.passes import Pass
 from opencode_lifecycle.lifecycle.reconciling.planning import failed, plan
 from opencode_lifecycle.lifecycle.reconciling.planning.leaving import news_of_drain
@@ -114,6 +114,12 @@ class Reconciler:
             status = replace(current.work.stack.status, message=str(error))
             soon = self._now() + timedelta(seconds=1)
             await self._save(current, Progress(status=status, next_attempt_at=soon))
+        except SecretUnusable:
+            message = (
+                f"version {current.work.wanted.secret_version} of its secret has no password, so it runs on with the one "
+                "before. Write another version with the key `password`, which is taken up by itself"
+            )
+            await self._give_up(current, Reason.SECRET_MISSING, message)
         except WorkspaceLost:
             message = (
                 "its workspace volume is not there any more. Restore it, or delete the stack with workspace=delete and "

@@ -19,8 +19,8 @@ from opencode_lifecycle.lifecycle.reconciling.steps import (
 )
 from opencode_lifecycle.model.lease import is_leased
 from opencode_lifecycle.model.observation import AllocationSeen, ClientStatus, JobSeen, Observation
-from opencode_lifecycle.model.stack import Runtime
-from opencode_lifecycle.model.states import Phase, Reason
+from opencode_lifecycle.model.stack import Runtime, Status
+from opencode_lifecycle.model.states import MigrationState, Phase, Reason
 from opencode_lifecycle.ports.prober import Liveness
 
 
@@ -83,8 +83,16 @@ def _follow_others(work: Work, seen: Observation) -> Step | None:
         # Deleted under a running runtime: without a secret nobody can be let in, and its next start would fail.
         return MakeSecret() if Part.SECRET not in work.done else None
     if work.secret.version != stack.status.secret_version and Part.SECRET not in work.done:
-        return Move(replace(stack.status, secret_version=work.secret.version))
+        return Move(_with_version(stack.status, work.secret.version))
     return None
+
+
+def _with_version(status: Status, version: int) -> Status:
+    """Return *status* with the newest version of the secret. Where the one before was refused, this one is tried."""
+    newest = replace(status, secret_version=version)
+    if status.migration_state is MigrationState.FAILED and status.reason is Reason.SECRET_MISSING:
+        return replace(newest, migration_state=MigrationState.STALE, reason=None, message="")
+    return newest
 
 
 # --- health
