@@ -13,7 +13,7 @@ from opencode_lifecycle.cli.rollout_words import (
     OF_MEMBERS,
     because,
     count_of,
-    done_of,
+    done_text,
     named,
     standing,
     total_of,
@@ -109,7 +109,7 @@ def show_rollouts(screen: Screen, rollouts: Sequence[JsonObject]) -> None:
                 each.get("id"),
                 state(each.get("state")),
                 each.get("release"),
-                f"{done_of(each.get('counts'))} of {total_of(each.get('counts'))}",
+                done_text(each.get("counts")),
                 count_of(each.get("counts"), MemberState.FAILED),
                 each.get("created_by"),
                 ago(each.get("created_at")),
@@ -137,7 +137,7 @@ def show_rollout(screen: Screen, rollout: JsonObject, *, waits: Iterable[str] = 
                 if rollout.get("rollback_data") == "restore"
                 else ()
             ),
-            ("done", f"{done_of(rollout.get('counts'))} of {total_of(rollout.get('counts'))}"),
+            ("done", done_text(rollout.get("counts"))),
             ("begun", f"{age(rollout.get('created_at'))} by {rollout.get('created_by')}"),
             ("ended", age(rollout.get("finished_at"))),
             *(("waits for", each) for each in waits),

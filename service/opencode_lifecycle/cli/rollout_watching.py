@@ -21,12 +21,12 @@ from opencode_lifecycle.cli.output import Screen, duration, parse_time, plain
 from opencode_lifecycle.cli.rollout_tables import standing_text, wave_table
 from opencode_lifecycle.cli.rollout_words import (
     because,
+    concerned_of,
     count_of,
     counts_text,
     done_of,
     is_over,
     standing,
-    total_of,
     waits_of,
 )
 from opencode_lifecycle.model.deadline import Deadline
@@ -122,7 +122,7 @@ class _Lines:
 
 def _picture(rollout: JsonObject, spinner: Spinner) -> RenderableType:
     counts = rollout.get("counts")
-    done, total = done_of(counts), total_of(counts)
+    done, total = done_of(counts), concerned_of(counts)
     title = Text(plain(rollout.get("id")), style="bold").append("  ")
     title.append_text(standing_text(rollout))
     begun = parse_time(rollout.get("created_at"))

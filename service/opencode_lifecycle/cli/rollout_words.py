@@ -75,6 +75,7 @@ _NAMES: Final[Mapping[MemberState, str]] = {
     MemberState.LEFT_OUT: "left out",
     MemberState.TAKEN_BACK: "taken back",
 }
+_NOT_DONE: Final = frozenset({MemberState.WAITING, MemberState.ORDERED, MemberState.LEFT_OUT})
 _SHOWN_VALUES: Final = frozenset({Facet.IMAGE, Facet.OPENCODE_VERSION, Facet.SECRET_VERSION, Facet.MISSING})
 """Of these a person can read what it has and should have; the others are digests, or long."""
 
@@ -93,9 +94,21 @@ def total_of(counts: Any) -> int:
     return sum(count_of(counts, state) for state in MemberState)
 
 
+def concerned_of(counts: Any) -> int:
+    """Return how many a rollout is about. Who was left out is none of its business."""
+    return total_of(counts) - count_of(counts, MemberState.LEFT_OUT)
+
+
 def done_of(counts: Any) -> int:
     """Return how many were seen to their end, whatever came of them."""
-    return total_of(counts) - count_of(counts, MemberState.WAITING) - count_of(counts, MemberState.ORDERED)
+    return sum(count_of(counts, state) for state in MemberState if state not in _NOT_DONE)
+
+
+def done_text(counts: Any) -> str:
+    """Say how far it is, such as `2 of 5, 1 left out`."""
+    left_out = count_of(counts, MemberState.LEFT_OUT)
+    done = f"{done_of(counts)} of {concerned_of(counts)}"
+    return f"{done}, {left_out} left out" if left_out else done
 
 
 def counts_text(counts: Any) -> str:
