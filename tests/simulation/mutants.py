@@ -221,6 +221,35 @@ MUTANTS = (
 )
 
 
+_SHOWN_BY = {
+    "a stop that failed counts as done": "stop: fails before nomad.deregister number 1",
+    "a secret whose destruction failed counts as gone": "delete: fails before vault.destroy number 1",
+    "a revision that was taken back is tried again": "seed 5",
+    "a rotation is not remembered as done": "rotate: dies after database.decide number 1",
+    "the sweeper acts on rows that it read before": "seed 212",
+    "a stack that is gone is waited for": "seed 86",
+}
+"""Of those that need hundreds of schedules, the one that shows it."""
+
+
+def is_caught(mutant: Mutant) -> bool:
+    """
+    Tell whether `hunt` would find it, by a short cut: the schedule that showed it last comes first.
+
+    Where another one shows it by now, this only takes longer.
+    """
+    shown_by = _SHOWN_BY.get(mutant.what)
+    if shown_by is not None:
+        for where, schedule in islice(_schedules(mutant), mutant.most):
+            if where == shown_by:
+                with mutant.plant():
+                    outcome = schedule().run()
+                if outcome.violation is not None:
+                    return True
+                break
+    return hunt(mutant) is not None
+
+
 def hunt(mutant: Mutant, *, most: int | None = None) -> Caught | None:
     """Return when and how the mutant was caught; None when none of *most* schedules did."""
     for number, (where, schedule) in enumerate(islice(_schedules(mutant), most or mutant.most), start=1):
