@@ -2,7 +2,9 @@
 
 import signal
 
-pytest_plugins = ["cluster_fixture", "golden_files"]
+pytest_plugins = ["cluster_fixture", "golden_files", "faults.outcomes"]
+
+LONGEST_ID = 100
 
 
 def pytest_configure() -> None:
@@ -13,3 +15,10 @@ def pytest_configure() -> None:
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Tell a long text by its beginning and its length, so that no name of a test is a page, or megabytes, long."""
+    if isinstance(val, bytes | str) and len(val) > LONGEST_ID:
+        return f"{val[: LONGEST_ID // 2]!a} and so on to {len(val)}"
+    return None
