@@ -2,9 +2,9 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -16,6 +16,8 @@ from opencode_session import archive, ask, client_of, open_session
 from real_opencode import RealOpenCode, opencode
 
 pytestmark = [pytest.mark.opencode, pytest.mark.timeout(300)]
+
+Seen = TypeVar("Seen")
 
 
 @pytest.fixture
@@ -33,6 +35,16 @@ def server(opencode_program, model, tmp_path):
         yield running
 
 
+async def until(read: Callable[[], Awaitable[Seen]], holds: Callable[[Seen], bool]) -> Seen:
+    """Read until what was read is as it should be, with pauses: who asks without any keeps the server from its work."""
+    async with asyncio.timeout(60):
+        while True:
+            found = await read()
+            if holds(found):
+                return found
+            await asyncio.sleep(0.05)
+
+
 async def activity(server: RealOpenCode) -> Activity:
     async def read_password() -> Password:
         return Password(server.password)
@@ -46,18 +58,12 @@ async def activity(server: RealOpenCode) -> Activity:
 
 async def until_busy(server: RealOpenCode) -> Activity:
     """The status of a session may lag behind what it asks its model."""
-    async with asyncio.timeout(60):
-        while not (found := await activity(server)).busy:
-            pass
-    return found
+    return await until(lambda: activity(server), lambda found: found.busy)
 
 
 async def until_idle(server: RealOpenCode) -> Activity:
     """The status of a session may lag behind its answer."""
-    async with asyncio.timeout(60):
-        while (found := await activity(server)).busy:
-            pass
-    return found
+    return await until(lambda: activity(server), lambda found: not found.busy)
 
 
 async def test_a_session_at_work_in_another_directory_is_seen_until_it_is_done(server, model, tmp_path):
@@ -138,9 +144,7 @@ async def call(server: RealOpenCode, method: str, path: str, *, body: object = N
 
 async def until_asked(server: RealOpenCode) -> str:
     """Wait until a session asks for a permission, and return the id of that."""
-    async with asyncio.timeout(60):
-        while not (asked := await call(server, "GET", "/permission")):
-            pass
+    asked = await until(lambda: call(server, "GET", "/permission"), bool)
     return str(asked[0]["id"])
 
 
@@ -156,9 +160,7 @@ async def until_part(server: RealOpenCode, condition: Callable[[Mapping[str, Any
         messages = [await call(server, "GET", f"/session/{each['id']}/message") for each in sessions]
         return [part for of_session in messages for message in of_session for part in message["parts"]]
 
-    async with asyncio.timeout(60):
-        while not any(condition(part) for part in await parts()):
-            pass
+    await until(parts, lambda found: any(condition(part) for part in found))
 
 
 async def test_an_open_terminal_is_seen_until_it_is_closed(server, tmp_path):
