@@ -2,6 +2,9 @@
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
+# How many run tests side by side, each with servers of its own; 0 for one after the other.
+WORKERS := 2
+PYTEST := $(PYTHON) -m pytest -q --numprocesses $(WORKERS)
 MAKEFLAGS += --no-print-directory
 
 .PHONY: help up down destroy check format test test-fast test-servers simulate faults bench lock
@@ -42,10 +45,10 @@ test: $(STAMP) ## everything that must always pass; the servers are built meanwh
 	$(MAKE) test-servers && exit $$fast
 
 test-fast: $(STAMP) ## what needs no Nomad, Consul, Vault or OpenCode
-	@$(PYTHON) -m pytest -q -m "not servers and not opencode"
+	@$(PYTEST) --dist worksteal -m "not servers and not opencode"
 
 test-servers: $(STAMP) ## what needs them
-	@$(PYTHON) -m pytest -q -m "servers or opencode"
+	@$(PYTEST) --dist loadfile -m "servers or opencode"
 
 simulate: $(STAMP) ## the reconcile core in virtual time: 200,000 schedules, every point to die at, planted bugs
 	@PYTHONPATH=tests $(PYTHON) -m simulation $(SIMULATION)

@@ -2,11 +2,13 @@
 The fixture `cluster`: a private real Consul, Vault and Nomad for one test session.
 
 With OPENCODE_LIFECYCLE_TEST_CLUSTER=DIR the servers stay up in DIR between sessions, for quick rounds while working;
-end them with `opencode-lifecycle cluster destroy --directory DIR`.
+end them with `opencode-lifecycle cluster destroy --directory DIR`. Of several workers (`pytest -n 2`) each has servers of
+its own, in DIR-gw0, DIR-gw1 and so on.
 """
 
 import asyncio
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -19,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from opencode_lifecycle.cluster import processes, status
+from opencode_lifecycle.cluster import port_choice, processes, status
 from opencode_lifecycle.cluster import record as record_file
 from opencode_lifecycle.cluster import state as state_file
 from opencode_lifecycle.cluster.bootstrap_vault import root_token
@@ -29,6 +31,8 @@ from opencode_lifecycle.cluster.record import Record
 
 REUSED = "OPENCODE_LIFECYCLE_TEST_CLUSTER"
 COMMAND = (sys.executable, "-m", "opencode_lifecycle", "cluster")
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
+"""Which of several workers this is: gw0, gw1 and so on; empty where there is only one."""
 SESSION_SECONDS = 1800
 """The first start on a machine may have to build the servers."""
 
@@ -166,6 +170,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def bring_up(directory: Path, *options: str, environment: Mapping[str, str] | None = None) -> RealCluster:
     """Bring up a private cluster of servers alone in *directory*, or fail with what the command says."""
+    keep_apart(directory)
     answer = subprocess.run(
         [
             *COMMAND,
@@ -191,6 +196,29 @@ def bring_up(directory: Path, *options: str, environment: Mapping[str, str] | No
     return RealCluster(layout, record)
 
 
+def keep_apart(directory: Path, *, is_of_the_session: bool = False) -> None:
+    """
+    Choose the ports of a new cluster where several workers have clusters at the same time.
+
+    Left to itself each draws at random. Of two that draw the same thousand for their jobs both would sooner or later give
+    away the same port, and one job would not start.
+    """
+    layout = Layout(directory)
+    if not WORKER or record_file.load(layout) is not None:
+        return
+    number, workers = int(WORKER.removeprefix("gw")), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    run = int(os.environ["PYTEST_XDIST_TESTRUNUID"], 16)
+    place = run + 2 * number + (0 if is_of_the_session else 1)
+    record = Record(
+        id=secrets.token_hex(16),
+        ports=port_choice.choose(
+            private=True, free=lambda port: port % workers == number and port_choice.is_free(port)
+        ),
+        dynamic_ports=port_choice.PRIVATE_DYNAMIC[place % len(port_choice.PRIVATE_DYNAMIC)],
+    )
+    record.save(layout)
+
+
 def take_down(directory: Path) -> None:
     """Stop the cluster in *directory*, remove its data, and fail if anything of it still runs."""
     layout = Layout(directory)
@@ -208,10 +236,14 @@ def cluster() -> Iterator[RealCluster]:
     """Yield real servers of this session's own, and leave nothing running."""
     reused = os.environ.get(REUSED)
     if reused:
-        yield bring_up(Path(reused).absolute())
+        directory = Path(f"{reused}-{WORKER}" if WORKER else reused).absolute()
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        keep_apart(directory, is_of_the_session=True)
+        yield bring_up(directory)
         return
     # Short, because sockets below it must not have names longer than 107 characters.
     directory = Path(tempfile.mkdtemp(prefix="oc-", dir="/tmp"))
+    keep_apart(directory, is_of_the_session=True)
     try:
         yield bring_up(directory)
     finally:

@@ -2,7 +2,7 @@
 
 import signal
 
-pytest_plugins = ["cluster_fixture", "golden_files", "faults.outcomes"]
+pytest_plugins = ["cluster_fixture", "golden_files", "faults.outcomes", "workers"]
 
 LONGEST_ID = 100
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import requests
 
-from cluster_fixture import COMMAND, take_down
+from cluster_fixture import COMMAND, keep_apart, take_down
 from opencode_lifecycle.cluster import processes
 from opencode_lifecycle.cluster import record as record_file
 from opencode_lifecycle.cluster.layout import Layout
@@ -56,6 +56,7 @@ class Whole:
 @pytest.fixture(scope="module")
 def whole() -> Iterator[Whole]:
     directory = Path(tempfile.mkdtemp(prefix="oc-", dir="/tmp"))
+    keep_apart(directory)
     try:
         up = subprocess.run(
             [*COMMAND, "up", "--private", "--directory", str(directory)],

@@ -10,7 +10,8 @@ import pytest
 from bench import machine
 from bench.show import say, write
 from faults.matrix import MATRIX
-from faults.plans import OUTCOMES, PLAN, Plan
+from faults.outcomes import OUTCOMES
+from faults.plans import PLAN, Plan
 from faults.trials import figures_of
 
 REPORT = Path(".local/report/faults.json")

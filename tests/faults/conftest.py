@@ -6,14 +6,13 @@ from contextlib import AsyncExitStack
 
 import pytest
 import pytest_asyncio
-from rich.console import Console
 
 from cluster_fixture import RealCluster
 from end_to_end.conftest import model, new_service, opencode_path, servers
 from faults.interceptor import SERVERS, Interceptor, interceptor_of
-from faults.matrix import MATRIX
-from faults.plans import OUTCOMES, PLAN, Plan
-from faults.trials import Outcome, Trial, figures_of, measured_in, table_of
+from faults.outcomes import OUTCOME
+from faults.plans import PLAN, Plan
+from faults.trials import Outcome, Trial
 from postgresql_fixture import postgresql
 from real_opencode import opencode_program
 
@@ -71,20 +70,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         lines = report.longreprtext.strip().splitlines() if report.failed else []
         error = next((line[1:].strip() for line in lines if line.startswith("E ")), "".join(lines[-1:]))
         outcome = Outcome(trial=trial, test=_name_of(item), held=report.passed, error=error[:1000])
-        item.config.stash.setdefault(OUTCOMES, []).append(outcome)
+        report.user_properties.append((OUTCOME, outcome.as_plain()))
     return report
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    figures = figures_of(config.stash.get(OUTCOMES, []), MATRIX)
-    if figures:
-        console = Console(highlight=False, width=160)
-        with console.capture() as drawn:
-            console.print(table_of(figures))
-            for line in measured_in(figures):
-                console.print(line)
-        terminalreporter.section("faults")
-        terminalreporter.write_line(drawn.get())
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -4,8 +4,6 @@ from dataclasses import dataclass
 
 import pytest
 
-from faults.trials import Outcome
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
@@ -15,4 +13,3 @@ class Plan:
 
 
 PLAN: pytest.StashKey[Plan] = pytest.StashKey()
-OUTCOMES: pytest.StashKey[list[Outcome]] = pytest.StashKey()

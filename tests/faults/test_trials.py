@@ -1,5 +1,7 @@
 """The arithmetic of the report. Needs no server."""
 
+import json
+
 from faults.matrix import MATRIX, Fault
 from faults.trials import Outcome, Trial, figures_of, measured_in
 
@@ -50,6 +52,16 @@ def test_what_was_measured_besides_is_shown_with_its_worst():
         each.trial.measured["crash points"] = points
 
     assert measured_in(figures_of(outcomes, TWO)) == ["F1, crash points: median 13, max 25"]
+
+
+def test_what_came_of_a_trial_is_the_same_when_a_worker_has_sent_it():
+    sent = outcome("F1", 1, "test_a", held=False, seconds=2.5)
+    sent.trial.measured["crash points"] = 25
+
+    received = Outcome.from_plain(json.loads(json.dumps(sent.as_plain())))
+
+    assert figures_of([received], TWO) == figures_of([sent], TWO)
+    assert received.as_plain() == sent.as_plain()
 
 
 def test_the_same_repetition_draws_the_same():

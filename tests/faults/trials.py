@@ -48,6 +48,27 @@ class Outcome:
     held: bool
     error: str = ""
 
+    def as_plain(self) -> dict[str, Any]:
+        """Return it in plain values, which can be sent from one process to another."""
+        trial = self.trial
+        return {
+            "fault": trial.fault,
+            "number": trial.number,
+            "of": trial.of,
+            "recoveries": list(trial.recoveries),
+            "measured": dict(trial.measured),
+            "test": self.test,
+            "held": self.held,
+            "error": self.error,
+        }
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> "Outcome":
+        trial = Trial(
+            plain["fault"], plain["number"], plain["of"], list(plain["recoveries"]), dict(plain["measured"])
+        )
+        return cls(trial=trial, test=plain["test"], held=plain["held"], error=plain["error"])
+
 
 def figures_of(outcomes: Sequence[Outcome], matrix: Mapping[str, Fault]) -> list[Figure]:
     """Return one figure for each fault that was tried. A repetition held when every test of the fault held in it."""

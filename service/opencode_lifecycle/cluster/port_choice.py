@@ -25,7 +25,7 @@ CUSTOMARY: Final[Mapping[str, int]] = {
 FIRST, LAST = 10000, 19999
 """Where others are drawn from: below Nomad's dynamic ports and below the range of outgoing connections."""
 CUSTOMARY_DYNAMIC: Final = (20000, 25999)
-PRIVATE_DYNAMIC_BLOCK: Final = 1000
+PRIVATE_DYNAMIC: Final = tuple((first, first + 999) for first in range(26000, 32000, 1000))
 _DRAWS: Final = 2000
 
 
@@ -66,9 +66,7 @@ def choose_dynamic(*, private: bool) -> tuple[int, int]:
     """Choose the range that Nomad gives its jobs ports from; two clusters on one machine should not share one."""
     if not private:
         return CUSTOMARY_DYNAMIC
-    blocks = (32000 - CUSTOMARY_DYNAMIC[1] - 1) // PRIVATE_DYNAMIC_BLOCK
-    first = CUSTOMARY_DYNAMIC[1] + 1 + secrets.randbelow(blocks) * PRIVATE_DYNAMIC_BLOCK
-    return first, first + PRIVATE_DYNAMIC_BLOCK - 1
+    return secrets.choice(PRIVATE_DYNAMIC)
 
 
 def require_free(ports: Mapping[str, int], free: Callable[[int], bool] = is_free) -> None:
