@@ -1,0 +1,42 @@
+"""A Nomad that a replica sees once, and words for requests that cross each other."""
+
+import asyncio
+from datetime import timedelta
+
+from opencode_lifecycle.model.errors import UpstreamUnavailable
+from opencode_lifecycle.model.view import EnsureRequest
+from world import BACKEND, World
+
+ASKED = {"by": BACKEND, "if_match": None}
+UNCHANGED = EnsureRequest()
+DOWN = UpstreamUnavailable("nomad", "call", "connection refused")
+
+
+def of(world: World):
+    return world.plane.provisioning
+
+
+def milliseconds(number: int) -> timedelta:
+    return timedelta(milliseconds=number)
+
+
+class StuckNomad:
+    """The Nomad that a replica sees whose stream and listings hang after the first: it lives on what it saw once."""
+
+    def __init__(self, real) -> None:
+        self._real = real
+        self._listings = 0
+
+    def __getattr__(self, name: str):
+        return getattr(self._real, name)
+
+    async def list_all(self, deadline):
+        self._listings += 1
+        if self._listings > 1:
+            async with deadline.enforce():
+                await asyncio.Event().wait()
+        return await self._real.list_all(deadline)
+
+    async def follow(self, index: int):
+        await asyncio.Event().wait()
+        yield index
