@@ -1,62 +1,44 @@
 """Small use cases in memory, enough to hold the HTTP layer to its contract."""
 
 import asyncio
-import hashlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
-from opencode_lifecycle.model.condition import Condition, ConditionKind
 from opencode_lifecycle.model.errors import (
-    ConditionNotFound,
-    IdempotencyInFlight,
-    IdempotencyMismatch,
     NoPublicAddress,
     OperationNotFound,
-    OrphanNotFound,
-    OrphanNotProven,
     PreconditionFailed,
     Refusal,
     ReleaseNotFound,
     RuntimeNotReady,
     StackNotFound,
-    TokenNotFound,
 )
 from opencode_lifecycle.model.identifiers import (
     AllocationId,
-    ConditionId,
     OperationId,
-    OrphanId,
     ReleaseId,
-    TokenId,
     UserId,
     job_id_of,
     new_event_id,
     new_operation_id,
-    new_token_id,
 )
 from opencode_lifecycle.model.migration import DataPolicy
 from opencode_lifecycle.model.operation import Event, Operation, OperationKind, OperationState
-from opencode_lifecycle.model.orphan import Find, Orphan, OrphanKind
 from opencode_lifecycle.model.password import Password, WrappedPassword
-from opencode_lifecycle.model.principal import Principal, Role, ServiceToken
+from opencode_lifecycle.model.principal import Principal
 from opencode_lifecycle.model.snapshot import SnapshotsSeen
 from opencode_lifecycle.model.stack import Address, Intent, Runtime, Stack, Status
-from opencode_lifecycle.model.staleness import StalenessSummary
 from opencode_lifecycle.model.states import Desired, Health, Phase
 from opencode_lifecycle.model.view import (
     AddressView,
     Credentials,
     EnsureAnswer,
     EnsureRequest,
-    NextLook,
-    OrphanPlan,
     Page,
-    ReconcileReport,
-    StackPlan,
     StackView,
 )
-from opencode_lifecycle.ports.stores import IdempotentAnswer, StackQuery
+from opencode_lifecycle.ports.stores import StackQuery
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 ALLOCATION = AllocationId("5e6f0d0e-0000-4000-8000-000000000001")
@@ -112,101 +94,6 @@ def a_view(user_id: str, *, generation: int = 1, phase: Phase = Phase.RUNNING, *
         updated_at=NOW,
     )
     return StackView(stack=stack, staleness=(), observed_at=NOW)
-
-
-def a_condition(**changes: object) -> Condition:
-    values = {
-        "id": ConditionId("cond_01JABCDEFGHJKMNPQRSTVWXYZ0"),
-        "kind": ConditionKind.MASS_DISAPPEARANCE,
-        "message": "7 of 9 stacks that should run are not in Nomad's listing.",
-        "details": {"missing": 7, "of": 9},
-        "since": NOW,
-    }
-    return Condition(**{**values, **changes})
-
-
-def an_orphan(user_id: str = "ada", **changes: object) -> Orphan:
-    job_id = job_id_of("main", UserId(user_id))
-    find = Find(
-        kind=OrphanKind.JOB, job_id=job_id, reference=job_id, installation="main", user_id=UserId(user_id)
-    )
-    values = {"find": find, "proven": True, "first_seen_at": NOW, "last_seen_at": NOW, "confirmations": 3}
-    return Orphan(**{**values, **changes})
-
-
-WAITS_FOR_NOTHING = NextLook(user_id=UserId("ada"), due_at=None, at_work=False, steps=(), message="")
-
-
-@dataclass
-class MemoryOversight:
-    """What operators ask of the whole. `calls` counts what reached it."""
-
-    conditions_there: list[Condition] = field(default_factory=list)
-    orphans_there: list[Orphan] = field(default_factory=list)
-    summary: StalenessSummary = field(default_factory=lambda: StalenessSummary(stacks=0, stale=0, facets=()))
-    plans: Sequence[StackPlan] = ()
-    looks: dict[UserId, NextLook] = field(default_factory=lambda: {UserId("ada"): WAITS_FOR_NOTHING})
-    calls: list[str] = field(default_factory=list)
-
-    async def staleness(self) -> StalenessSummary:
-        return self.summary
-
-    async def reconcile(self, *, dry_run: bool, by: Principal) -> ReconcileReport:
-        self.calls.append("look" if dry_run else "reconcile")
-        return ReconcileReport(
-            dry_run=dry_run,
-            at=NOW,
-            index=42,
-            compared=9,
-            frozen=any(each.freezes for each in self.conditions_there),
-            conditions=self.conditions_there,
-            stacks=self.plans,
-            not_shown=0,
-            orphans=[OrphanPlan(orphan=each, action="adopt", message="") for each in self.orphans_there],
-        )
-
-    async def next_look(self, user_id: UserId) -> NextLook:
-        if user_id not in self.looks:
-            raise StackNotFound(user_id=user_id)
-        return self.looks[user_id]
-
-    async def conditions(self, *, standing: bool, after: ConditionId | None, limit: int) -> Page[Condition]:
-        found = [
-            each
-            for each in self.conditions_there
-            if (not standing or each.cleared_at is None) and (after is None or each.id > after)
-        ]
-        return Page(items=found[:limit], next_cursor=found[limit - 1].id if len(found) > limit else None)
-
-    async def confirm_condition(self, condition_id: ConditionId, *, by: Principal) -> Condition:
-        self.calls.append(f"confirm {by.name}")
-        for place, each in enumerate(self.conditions_there):
-            if each.id == condition_id:
-                self.conditions_there[place] = replace(each, confirmed_at=NOW, confirmed_by=by.name)
-                return self.conditions_there[place]
-        raise ConditionNotFound
-
-    async def orphans(self, *, after: OrphanId | None, limit: int) -> Page[Orphan]:
-        found = [each for each in self.orphans_there if after is None or each.id > after]
-        return Page(items=found[:limit], next_cursor=found[limit - 1].id if len(found) > limit else None)
-
-    async def adopt_orphan(self, orphan_id: OrphanId, *, by: Principal) -> StackView:
-        orphan = self._take(orphan_id)
-        self.calls.append("adopt")
-        return a_view(str(orphan.find.user_id), phase=Phase.PENDING)
-
-    async def delete_orphan(self, orphan_id: OrphanId, *, by: Principal) -> None:
-        self._take(orphan_id)
-        self.calls.append("delete")
-
-    def _take(self, orphan_id: OrphanId) -> Orphan:
-        for each in self.orphans_there:
-            if each.id == orphan_id:
-                if not each.proven:
-                    raise OrphanNotProven
-                self.orphans_there.remove(each)
-                return each
-        raise OrphanNotFound
 
 
 @dataclass
@@ -446,100 +333,6 @@ def _changed(intent: Intent, request: EnsureRequest) -> Intent:
     return replace(intent, **asked)
 
 
-class MemoryAccess:
-    """Tokens by the hash of their secret."""
-
-    def __init__(self) -> None:
-        self.tokens: dict[str, ServiceToken] = {}
-
-    def given(self, secret: str, role: Role, subject: str | None = None, name: str = "") -> str:
-        token = ServiceToken(
-            id=new_token_id(),
-            name=name or f"the-{role}",
-            role=role,
-            subject=UserId(subject) if subject is not None else None,
-            secret_hash=hashlib.sha256(secret.encode()).hexdigest(),
-            created_at=NOW,
-            created_by="tests",
-        )
-        self.tokens[token.secret_hash] = token
-        return secret
-
-    def authenticate(self, secret: str) -> Principal | None:
-        token = self.tokens.get(hashlib.sha256(secret.encode()).hexdigest())
-        return token.principal() if token is not None and token.revoked_at is None else None
-
-    async def issue(
-        self, name: str, role: Role, subject: UserId | None, *, by: Principal
-    ) -> tuple[ServiceToken, str]:
-        secret = self.given(f"secret-of-{name}-{len(self.tokens)}", role, subject, name)
-        return self.tokens[hashlib.sha256(secret.encode()).hexdigest()], secret
-
-    async def find(self, after: TokenId | None, limit: int) -> Page[ServiceToken]:
-        known = sorted(self.tokens.values(), key=lambda token: token.id)
-        left = [token for token in known if after is None or token.id > after]
-        return Page(items=left[:limit], next_cursor=left[limit - 1].id if len(left) > limit else None)
-
-    async def revoke(self, token_id: TokenId, *, by: Principal) -> None:
-        for hash_, token in self.tokens.items():
-            if token.id == token_id:
-                self.tokens[hash_] = replace(token, revoked_at=NOW)
-                return
-        raise TokenNotFound
-
-
-@dataclass
-class MemoryIdempotency:
-    now: Callable[[], datetime]
-    kept: dict[tuple[str, str, str], tuple[str, datetime, IdempotentAnswer | None]] = field(
-        default_factory=dict
-    )
-
-    async def begin(
-        self, *, principal: str, route: str, key: str, request_hash: str, now: datetime, lapses_at: datetime
-    ) -> IdempotentAnswer | None:
-        known = self.kept.get((principal, route, key))
-        if known is None or known[1] <= now:
-            self.kept[principal, route, key] = (request_hash, lapses_at, None)
-            return None
-        if known[0] != request_hash:
-            raise IdempotencyMismatch
-        if known[2] is None:
-            raise IdempotencyInFlight
-        return known[2]
-
-    async def finish(
-        self, *, principal: str, route: str, key: str, answer: IdempotentAnswer, lapses_at: datetime
-    ) -> None:
-        request_hash, _, _ = self.kept[principal, route, key]
-        self.kept[principal, route, key] = (request_hash, lapses_at, answer)
-
-    async def abandon(self, *, principal: str, route: str, key: str) -> None:
-        self.kept.pop((principal, route, key), None)
-
-    async def prune_keys(self, now: datetime) -> int:
-        lapsed = [key for key, kept in self.kept.items() if kept[1] <= now]
-        for key in lapsed:
-            del self.kept[key]
-        return len(lapsed)
-
-
-@dataclass(frozen=True)
-class Report:
-    name: str
-    ok: bool = True
-    detail: str = ""
-    age_seconds: float | None = 0.5
-
-
-@dataclass(frozen=True)
-class WatchReport:
-    name: str
-    ok: bool = True
-    age_seconds: float | None = 0.5
-    limit_seconds: float = 30.0
-
-
 @dataclass
 class MemorySnapshots:
     """Knows of the stacks that there are what a test has put into `seen`."""
@@ -550,33 +343,3 @@ class MemorySnapshots:
     async def of(self, user_id: UserId) -> SnapshotsSeen:
         await self.provisioning.inspect(user_id)
         return self.seen.get(user_id, SnapshotsSeen())
-
-
-@dataclass
-class MemoryReadiness:
-    reports: Sequence[Report] = (Report("nomad"), Report("vault"), Report("consul"), Report("database"))
-    watch_reports: Sequence[WatchReport] = (WatchReport("nomad_listing"),)
-
-    async def report(self) -> Sequence[Report]:
-        return self.reports
-
-    def watches(self) -> Sequence[WatchReport]:
-        return self.watch_reports
-
-
-@dataclass
-class Clocks:
-    """Wall and monotonic time that stand still until they are moved."""
-
-    wall: datetime = NOW
-    seconds: float = 1000.0
-
-    def now(self) -> datetime:
-        return self.wall
-
-    def monotonic(self) -> float:
-        return self.seconds
-
-    def pass_by(self, span: timedelta) -> None:
-        self.wall += span
-        self.seconds += span.total_seconds()

@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from api.in_memory import NOW, RELEASE, a_condition, an_orphan
+from api.in_memory import NOW, RELEASE
+from api.oversight_in_memory import a_condition, an_orphan
 from api.world import SECRETS, World, eventually
 from opencode_lifecycle.api.routes import ROUTES, Route
 from opencode_lifecycle.lifecycle.requests.rate_limits import RateClass, RatePolicy

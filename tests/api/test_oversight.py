@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from api.in_memory import NOW, a_condition, an_orphan
+from api.in_memory import NOW
+from api.oversight_in_memory import a_condition, an_orphan
 from opencode_lifecycle.model.facets import Facet
 from opencode_lifecycle.model.identifiers import ConditionId, UserId, job_id_of
 from opencode_lifecycle.model.staleness import Severity, StaleCount, Staleness, StalenessSummary

@@ -7,7 +7,7 @@ import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from prometheus_client.parser import text_string_to_metric_families
 
-from api.in_memory import Report, WatchReport
+from api.oversight_in_memory import Report, WatchReport
 from api.world import SECRETS, World
 from opencode_lifecycle.api.problems import DEFECT, answer_for
 from opencode_lifecycle.api.routes import ROUTES

@@ -11,17 +11,10 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from yarl import URL
 
-from api.in_memory import (
-    Clocks,
-    MemoryAccess,
-    MemoryIdempotency,
-    MemoryLeases,
-    MemoryOversight,
-    MemoryProvisioning,
-    MemoryReadiness,
-    MemorySnapshots,
-)
+from api.access_in_memory import Clocks, MemoryAccess, MemoryIdempotency
+from api.in_memory import MemoryLeases, MemoryProvisioning, MemorySnapshots
 from api.in_memory_releases import MemoryGroups, MemoryReleasing
+from api.oversight_in_memory import MemoryOversight, MemoryReadiness
 from api.rollouts_in_memory import MemoryRollouts
 from opencode_lifecycle.api.server import Runner, build_app
 from opencode_lifecycle.lifecycle.requests.rate_limits import DEFAULT_POLICIES, RateClass, RatePolicy
