@@ -9,7 +9,9 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from fakes.consul import FakeConsul
 from fakes.nomad import FakeNomad
@@ -65,6 +67,15 @@ SITE = Site(
 )
 
 
+@cache
+def _empty_database() -> bytes:
+    """Return a database with the schema and nothing in it, made once: making it takes longer than most tests."""
+    with TemporaryDirectory() as directory:
+        file = Path(directory) / "empty.db"
+        schema.upgrade(f"sqlite+aiosqlite:///{file}")
+        return file.read_bytes()
+
+
 class World:
     """What a test acts on. Nothing in it waits for real time: a test waits for what it expects to become true."""
 
@@ -99,7 +110,9 @@ class World:
     @asynccontextmanager
     async def running(self) -> AsyncIterator["World"]:
         """Run a control plane on what there is; may be called again, as after a restart."""
-        await asyncio.to_thread(schema.upgrade, self.url)
+        file = self.path / "world.db"
+        if not file.exists():
+            file.write_bytes(await asyncio.to_thread(_empty_database))
         self.store = Database(url=self.url, exclusive=True)
         await self.store.open()
         self.plane = ControlPlane(
