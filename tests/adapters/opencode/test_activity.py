@@ -11,6 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+import scripted_opencode
 from hostile_server import HostileServer, Misbehaviour, Reply, SeenRequest, hostile_server, reply
 from leaks import written
 from opencode_lifecycle.adapters.opencode.prober import OpenCodeProber
@@ -128,33 +129,14 @@ async def test_a_terminal_is_open_until_it_has_exited(runtime, status, busy):
 
 
 UNREADABLE = [
-    reply(400, {"name": "BadRequest"}),
+    *scripted_opencode.UNREADABLE,
     reply(400, ["ConfigJsonError"]),
     reply(400, b"{"),
     reply(400, {"name": ["ConfigJsonError"]}),
     reply(400, b'{"name": "ConfigJsonError"}', content_type="text/plain"),
     reply(500, {"name": "ConfigJsonError"}),
     reply(401, content_type=""),
-    reply(404, {}),
-    reply(500, {}),
-    reply(201, []),
-    reply(302, {}, Location="/"),
-    PAGE,
-    reply(200, b"[]", content_type="text/plain"),
-    reply(200, b"["),
-    reply(200, b"[" * 100_000),
-    reply(200, b"\xff\xfe"),
-    reply(200, b'"' + b"x" * 5_000_000 + b'"'),
-    reply(200, None),
-    reply(200, "busy"),
-    reply(200, 0),
     reply(200, False),
-    reply(200, b"null"),
-    Misbehaviour.RESET,
-    Misbehaviour.CLOSE,
-    Misbehaviour.CUT,
-    Misbehaviour.GARBLE,
-    Misbehaviour.ENDLESS,
 ]
 
 

@@ -8,31 +8,15 @@ from typing import Any, TypeVar
 
 import pytest
 
-from fakes.model_server import model_server
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.password import Password
 from opencode_lifecycle.ports.prober import Activity
 from opencode_session import archive, ask, client_of, open_session
-from real_opencode import RealOpenCode, opencode
+from real_opencode import RealOpenCode
 
 pytestmark = [pytest.mark.opencode, pytest.mark.timeout(300)]
 
 Seen = TypeVar("Seen")
-
-
-@pytest.fixture
-async def model():
-    async with model_server() as server:
-        yield server
-
-
-@pytest.fixture
-def server(opencode_program, model, tmp_path):
-    configuration = model.configuration()
-    with opencode(
-        opencode_program, tmp_path, password="secret-of-this-test", configuration=configuration
-    ) as running:
-        yield running
 
 
 async def until(read: Callable[[], Awaitable[Seen]], holds: Callable[[Seen], bool]) -> Seen:

@@ -9,7 +9,6 @@ import pytest
 
 from database_examples import RUNTIME, a_stack
 from fakes.consul import FakeConsul
-from fakes.model_server import model_server
 from fakes.vault import FakeVault
 from opencode_lifecycle.adapters.opencode.event_stream import OpenCodeEvents
 from opencode_lifecycle.lifecycle.observing.busy_watch import BusyWatch
@@ -18,24 +17,9 @@ from opencode_lifecycle.lifecycle.observing.vouching import Vouching
 from opencode_lifecycle.model.clock import utc_now
 from opencode_lifecycle.model.states import MigrationState, Phase
 from opencode_session import ask
-from real_opencode import RealOpenCode, opencode
+from real_opencode import RealOpenCode
 
 pytestmark = [pytest.mark.opencode, pytest.mark.timeout(300)]
-
-
-@pytest.fixture
-async def model():
-    async with model_server() as server:
-        yield server
-
-
-@pytest.fixture
-def server(opencode_program, model, tmp_path):
-    configuration = model.configuration()
-    with opencode(
-        opencode_program, tmp_path, password="secret-of-this-test", configuration=configuration
-    ) as running:
-        yield running
 
 
 def known_of(fleet: Fleet, server: RealOpenCode, vault: FakeVault, consul: FakeConsul) -> Known:

@@ -7,7 +7,6 @@ from contextlib import aclosing
 
 import pytest
 
-from fakes.model_server import model_server
 from opencode_lifecycle.adapters.opencode.event_stream import OpenCodeEvents
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import UpstreamDenied, UpstreamUnavailable
@@ -17,21 +16,6 @@ from opencode_session import ask, client_of
 from real_opencode import RealOpenCode, opencode
 
 pytestmark = [pytest.mark.opencode, pytest.mark.timeout(300)]
-
-
-@pytest.fixture
-async def model():
-    async with model_server() as server:
-        yield server
-
-
-@pytest.fixture
-def server(opencode_program, model, tmp_path):
-    configuration = model.configuration()
-    with opencode(
-        opencode_program, tmp_path, password="secret-of-this-test", configuration=configuration
-    ) as running:
-        yield running
 
 
 def follow(server: RealOpenCode, password: str | None = None) -> AsyncIterator[RuntimeEvent]:

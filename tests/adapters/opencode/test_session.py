@@ -4,17 +4,11 @@ import asyncio
 
 import pytest
 
-from fakes.model_server import MODEL, model_server
+from fakes.model_server import MODEL
 from opencode_session import ask, client_of
 from real_opencode import opencode
 
 pytestmark = [pytest.mark.opencode, pytest.mark.timeout(300)]
-
-
-@pytest.fixture
-async def model():
-    async with model_server() as server:
-        yield server
 
 
 @pytest.fixture
