@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from fakes.lifecycle_service import TOKEN, LifecycleService
+from fakes.service_answers import items
 from opencode_lifecycle.cli import following
 from opencode_lifecycle.cli.main import main
 
@@ -20,6 +21,12 @@ Run = Callable[..., Result]
 def service() -> Iterator[LifecycleService]:
     with LifecycleService() as running:
         yield running
+
+
+@pytest.fixture
+def nobody_drains(service: LifecycleService) -> None:
+    """Whoever looks at a rollout asks for the agents that it waits for: there are none."""
+    service.answers("GET /v1/stacks", items())
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from fakes.lifecycle_service import operation, phases, problem, stack, staleness, waiting_stack
+from fakes.lifecycle_service import problem
+from fakes.service_answers import operation, phases, stack, staleness, waiting_stack
 from opencode_lifecycle.cli.exit_codes import ExitCode
 
 PUT = "PUT /v1/stacks/ada"

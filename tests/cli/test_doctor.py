@@ -7,7 +7,9 @@ from email.utils import format_datetime
 
 import pytest
 
-from fakes.lifecycle_service import TOKEN, condition, items, orphan, readiness, rollout, stack, watch
+from fakes.lifecycle_service import TOKEN
+from fakes.rollout_answers import rollout
+from fakes.service_answers import condition, items, orphan, readiness, stack, watch
 from opencode_lifecycle.cli import advice
 from opencode_lifecycle.cli.diagnosis import what_next
 from opencode_lifecycle.cli.exit_codes import ExitCode

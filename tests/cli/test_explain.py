@@ -5,17 +5,16 @@ from datetime import UTC, datetime
 
 import pytest
 
-from fakes.lifecycle_service import (
+from fakes.rollout_answers import member, rollout
+from fakes.service_answers import (
     SINCE,
     condition,
     event,
     items,
-    member,
     migration,
     operation,
     order,
     readiness,
-    rollout,
     stack,
     staleness,
     waiting_stack,

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from fakes.lifecycle_service import migration, stack
+from fakes.service_answers import migration, stack
 from opencode_lifecycle.cli.explanation import Known, explain
 
 NOW = datetime(2026, 1, 2, 3, 5, 0, tzinfo=UTC)

@@ -4,7 +4,8 @@ import socket
 
 import pytest
 
-from fakes.lifecycle_service import TOKEN, stack
+from fakes.lifecycle_service import TOKEN
+from fakes.service_answers import stack
 from opencode_lifecycle.cli import advice, client
 from opencode_lifecycle.cli.exit_codes import MEANINGS, ExitCode
 from opencode_lifecycle.model import errors

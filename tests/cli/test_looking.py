@@ -4,24 +4,20 @@ import json
 
 import pytest
 
-from fakes.lifecycle_service import (
+from fakes.lifecycle_service import TOKEN
+from fakes.rollout_answers import member, plan, planned_stack, rollout, rollout_detail
+from fakes.service_answers import (
     JOB,
-    TOKEN,
     address,
     condition,
     event,
     items,
-    member,
     migration,
     operation,
     order,
     orphan,
     phases,
-    plan,
-    planned_stack,
     readiness,
-    rollout,
-    rollout_detail,
     runtime,
     stack,
     staleness,

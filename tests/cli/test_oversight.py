@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from fakes.lifecycle_service import JOB, SINCE, condition, items, orphan, stack
+from fakes.service_answers import JOB, SINCE, condition, items, orphan, stack
 from opencode_lifecycle.cli import client
 from opencode_lifecycle.cli.exit_codes import ExitCode
 

@@ -4,16 +4,9 @@ import json
 
 import pytest
 
-from fakes.lifecycle_service import (
-    group,
-    items,
-    made_release,
-    operation,
-    problem,
-    release,
-    rollout,
-    whole_release,
-)
+from fakes.lifecycle_service import problem
+from fakes.rollout_answers import group, made_release, release, rollout, whole_release
+from fakes.service_answers import items, operation
 from opencode_lifecycle.api import schemas
 from opencode_lifecycle.cli.exit_codes import ExitCode
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fakes.lifecycle_service import runtime, stack, staleness
+from fakes.service_answers import runtime, stack, staleness
 from opencode_lifecycle.cli import advice
 from opencode_lifecycle.cli.situation import situation_of, what_to_do
 from opencode_lifecycle.model.states import Reason

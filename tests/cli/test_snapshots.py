@@ -2,7 +2,7 @@
 
 import json
 
-from fakes.lifecycle_service import SINCE, snapshot
+from fakes.service_answers import SINCE, snapshot
 from opencode_lifecycle.api import schemas
 from opencode_lifecycle.cli.exit_codes import ExitCode
 

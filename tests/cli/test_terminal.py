@@ -7,9 +7,17 @@ import signal
 import subprocess
 import sys
 
-from fakes.lifecycle_service import (
+from fakes.rollout_answers import (
     PLAN,
     ROLLOUT,
+    plan,
+    planned_stack,
+    release,
+    rollout,
+    rollout_detail,
+    whole_release,
+)
+from fakes.service_answers import (
     SINCE,
     address,
     event,
@@ -18,14 +26,8 @@ from fakes.lifecycle_service import (
     operation,
     order,
     phases,
-    plan,
-    planned_stack,
-    release,
-    rollout,
-    rollout_detail,
     stack,
     waiting_stack,
-    whole_release,
 )
 from opencode_lifecycle.cli.exit_codes import ExitCode
 

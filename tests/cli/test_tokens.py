@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 
 import opencode_lifecycle
-from fakes.lifecycle_service import items, token
+from fakes.service_answers import items, token
 from opencode_lifecycle.cli.exit_codes import ExitCode
 
 SECRET = "olt_planted-new-secret"
