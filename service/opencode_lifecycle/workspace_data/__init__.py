@@ -54,21 +54,7 @@ def prepare(workspace: str, data: str, version: str, restore: str) -> dict[str, 
     Where the report says `refused`, nothing may be started. It holds no secret, and no byte of the data.
     An empty *version* stands for one that nobody named.
     """
-    workspace_data = WorkspaceData(workspace, data)
-    refused = None
-    try:
-        if version:
-            workspace_data.make_ready(version, restore)
-        else:
-            workspace_data.forget_version()
-    except Refused as error:
-        refused = {"code": error.code, "reason": str(error), "written": error.written}
-    except OSError as error:
-        full = error.errno in {errno.ENOSPC, errno.EDQUOT}
-        code = EXIT_DISK_FULL if full else EXIT_WORKSPACE
-        reason = f"the data cannot be kept safe: {error.strerror}"
-        refused = {"code": code, "reason": reason, "written": None}
-    return {"format": 1, "version": version, **workspace_data.account(), "refused": refused}
+    return WorkspaceData(workspace, data).prepare(version, restore)
 
 
 class WorkspaceData:
@@ -86,6 +72,23 @@ class WorkspaceData:
         self._snapshots = Snapshots(self._place, data)
         self._record = record_of(read_document(os.path.join(self._place, RECORD)))
 
+    def prepare(self, version: str, restore: str) -> dict[str, Any]:
+        """Make the data ready for *version*, and report that, as the function `prepare` says."""
+        refused = None
+        try:
+            if version:
+                self.make_ready(version, restore)
+            else:
+                self.forget_version()
+        except Refused as error:
+            refused = {"code": error.code, "reason": str(error), "written": error.written}
+        except OSError as error:
+            full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+            code = EXIT_DISK_FULL if full else EXIT_WORKSPACE
+            reason = f"the data cannot be kept safe: {error.strerror}"
+            refused = {"code": code, "reason": reason, "written": None}
+        return {"format": 1, "version": version, **self.account(), "refused": refused}
+
     def make_ready(self, version: str, restore: str) -> None:
         """
         Take a snapshot, put one back or do nothing, so that *version* can start; or raise `Refused`.
@@ -102,7 +105,7 @@ class WorkspaceData:
             self._end_restore()
         if record["last"] == version and version in record["migrations"]:
             return
-        present = migrations_of(os.path.join(self._data, DATABASE))
+        present = self._migrations()
         if record["last"] and present is not None:
             record["migrations"].pop(record["last"], None)
             record["migrations"][record["last"]] = present
@@ -133,6 +136,9 @@ class WorkspaceData:
             "restored": self._record["restored"],
         }
 
+    def _migrations(self) -> dict[str, Any] | None:
+        return migrations_of(os.path.join(self._data, DATABASE))
+
     def _has_database(self) -> bool:
         return DATABASE in files_in(self._data, DATA)
 
@@ -142,7 +148,7 @@ class WorkspaceData:
         return self._snapshots.take(
             of=record["last"],
             before=version,
-            migrations=migrations_of(os.path.join(self._data, DATABASE)),
+            migrations=self._migrations(),
             needed={record["before"], record["restoring"], (record["restored"] or {}).get("set_aside")},
         )
 

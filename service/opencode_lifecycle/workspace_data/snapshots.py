@@ -128,9 +128,12 @@ class Snapshots:
         needed = needed | {taken["id"]} | set(others[-1:])
         for snapshot in [each["id"] for each in kept[:-KEPT]]:
             if snapshot not in needed:
-                gone = os.path.join(self._folder, f".{snapshot}.pruned")
-                os.rename(os.path.join(self._folder, snapshot), gone)
-                discard(gone)
+                self._forget(snapshot)
+
+    def _forget(self, snapshot: str) -> None:
+        gone = os.path.join(self._folder, f".{snapshot}.pruned")
+        os.rename(os.path.join(self._folder, snapshot), gone)
+        discard(gone)
 
     def _sweep(self) -> None:
         """Remove what a kill in the middle has left."""
