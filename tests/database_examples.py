@@ -122,7 +122,13 @@ def a_full_stack() -> Stack:
         recycled_at=NOW,
         stale=frozenset({Facet.IMAGE, Facet.MISSING}),
         built=Footing(
-            release=RELEASE, resources="small", environment={}, facets=FACETS, restore="01SNAPSHOT", used=True
+            release=RELEASE,
+            resources="small",
+            environment={},
+            facets=FACETS,
+            restore="01SNAPSHOT",
+            used=True,
+            moved_data=True,
         ),
         footing=Footing(release=RELEASE, resources="small", environment={"LANG": "C"}, facets=FACETS),
         refused="of-what-failed",

@@ -170,6 +170,39 @@ async def test_a_receipt_is_told_also_where_data_goes_back_that_nobody_has_named
     assert await stored(world) == [snapshot["id"] for snapshot in world.entrypoints.snapshots]
 
 
+async def test_a_receipt_is_told_also_where_a_version_that_nobody_waited_for_is_ordered_back_at_once(world):
+    by = {"by": OPERATOR, "if_match": None}
+    await world.finished(await world.plane.provisioning.stop(ADA, hold=False, **by))
+    await world.plane.provisioning.pin(ADA, await a_release(world, opencode_version="1.20.0"), **by)
+    world.nomad.autorun = False
+    await world.plane.provisioning.start(ADA, **by)
+    await world.until(lambda: len(world.live_allocations()) == 1)
+    order_id = await order(world, world.newer)
+    world.nomad.autorun = True
+    world.nomad.run_allocation(world.job_id())
+
+    assert await until_outcome(world, order_id) is OrderOutcome.DONE
+
+    assert len(world.entrypoints.snapshots) == 3
+    assert await stored(world) == [snapshot["id"] for snapshot in world.entrypoints.snapshots]
+
+
+async def test_a_receipt_is_told_also_where_a_start_is_taken_back_that_replaced_nothing(world):
+    by = {"by": OPERATOR, "if_match": None}
+    await world.finished(await world.plane.provisioning.stop(ADA, hold=False, **by))
+    await world.plane.provisioning.pin(ADA, await a_release(world, opencode_version="1.20.0"), **by)
+    world.server_changes = {"version": "0.0.1"}
+    await world.plane.provisioning.start(ADA, **by)
+    await world.until(lambda: world.stack().status.refused is not None)
+    world.server_changes = {}
+
+    await world.phase(Phase.RUNNING)
+    await world.until(lambda: world.stack().is_settled and world.plane.dispatcher.at_work == 0)
+
+    assert len(world.entrypoints.snapshots) == 3
+    assert await stored(world) == [snapshot["id"] for snapshot in world.entrypoints.snapshots]
+
+
 async def test_a_receipt_is_told_also_where_a_failed_stack_gives_up_what_was_written(tmp_path):
     world = await world_with(tmp_path)
     entrypoints = Entrypoints(world)

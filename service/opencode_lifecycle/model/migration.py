@@ -86,7 +86,8 @@ class Footing:
     What a job was built of: all that is needed to build the same one again. No secret.
 
     *restore* is the snapshot of its data that its start was to bring back, empty for none. *used* is whether its address
-    was ever handed out: what its data holds since then is its user's.
+    was ever handed out: what its data holds since then is its user's. *moved_data* is whether another version was registered
+    before it: then its start has taken a snapshot, or had one restored, of which nobody has read yet.
     """
 
     release: ReleaseId
@@ -95,6 +96,7 @@ class Footing:
     facets: Facets
     restore: str = ""
     used: bool = False
+    moved_data: bool = False
 
     def after(self, before: "Footing | None") -> "Footing":
         """
@@ -105,8 +107,10 @@ class Footing:
 
         The very same job names the snapshot that it named.
         """
-        if before is None or before.facets.opencode_version != self.facets.opencode_version:
+        if before is None:
             return self
+        if before.facets.opencode_version != self.facets.opencode_version:
+            return replace(self, moved_data=True)
         is_same = before.facets.revision == self.facets.revision
         restore = before.restore if is_same and not self.restore else self.restore
-        return replace(self, used=self.used or before.used, restore=restore)
+        return replace(self, used=self.used or before.used, restore=restore, moved_data=before.moved_data)

@@ -171,7 +171,7 @@ def _footing_of(document: Row | None) -> Footing | None:
         tuple(document["environment"].items()),
         tuple(document["facets"][name] for name in _FACETS),
         # Of one that was written down before that was, it is not known whether it was used: it counts as that.
-        (document["restore"], document.get("used", True)),
+        (document["restore"], document.get("used", True), document.get("moved_data", False)),
     )
 
 
@@ -181,7 +181,7 @@ def _footing(
     resources: str,
     environment: tuple[tuple[str, str], ...],
     facets: tuple[Any, ...],
-    data: tuple[str, bool],
+    data: tuple[str, bool, bool],
 ) -> Footing:
     return Footing(
         release=ReleaseId(intern(release)),
@@ -190,6 +190,7 @@ def _footing(
         facets=_facets(facets),
         restore=data[0],
         used=data[1],
+        moved_data=data[2],
     )
 
 
@@ -203,6 +204,7 @@ def _footing_document(footing: Footing | None) -> dict[str, Any] | None:
         "facets": {name: getattr(footing.facets, name) for name in _FACETS},
         "restore": footing.restore,
         "used": footing.used,
+        "moved_data": footing.moved_data,
     }
 
 

@@ -157,7 +157,8 @@ def _with_facets(work: Work, *facets: Facet) -> Move:
     built = work.stack.status.built
     if built is not None and facets_now.aim == work.wanted.aim:
         # The job that is registered is as it was: what it names, it names still.
-        built = replace(work.building, facets=facets_now, restore=built.restore, used=True)
+        changed = {"restore": built.restore, "moved_data": built.moved_data}
+        built = replace(work.building, facets=facets_now, used=True, **changed)
     release = work.building.release if facets_now.aim == work.wanted.aim else work.stack.status.release
     return Move(replace(work.stack.status, facets=facets_now, built=built, release=release))
 
@@ -232,7 +233,9 @@ def taken_back(work: Work, reason: Reason, why: str, now: datetime) -> Status | 
     message = f"{reason}: {why}; what ran before is started again{_TO_DO.get(reason, '')}"
     shown = reason if reason in TAKEN_BACK else Reason.TAKEN_BACK
     stopping = entered(work.stack, Phase.STOPPING, now=now, reason=shown, message=message, runtime=None)
-    return replace(_refused(work, stopping, shown, message), attempts=0)
+    # The way back is a change as well, also from a start that replaced nothing: what became of the data is read at its end.
+    since = stopping.migrating_since or now
+    return replace(_refused(work, stopping, shown, message), attempts=0, migrating_since=since)
 
 
 _TO_DO = {
@@ -284,13 +287,13 @@ def _may_have_changed_data(status: Status) -> bool:
     """
     Whether what was started last took a snapshot, or had one restored.
 
-    It is another version than what ran before; or it named one; or something else ran in between, and was refused.
+    It is another version than what ran before, or than what was registered in between; or it named one.
     """
     built, footing = status.built, status.footing
     if built is None or built == footing:
         return False
     is_other = footing is not None and built.facets.opencode_version != footing.facets.opencode_version
-    return is_other or bool(built.restore) or status.refused is not None
+    return is_other or built.moved_data or bool(built.restore)
 
 
 def _settled(work: Work, stale: frozenset[Facet], now: datetime, limits: Limits) -> Step:
@@ -322,11 +325,13 @@ def _settled(work: Work, stale: frozenset[Facet], now: datetime, limits: Limits)
         return Rest(replace(status, migration_state=MigrationState.STALE), wait, succeeded=True)
     if _may_have_changed_data(status) and (reading := _read_report(work, now, limits)) is not None:
         return reading
+    built = replace(status.built, moved_data=False) if status.built is not None else None
     status = replace(
         status,
         migration_state=MigrationState.CURRENT,
         migrating_since=None,
-        footing=status.built or status.footing,
+        built=built,
+        footing=built or status.footing,
         refused=None,
         refusal=None,
     )
