@@ -121,6 +121,20 @@ async def test_it_starts_by_itself_when_its_node_takes_jobs_again(world):
     assert (await operation_of(world)).state is OperationState.SUCCEEDED
 
 
+async def test_it_starts_also_where_its_node_was_opened_while_it_was_still_being_stopped(world):
+    await world.ensure()
+    hold = world.nomad.faults.hold_next("deregister", after_commit=True)
+    world.nomad.nodes.drain(NODE, deadline=None)
+    await hold.reached.wait()
+    world.nomad.nodes.open(NODE)
+    listings = world.nomad.faults.calls["closed_nodes"]
+    await world.until(lambda: world.nomad.faults.calls["closed_nodes"] >= listings + 2)
+
+    hold.release()
+
+    await runs_again(world)
+
+
 async def test_it_stays_held_over_a_restart_of_the_service_and_starts_when_the_node_was_opened_meanwhile(
     tmp_path,
 ):

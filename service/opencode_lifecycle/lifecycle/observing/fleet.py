@@ -221,12 +221,19 @@ class Fleet:
             self._changed_job(change.job_id)
 
     def apply_nodes(self, closed: Sequence[ClosedNode], *, begun: float) -> None:
-        """Take in which nodes take nothing new, by a listing that was *begun* then."""
+        """
+        Take in which nodes take nothing new, by a listing that was *begun* then.
+
+        1. A stack is held since its node is closed, and that is on the way to the database.
+        2. A listing shows the node open. It counts for nothing, as it was begun before the stack was held.
+        3. The next one shows nothing new, and is what the stack waits for.
+
+        So each is news to whoever is held.
+        """
         changed = self.nodes.listed(closed, begun=begun)
-        if changed is not None and not changed:
-            return
         for known in self:
-            if changed is None or node_of(known.stack, self._seen.get(known.stack.job_id)) in changed:
+            is_news = known.stack.is_held_by_node or changed is None
+            if is_news or (changed and node_of(known.stack, self._seen.get(known.stack.job_id)) in changed):
                 self._changed(known)
 
     def closed_node(self, stack: Stack) -> ClosedNode | None:

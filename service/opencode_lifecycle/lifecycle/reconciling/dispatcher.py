@@ -90,8 +90,17 @@ class Dispatcher:
         seen = self._fleet.observation(known.stack.job_id)
         about = (seen.job, seen.allocations, seen.placement_failure) if seen is not None else None
         seen_otherwise = (known.proof, known.liveness, known.silent_probes, known.secret, known.doubt)
-        node = self._fleet.closed_node(known.stack), self._fleet.nodes.are_known
+        node = (
+            self._fleet.closed_node(known.stack),
+            self._fleet.nodes.are_known,
+            self._was_listed_since(known),
+        )
         return (known.stack.intent, about, seen_otherwise, node, self._fleet.frozen)
+
+    def _was_listed_since(self, known: Known) -> bool:
+        """Whether the nodes were listed since the stack was held by its own, which it waits for."""
+        age, status = self._fleet.nodes.age, known.stack.status
+        return known.stack.is_held_by_node and age is not None and self._now() - age > status.phase_since
 
     def needs_attention(self, known: Known) -> bool:
         """Whether there is something to do for the stack, or to write down about it, as far as can be seen."""
