@@ -22,6 +22,7 @@ class FakeRollouts:
     _announce: Callable[[], None]
 
     def __init__(self) -> None:
+        super().__init__()
         self.rollouts: dict[RolloutId, Rollout] = {}
         self.rollout_stacks: dict[RolloutId, dict[UserId, Member]] = {}
         self.rollout_claim: tuple[RolloutId, str, datetime] | None = None

@@ -10,7 +10,8 @@ from random import Random
 from typing import Any
 
 from fakes.consul import FakeConsul
-from fakes.nomad import FakeNomad, Snapshot
+from fakes.nomad import FakeNomad
+from fakes.nomad_levers import Snapshot
 from fakes.opencode import FakeOpenCode, FakeProber
 from fakes.store import FakeStore
 from fakes.vault import FakeVault

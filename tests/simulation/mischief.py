@@ -14,7 +14,7 @@ from simulation.cluster import Cluster
 from simulation.replicas import Replica
 
 if TYPE_CHECKING:
-    from fakes.nomad import Snapshot
+    from fakes.nomad_levers import Snapshot
 
 DEATHS = (
     "nomad.register",
