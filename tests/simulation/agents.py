@@ -50,7 +50,7 @@ class Agents:
         if tasks:
             await asyncio.wait(tasks)
         for place in list(self._cluster.at_work_since):
-            self._end(place, is_told=True)
+            self.end_at(place, is_told=True)
 
     async def lease(self, user: UserId) -> bool:
         """Ask for a lease, and return whether it was given."""
@@ -93,7 +93,7 @@ class Agents:
             left -= pause
             if is_leased and left > 0:
                 await self.lease(user)
-        self._end(place, is_told=is_told)
+        self.end_at(place, is_told=is_told)
 
     def place_of(self, user: UserId) -> Place | None:
         """Return where the server of the user listens, if one does."""
@@ -113,10 +113,11 @@ class Agents:
         self._cluster.at_work_since[place] = self._cluster.loop.time()
         server.changed_at = self._cluster.loop.wall_clock()
         server.busy = True
+        self._cluster.write_at(place)
         if is_told:
             server.tell(EventKind.WORKS)
 
-    def _end(self, place: Place, *, is_told: bool) -> None:
+    def end_at(self, place: Place, *, is_told: bool) -> None:
         if self._cluster.at_work_since.pop(place, None) is None:
             return
         server = self.server_at(place)

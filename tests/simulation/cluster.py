@@ -1,6 +1,7 @@
 """The neighbours of a simulated control plane: the fakes, with clients that take their time and answers that get lost."""
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -21,10 +22,14 @@ from opencode_lifecycle.lifecycle.orphans.judgement import OrphanLimits
 from opencode_lifecycle.lifecycle.reconciling.steps import Limits
 from opencode_lifecycle.model.errors import UpstreamRejected, UpstreamUnavailable
 from opencode_lifecycle.model.identifiers import JobId
-from opencode_lifecycle.model.observation import AllocationSeen, ClientStatus
+from opencode_lifecycle.model.observation import AllocationSeen, ClientStatus, TaskTrouble
+from opencode_lifecycle.model.snapshot import REPORT_PATH
 from opencode_lifecycle.model.states import WhenStale
 from opencode_lifecycle.ports.prober import PromptOutcome, PromptResult
+from opencode_lifecycle.workspace_data.documents import EXIT_DISK_FULL
+from simulation.data import Start, Workspaces
 from simulation.loop import VirtualLoop
+from simulation.nodes import Nodes
 from world import SITE, content
 
 LIFE: ContextVar[int] = ContextVar("LIFE", default=0)
@@ -66,6 +71,7 @@ WRITES = frozenset(
         "release_rollout",
         "put_plan",
         "put_group",
+        "put_snapshots",
         "reload",
         "abort_turns",
     }
@@ -146,6 +152,11 @@ class Cluster:
         self.nomad.on_run = self._on_run
         self._moved = asyncio.Event()
         self.nomad.on_change = self._moved.set
+        self.nodes = Nodes(self.nomad.nodes, loop, random)
+        self.nomad.workspaces._pick_node = self.nodes.pick
+        self.data = Workspaces(loop)
+        self.on_start: Callable[[JobId, str, str, Start], None] = lambda *_: None
+        """Called when a version starts on the data of a job, with the snapshot that the job names."""
         self.vault = FakeVault(now=loop.wall_clock)
         self.consul = FakeConsul()
         self.prober = FakeProber(now=loop.wall_clock)
@@ -165,6 +176,10 @@ class Cluster:
         """By the address of its server, since when an agent is at work there."""
         self.thawed_at = -1000.0
         """When something that was frozen went on last."""
+        self.is_disturbed = False
+        """Whether something goes wrong at the moment, be it unknown to who looks."""
+        self._disturbed_at = self.troubled_at = -1000.0
+        """When something last went wrong or right, and when a call last met trouble, or could have."""
         self.refuses_jobs = False
         """Whether Nomad takes no job."""
         self.refused = 0
@@ -177,6 +192,10 @@ class Cluster:
         """Every external effect that happened, as (method, after)."""
         self.trace: list[str] = []
         self.on_death = lambda _: None
+        self._pass_calls()
+
+    def _pass_calls(self) -> None:
+        """Let every call pass here, to meet whatever trouble there is."""
         systems = {
             "nomad": (self.nomad, self.nomad.workspaces, self.nomad.live_files, self.nomad.cluster_mark),
             "vault": (self.vault,),
@@ -235,7 +254,17 @@ class Cluster:
 
     content = staticmethod(content)
 
+    def disturb(self) -> None:
+        """Note that something goes wrong, or right again."""
+        self._disturbed_at = self.loop.time()
+
+    def is_calm(self, seconds: float) -> bool:
+        """Whether nothing has gone wrong for so long, and nobody has died, but what operators do to nodes."""
+        is_off = self.is_disturbed or self.frozen or self.is_dud or self.refuses_jobs or self.nomad.is_mute
+        return not is_off and self.loop.time() - self._disturbed_at >= seconds
+
     def new_life(self, replica: int) -> int:
+        self.disturb()
         self.lives.append(replica)
         return len(self.lives)
 
@@ -249,6 +278,7 @@ class Cluster:
         if self.frozen == life:
             self.say(f"life {life} goes on")
             self.frozen, self.thawed_at = 0, self.loop.time()
+            self.disturb()
             self.loop.thaw()
 
     def say(self, text: str) -> None:
@@ -305,11 +335,13 @@ class Cluster:
             self.trouble.fail_at = (*fail[:2], fail[2] - 1)
             return
         self.trouble.fail_at, self.trouble.failed = None, True
+        self.disturb()
         self.say(f"{system}.{method} {'has lost its reply' if after else 'fails'}")
         raise UpstreamUnavailable(system, method, "the connection broke")
 
     def _trouble(self, system: str, method: str, life: int, *, after: bool) -> Awaitable[None] | None:
         trouble = self.trouble
+        self._disturbed_at = self.troubled_at = self.loop.time()
         if trouble.hang and system != "database" and self.random.random() < trouble.hang:
             self.say(f"{system}.{method} is not answered")
             return self.loop.create_future()
@@ -338,6 +370,7 @@ class Cluster:
     def restore(self, snapshot: Snapshot) -> None:
         """Let Nomad go back to what it knew then."""
         self.restored_at = self.loop.time()
+        self.disturb()
         self.nomad.restore(snapshot)
         self.nomad.unlinked.clear()
 
@@ -398,7 +431,7 @@ class Cluster:
             return
         item = self.vault._items.get(job_id)
         data = item.versions.get(int(job.seen.meta["secret_version"])) if item is not None else None
-        if data is None:
+        if data is None or (self.has_rollouts and not self._starts_on_data(job_id, allocation)):
             return
         server = FakeOpenCode(
             password=str(data["password"]), version=job.seen.meta["opencode_version"], hangs=self.is_dud
@@ -409,17 +442,63 @@ class Cluster:
         self.owner[allocation.address.host, allocation.address.port] = job_id
         self.consul.register(job_id, allocation.id, allocation.address)
 
+    def _starts_on_data(self, job_id: JobId, allocation: AllocationSeen) -> bool:
+        """Let the entrypoint see to the data, and leave its report. Return whether the version may start."""
+        volume = self.nomad.workspaces.volumes.get(job_id)
+        if volume is None:
+            return True
+        variables = self.nomad.jobs[job_id].specification["Variables"]
+        version, named = variables["opencode_version"], variables.get("restore_snapshot", "")
+        start = self.data.start(volume.volume_id, version, named)
+        report = json.dumps(start.report).encode()
+        self.nomad.files.of.setdefault(allocation.id, {})[REPORT_PATH] = report
+        refused = start.report["refused"]
+        if refused is None:
+            if start.found is not start.before:
+                asked = f", as {named} is named" if named else ""
+                self.say(f"{job_id}: the data goes back for {version}{asked}")
+            self.on_start(job_id, version, named, start)
+            return True
+        self.say(f"{job_id}: {version} is refused: {refused['reason']}")
+        self.loop.call_soon(self._tell_refusal, job_id, allocation.id, refused["code"])
+        return False
+
+    def _tell_refusal(self, job_id: JobId, allocation_id: str, code: int) -> None:
+        for allocation in self.nomad._live(job_id):
+            if allocation.id == allocation_id:
+                trouble = TaskTrouble.DISK_FULL if code == EXIT_DISK_FULL else TaskTrouble.DATA_NEWER
+                self.nomad._update(allocation, job_id, trouble=trouble, trouble_message=f"Exit Code: {code}")
+
+    def write_at(self, place: tuple[str, int]) -> None:
+        """Let something be written by the server there: by its user, where the address was handed out."""
+        job_id = self.owner.get(place)
+        volume = self.nomad.workspaces.volumes.get(job_id) if job_id is not None else None
+        if not self.has_rollouts or volume is None:
+            return
+        runtimes = [
+            row.stack.status.runtime for row in self.store.rows.values() if row.stack.job_id == job_id
+        ]
+        addresses = [each.address for each in runtimes if each is not None and each.address is not None]
+        by_user = place in [(address.host, address.port) for address in addresses]
+        self.data.write(volume.volume_id, by_user=by_user)
+
     def _behave(self, job_id: JobId, server: FakeOpenCode) -> None:
         """Let the server be as its release makes it."""
         manner = self.nomad.jobs[job_id].specification["Variables"].get("environment", {}).get(MANNER)
         if manner == "dud" and not self.is_mended:
             server.hangs = True
+            self._write_nonsense(job_id)
         if manner == "mute" and not self.is_mended:
             server.answers = PromptResult(outcome=PromptOutcome.FAILED, detail="it answered with status 500")
         server.on_reload = partial(self._on_reload, job_id, server)
         self._read_config(job_id, server)
         if server.bad_config:
             server.broken.add(None)
+
+    def _write_nonsense(self, job_id: JobId) -> None:
+        volume = self.nomad.workspaces.volumes.get(job_id)
+        if volume is not None and self.random.random() < 0.5:
+            self.data.write(volume.volume_id, by_user=False)
 
     def _on_reload(self, job_id: JobId, server: FakeOpenCode) -> None:
         self.say(f"{job_id} reads its configuration anew")

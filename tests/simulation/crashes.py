@@ -38,6 +38,9 @@ OF_FLEETS = {
     "lease": ("gather", "lease"),
     "pin": ("gather", "release restart", "pin"),
     "let a group sleep": ("gather", "group"),
+    "roll out what migrates the data": ("gather", "release newer", "roll"),
+    "take back what migrates the data": ("gather", "release newer dud", "roll"),
+    "drain a node": ("gather", "drain"),
 }
 """The same, for a fleet."""
 
@@ -47,6 +50,7 @@ _END_WELL = frozenset(
         "roll out",
         "roll out instructions",
         "roll out a configuration",
+        "roll out what migrates the data",
         "pause and resume",
         "recreate everybody",
         "rotate all passwords",
@@ -55,7 +59,7 @@ _END_WELL = frozenset(
 """What moves everybody, wherever whoever drives it dies, once it was begun."""
 _ENGINE = (
     *("_rollout", "use_release", "add_release", "put_plan", "put_group", "extend_lease"),
-    *("database.decide", "reload", "abort_turns"),
+    *("database.decide", "reload", "abort_turns", "put_snapshots"),
 )
 """How the effects end that are those of orders, leases and rollouts."""
 

@@ -11,7 +11,7 @@ from opencode_lifecycle.lifecycle.control_plane import ControlPlane
 from opencode_lifecycle.model.errors import LifecycleError
 from opencode_lifecycle.model.group import GroupWish
 from opencode_lifecycle.model.identifiers import ReleaseId, RolloutId, UserId
-from opencode_lifecycle.model.migration import AtDeadline
+from opencode_lifecycle.model.migration import AtDeadline, DataPolicy
 from opencode_lifecycle.model.release import ReleaseWish
 from opencode_lifecycle.model.rollout import Rollout, RolloutState
 from opencode_lifecycle.model.rollout_specification import (
@@ -35,14 +35,17 @@ EVERY: Final = 8
 USERS: Final = (UserId("ada"), UserId("ada2"), UserId("bob"), UserId("cyd"))
 GROUP: Final = "team"
 
-KINDS: Final = ("restart", "restart", "live", "reload", "version", "dud", "mute", "bad config")
+KINDS: Final = (
+    *("restart", "restart", "live", "reload", "version", "newer", "newer", "newest"),
+    *("newer dud", "dud", "mute", "bad config"),
+)
 """What a release is like: the migration that it needs, or what is wrong with it."""
-BAD: Final = frozenset({"dud", "mute", "bad config"})
 
 ACTIONS: Final = (
     *("roll",) * 5,
     *("work",) * 6,
     *("ask",) * 5,
+    *("come back",) * 3,
     "plan",
     "pause",
     "resume",
@@ -55,8 +58,16 @@ ACTIONS: Final = (
     "unpin",
     "group",
     "lease",
+    "drain node",
+    "drain node",
+    "close node",
+    "open nodes",
+    "disk full",
 )
-ASKED: Final = ("ensure", "ensure", "stop", "start", "recreate", "rotate", "delete", "recover")
+ASKED: Final = (
+    *("ensure", "ensure", "stop", "start", "recreate", "rotate", "delete"),
+    *("recover", "recover with restore"),
+)
 
 AT_ONCE: Final = Strategy(
     canary=Amount(count=1),
@@ -127,6 +138,10 @@ class Fleet:
         match action:
             case "ask":
                 await self._schedule.ask(user, random.choice(ASKED))
+            case "come back":
+                await self._schedule.ask(user, "stop")
+                await asyncio.sleep(random.choice((0.5, 3.0)))
+                await self._schedule.ask(user, "ensure")
             case "work":
                 for each in random.sample(self._schedule.users, random.randint(1, 2)):
                     self.agents.begin(each)
@@ -148,7 +163,19 @@ class Fleet:
             case "group":
                 await self._change_group()
             case _:
-                await self.steer(action)
+                if not self._in_cluster(action):
+                    await self.steer(action, **(_some_data(random) if action == "rollback" else {}))
+
+    def _in_cluster(self, action: str) -> bool:
+        """Do what operators do to nodes, or let disks be full. Return whether *action* was that."""
+        match action:
+            case "open nodes":
+                self._cluster.nodes.open_all()
+            case "disk full":
+                self._cluster.data.is_full = True
+            case _:
+                return self._schedule.mischief.to_node(action)
+        return True
 
     def _some_release(self) -> ReleaseId:
         """Return one that was made, or the first one there was."""
@@ -231,11 +258,11 @@ class Fleet:
             await asyncio.sleep(after)
             await self.call(f"apply {what}", lambda plane: plane.rollouts.apply(plan.id, by=OPERATOR))
 
-    async def steer(self, how: str, rollout: RolloutId | None = None) -> None:
+    async def steer(self, how: str, rollout: RolloutId | None = None, **what: Any) -> None:
         """Pause, resume, abort or roll back: the last rollout there is, by default."""
         rollout = rollout or next(reversed(self._cluster.store.rollouts), None)
         if rollout is not None:
-            await self.call(how, lambda plane: getattr(plane.rollouts, how)(rollout, by=OPERATOR))
+            await self.call(how, lambda plane: getattr(plane.rollouts, how)(rollout, by=OPERATOR, **what))
 
     async def _change_group(self) -> None:
         random = self._random
@@ -325,6 +352,9 @@ class Fleet:
             case ["group"]:
                 wish = GroupWish(names=frozenset({"idle_stop_after"}), idle_stop_after=timedelta(seconds=30))
                 await self.call("change the group", lambda plane: plane.groups.put(GROUP, wish, by=OPERATOR))
+            case ["drain"]:
+                self._cluster.nodes.drain(self._cluster.nodes.names[0], 90.0)
+                await asyncio.sleep(60)
             case _:
                 raise AssertionError(operation)
 
@@ -355,10 +385,20 @@ def _wish(kind: str, name: str) -> ReleaseWish:
             return ReleaseWish(managed_config=BAD_CONFIG)
         case "version":
             return ReleaseWish(opencode_version="1.18.35", environment={"LANG": name})
+        case "newer":
+            return ReleaseWish(opencode_version="1.19.0", environment={"LANG": name})
+        case "newest":
+            return ReleaseWish(opencode_version="1.19.1", environment={"LANG": name})
+        case "newer dud":
+            return ReleaseWish(opencode_version="1.19.0", environment={"LANG": name, MANNER: "dud"})
         case "dud" | "mute":
             return ReleaseWish(environment={"LANG": name, MANNER: kind})
         case _:
             return ReleaseWish(environment={"LANG": name})
+
+
+def _some_data(random: Random) -> dict[str, DataPolicy]:
+    return {"data": DataPolicy.RESTORE} if random.random() < 0.4 else {}
 
 
 def _some_strategy(random: Random) -> Strategy:

@@ -4,7 +4,9 @@ What must hold after every step, and at the end.
 I1 at most one live server of a stack by our doing · I2 no address is given out that is not the stack's own, proven ·
 I3 what was accepted happens · I4 a job has a row and a row its job · I5 one password per version, and nowhere but in Vault ·
 I6 what is deleted stays deleted · I7 an event for everything accepted · I9 `observed_generation` never goes back ·
-I11 not seeing destroys nothing. I10 (rollouts) is held by `rollout_invariants`; I8 (quotas) comes with what it is about.
+I11 not seeing destroys nothing · I12 a stack leaves a node for a drain alone, and comes back when its node takes jobs. I10
+(rollouts) and what else interrupts agents is held by `rollout_invariants`, I13 (data) by `data_invariants`, I14 (people
+come first) by `patience`; I8 (quotas) comes with what it is about.
 """
 
 import asyncio
@@ -15,10 +17,11 @@ from opencode_lifecycle.lifecycle.control_plane import ControlPlane
 from opencode_lifecycle.model.identifiers import UserId, job_id_of
 from opencode_lifecycle.model.lease import is_reloading
 from opencode_lifecycle.model.observation import ClientStatus
-from opencode_lifecycle.model.stack import Stack
+from opencode_lifecycle.model.stack import Stack, Status
 from opencode_lifecycle.model.states import TAKEN_BACK, Desired, Phase, Reason
 from opencode_lifecycle.model.view import UNCHANGED
 from simulation.cluster import LIFE, Cluster
+from simulation.patience import Patience
 from simulation.rollout_invariants import RolloutWatch
 
 if TYPE_CHECKING:
@@ -47,6 +50,7 @@ class Watcher:
         self._cluster = cluster
         self.violation: Violation | None = None
         self.rollouts = RolloutWatch(cluster, self._violate)
+        self.patience = Patience(cluster, self._violate)
         self._generations: dict[tuple[UserId, Any], tuple[int, int]] = {}
         self._hook("deregister", cluster.nomad, self._on_deregister)
         self._hook("register", cluster.nomad, self._on_register)
@@ -54,6 +58,7 @@ class Watcher:
         self._hook("destroy", cluster.nomad.workspaces, self._on_destroy_workspace)
         self._hook("save", cluster.store, self._on_save)
         self._hook("finish_deletion", cluster.store, self._on_finish)
+        self._hook("abort_turns", cluster.prober, lambda *, address, **_: self.rollouts.check_abort(address))
         self._holders: dict[str, int] = {}
         """Which life has got which claim."""
         for method in ("claim", "claim_orphan", "claim_rollout"):
@@ -70,8 +75,9 @@ class Watcher:
 
     def _violate(self, what: str) -> None:
         """Put down what does not hold where raising it would only be what a caller gets."""
-        self._cluster.say(f"I10: {what}")
-        self.violation = self.violation or Violation(f"I10: {what}")
+        what = what if what.startswith("I") else f"I10: {what}"
+        self._cluster.say(what)
+        self.violation = self.violation or Violation(what)
 
     def _hook(self, method: str, fake: Any, check: Any) -> None:
         original = getattr(fake, method)
@@ -192,7 +198,10 @@ class Watcher:
         falls_asleep = (
             status.reason is Reason.IDLE and claimed.stack.intent.group in self._cluster.store.groups
         )
-        if begins and not (asked or is_taken_back or falls_asleep or status.reason in _REPLACING):
+        leaves = status.reason is Reason.NODE_DRAINING
+        if begins and leaves and not self._cluster.nodes.was("closed", _node_of(before)):
+            raise Violation(f"I12: {user} leaves a node that takes jobs")
+        if begins and not (asked or is_taken_back or falls_asleep or leaves or status.reason in _REPLACING):
             raise Violation(
                 f"I11: {user} is about to be stopped for {status.reason} in phase {before.phase}, "
                 "and nobody asked for it"
@@ -319,6 +328,13 @@ class Watcher:
 
     # --- at rest
 
+    def why_no_rest(self) -> str:
+        """Say which stack stays where it should not, once all is well."""
+        held = [user for user, row in self._cluster.store.rows.items() if row.stack.is_held_by_node]
+        if held:
+            return f"I12: {', '.join(held)} should run, is held by its node, and that takes jobs"
+        return "it came to no rest"
+
     def check_rest(self, wanted: Any) -> None:
         """Hold every user's stack, and what is there of it, against what was accepted."""
         cluster = self._cluster
@@ -424,6 +440,10 @@ class Watcher:
             text = repr(what)
             if any(password in text for password in passwords):
                 raise Violation(f"I5: a password is in {where}")
+
+
+def _node_of(status: Status) -> str | None:
+    return status.workspace.node_id if status.workspace is not None else None
 
 
 def is_asleep(stack: Stack) -> bool:

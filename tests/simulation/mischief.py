@@ -11,6 +11,7 @@ from opencode_lifecycle.model.errors import LifecycleError
 from opencode_lifecycle.model.identifiers import JobId
 from opencode_lifecycle.model.observation import AllocationSeen, ClientStatus
 from simulation.cluster import Cluster
+from simulation.nodes import LEFT
 from simulation.replicas import Replica
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ KINDS = (
     "purge outside",
     "put secret",
     "wedge",
+    "drain node",
+    "close node",
 )
 
 KINDS_OF_TWO = (*KINDS, "freeze", "freeze", "freeze", "cut off", "cut off", "no notices")
@@ -87,20 +90,43 @@ class Mischief:
         kind = self._random.choice(self._kinds)
         self._cluster.say(f"mischief: {kind}")
         job_id = self._random.choice(users)
+        if self.to_node(kind):
+            return
+        self._cluster.is_disturbed = True
         if not (self._around(kind) or self._in_nomad(kind) or self._between_replicas(kind)):
             self._with_job(kind, job_id, self._cluster.nomad._live(job_id))
 
-    def heal(self) -> None:
+    def heal(self, *, for_good: bool = False) -> None:
+        """Let everything be well again. Nodes take jobs again half of the time, or where it is *for_good*."""
         trouble, cluster = self._cluster.trouble, self._cluster
+        cluster.is_disturbed = False
+        cluster.disturb()
         trouble.fail = trouble.lose_reply = trouble.slow = trouble.hang = 0.0
         trouble.away.clear()
         trouble.cut_off.clear()
         cluster.is_dud = False
+        cluster.data.is_full = False
         cluster.refuses_jobs = False
         cluster.store.is_mute = False
         cluster.nomad.is_mute = False
         cluster.nomad.show_in_listings()
         cluster.nomad.allow_placement()
+        if for_good or (cluster.nodes.some_are_closed and self._random.random() < 0.5):
+            cluster.nodes.open_all()
+
+    def to_node(self, kind: str) -> bool:
+        """Do what operators do to nodes. Return whether *kind* was that."""
+        nodes, random = self._cluster.nodes, self._random
+        match kind:
+            case "drain node":
+                name, left = random.choice(nodes.names), random.choice(LEFT)
+                self._cluster.say(f"{name} is drained, {left} s are left")
+                nodes.drain(name, left)
+            case "close node":
+                nodes.close(random.choice(nodes.names))
+            case _:
+                return False
+        return True
 
     def _around(self, kind: str) -> bool:
         """Let calls fail, get lost, hang or be slow. Return whether *kind* was that."""

@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from functools import cache, partial
 from itertools import count, islice
 
-from simulation import crashes, planted, planted_for_two, planted_in_rollouts, scenarios
+from simulation import (
+    crashes,
+    planted,
+    planted_for_two,
+    planted_in_rollouts,
+    planted_in_workspaces,
+    scenarios,
+)
 from simulation.schedule import Schedule, Script
 
 
@@ -85,6 +92,12 @@ MUTANTS = (
     ),
     Mutant("G6", "a start has no deadline", planted.a_start_has_no_deadline),
     Mutant("G6", "a stop waits until the start has ended", planted.a_stop_waits_for_the_start),
+    Mutant(
+        "G6",
+        "what is held by its node is forgotten",
+        planted_in_workspaces.what_is_held_by_its_node_is_forgotten,
+        of_fleets=True,
+    ),
     Mutant("G7", "a call has no deadline", planted.a_call_has_no_deadline),
     Mutant("G8", "a claim is not looked at", planted_for_two.a_claim_is_not_looked_at, replicas=2),
     Mutant("G8", "a claim has no owner", planted_for_two.a_claim_has_no_owner, replicas=2),
@@ -129,6 +142,7 @@ MUTANTS = (
         "the sweeper acts on rows that it read before",
         planted.the_sweeper_acts_on_an_old_decision,
         told=False,
+        most=6000,
     ),
     Mutant(
         "G12",
@@ -146,6 +160,12 @@ MUTANTS = (
         "G12",
         "a lease is given without a look at the stop",
         planted_in_rollouts.a_lease_is_given_without_a_look_at_the_stop,
+        of_fleets=True,
+    ),
+    Mutant(
+        "G14",
+        "who asks is served after every order of a rollout",
+        planted_in_workspaces.who_asks_is_served_after_every_order,
         of_fleets=True,
     ),
     Mutant(
@@ -218,16 +238,49 @@ MUTANTS = (
     Mutant(
         "own", "the proof of an earlier run counts for a later one", planted.an_earlier_run_proves_a_later_one
     ),
+    *(
+        Mutant("own", what, plant, of_fleets=True)
+        for what, plant in (
+            ("a drain waits for no agent", planted_in_workspaces.a_drain_waits_for_no_agent),
+            ("a drain is forced a minute early", planted_in_workspaces.a_drain_is_forced_a_minute_early),
+            ("a drain looks at no lease", planted_in_workspaces.a_drain_looks_at_no_lease),
+            (
+                "what could not start again is stopped for a change",
+                planted_in_workspaces.what_could_not_start_again_is_restarted,
+            ),
+            (
+                "an older version starts on newer data",
+                planted_in_workspaces.an_older_version_starts_on_newer_data,
+            ),
+            (
+                "data goes back whatever was written to it",
+                planted_in_workspaces.what_was_written_is_not_looked_for,
+            ),
+            (
+                "data that was handed out goes back with the version that is taken back",
+                planted_in_workspaces.what_was_handed_out_counts_as_never_used,
+            ),
+            (
+                "a snapshot is named without an order",
+                planted_in_workspaces.a_snapshot_is_named_without_an_order,
+            ),
+            (
+                "what an entrypoint reports is not read",
+                planted_in_workspaces.what_an_entrypoint_reports_is_not_read,
+            ),
+            ("every snapshot is news at every look", planted_in_workspaces.every_snapshot_is_news),
+        )
+    ),
 )
 
 
 _SHOWN_BY = {
     "a stop that failed counts as done": "stop: fails before nomad.deregister number 1",
     "a secret whose destruction failed counts as gone": "delete: fails before vault.destroy number 1",
-    "a revision that was taken back is tried again": "seed 5",
+    "a revision that was taken back is tried again": "R17, seed 0",
     "a rotation is not remembered as done": "rotate: dies after database.decide number 1",
-    "the sweeper acts on rows that it read before": "seed 212",
-    "a stack that is gone is waited for": "seed 86",
+    "the sweeper acts on rows that it read before": "seed 1811",
+    "a stack that is gone is waited for": "seed 139",
 }
 """Of those that need hundreds of schedules, the one that shows it."""
 

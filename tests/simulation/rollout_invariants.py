@@ -1,7 +1,8 @@
 """
 What must hold of rollouts, orders, leases and the gate (I10): looked at in the very moment of every commit, and at the end.
 
-Nobody who is provably at work, or has a lease, is interrupted before a forced deadline · no lease is given once a stop is
+Nobody who is provably at work, or has a lease, is interrupted before a forced deadline, be it that of a drain less its
+margin, and nobody for a change whom no node would take again (I12) · no lease is given once a stop is
 committed · never more in flight, or down, than may be · nothing is rolled twice, forgotten, or tried again that failed · only
 waves change what is wanted, and a release becomes the target behind its canary · a rollback brings the old target back · one
 that is paused or has ended begins nothing · two never own one stack · every one comes to an end.
@@ -22,13 +23,16 @@ from opencode_lifecycle.model.rollout import (
     Rollout,
     RolloutState,
 )
-from opencode_lifecycle.model.stack import Stack
+from opencode_lifecycle.model.stack import Address, Stack
 from opencode_lifecycle.model.states import Desired, Phase, Reason, WhenStale
 from simulation.cluster import BAD_CONFIG, MANNER, Cluster
+from simulation.data_invariants import DataWatch
 
-_GATED = frozenset({Reason.STALE, Reason.RECYCLE, Reason.IDLE})
+_GATED = frozenset({Reason.STALE, Reason.RECYCLE, Reason.IDLE, Reason.NODE_DRAINING})
 """What a runtime is interrupted for only when nobody is at work in it."""
 _BY_ROLLOUT = frozenset({"stack.ordered", "stack.prepared", "stack.taken_back", "stack.released"})
+_NODES_SEEN = 60.0
+"""Seconds after which every replica must know that a node is closed, where nothing else goes wrong."""
 _A_MOMENT = 5.0
 """Seconds that lie between the last look at a runtime and the commit of its stop, at most, however slow calls are."""
 _HEARD = 20.0
@@ -70,11 +74,14 @@ class RolloutWatch:
         """The generation of the last order of each stack, and whose it was."""
         self._forced: dict[UserId, float] = {}
         """When an order with a deadline that had passed was taken from a stack."""
+        self._asked_at: dict[UserId, float] = {}
+        """When somebody last changed what is wanted of a stack."""
         self._fresh: dict[UserId, int] = {}
         """The last generation in which a person asked for a fresh start."""
         self._failures: dict[UserId, Failure] = {}
         self._proven: dict[ReleaseId, float] = {}
         """When a stack first ran on it."""
+        self.data = DataWatch(cluster, violate)
         cluster.store.on_commit = self.look
 
     def may_become_target(self, release: ReleaseId) -> None:
@@ -113,8 +120,12 @@ class RolloutWatch:
             self._intent_moved(before, after)
         is_gated = now.reason in _GATED or (now.reason is Reason.RECREATE and not self._is_asked_for(before))
         if was.phase is Phase.RUNNING and now.phase is Phase.STOPPING and is_gated:
-            self._check_interruption(before, after, "stopped")
-            self._check_rolled(before)
+            if now.reason is Reason.NODE_DRAINING:
+                self._check_leaving(before, after)
+            else:
+                self._check_interruption(before, after, "stopped")
+                self._check_rolled(before)
+                self._check_that_it_can_come_back(before, now.reason)
         if is_reloading(now) and not is_reloading(was):
             self._check_interruption(before, after, "reloaded")
         if before.busy_until != after.busy_until:
@@ -142,12 +153,15 @@ class RolloutWatch:
         at_once = (
             cluster.when_stale is WhenStale.NOW and order is None and after.status.reason is Reason.STALE
         )
-        if is_forced:
-            return
+        if not is_forced:
+            self._check_nobody_is_at_work(before, after, what, is_asked=at_once)
+
+    def _check_nobody_is_at_work(self, before: Stack, after: Stack, what: str, *, is_asked: bool) -> None:
+        cluster, user, now = self._cluster, after.user_id, self._cluster.loop.wall_clock()
         if after.busy_until is not None and after.busy_until > now:
             self._violate(f"{user} is {what} for {after.status.reason}, under a lease")
         runtime = before.status.runtime
-        if runtime is None or runtime.address is None or at_once or self._was_frozen():
+        if runtime is None or runtime.address is None or is_asked or self._was_frozen():
             return
         place = (runtime.address.host, runtime.address.port)
         since = cluster.at_work_since.get(place)
@@ -160,9 +174,55 @@ class RolloutWatch:
                 f"{user} is {what} for {after.status.reason}; its agent has worked for {worked:.0f} s"
             )
 
+    def _check_leaving(self, before: Stack, after: Stack) -> None:
+        """Hold the stop of what runs on a node against the drain of that, unless Nomad has ended it before."""
+        runtime, nodes = before.status.runtime, self._cluster.nodes
+        runs = runtime is not None and any(
+            (each.id, each.desired_status) == (runtime.allocation_id, "run")
+            for each in self._cluster.nomad._live(after.job_id)
+        )
+        if not runs or runtime is None:
+            return
+        if not nodes.was("drained", runtime.node):
+            self._violate(f"{after.user_id} is stopped for a drain, and its node is not drained")
+        if not nodes.was("forced", runtime.node):
+            self._check_nobody_is_at_work(before, after, "stopped", is_asked=False)
+
+    def _check_that_it_can_come_back(self, before: Stack, reason: Reason | None) -> None:
+        workspace, cluster = before.status.workspace, self._cluster
+        node = workspace.node_id if workspace is not None else None
+        if cluster.nodes.closed_for(node) > _NODES_SEEN and cluster.is_calm(_NODES_SEEN):
+            self._violate(f"{before.user_id} is stopped for {reason}, and its node would not take it again")
+
     def _is_asked_for(self, stack: Stack) -> bool:
         """Whether it was a person who asked for the fresh start that is due."""
         return self._fresh.get(stack.user_id) == stack.intent.fresh_start
+
+    def check_abort(self, address: Address) -> None:
+        """Hold that turns are aborted only by a person's wish, or past a deadline that forces it."""
+        cluster, place = self._cluster, (address.host, address.port)
+        since, server = cluster.at_work_since.get(place), cluster.prober.servers.get(place)
+        job_id, now = cluster.owner.get(place), cluster.loop.time()
+        stack = next((stack for stack in self._rows.values() if stack.job_id == job_id), None)
+        is_at_work = (
+            since is not None and now - since > _A_MOMENT and server is not None and server.is_at_work()
+        )
+        if stack is None or not is_at_work or self._was_frozen():
+            return
+        user, status = stack.user_id, stack.status
+        is_asked = (
+            stack.intent.desired is not Desired.RUNNING
+            or (stack.intent.fresh_start > status.fresh_start_done and self._is_asked_for(stack))
+            or now - self._asked_at.get(user, -1e9) < _HEARD
+            or (cluster.when_stale is WhenStale.NOW and stack.standing_order is None)
+        )
+        is_forced = (
+            _is_forced(stack.standing_order, cluster.loop.wall_clock())
+            or now - self._forced.get(user, -1e9) < _HEARD
+            or cluster.nodes.was("forced", status.runtime.node if status.runtime is not None else None)
+        )
+        if not is_asked and not is_forced:
+            self._violate(f"the turns of {user} are aborted, which nobody asked for, and no deadline forces")
 
     def _was_frozen(self) -> bool:
         """Whether somebody may have been frozen between a look and what followed from it."""
@@ -189,8 +249,10 @@ class RolloutWatch:
 
     def _intent_moved(self, before: Stack, after: Stack) -> None:
         user, loop = after.user_id, self._cluster.loop
+        self.data.intent_moved(before, after)
         is_by_rollout = self._is_by_rollout(after)
         if not is_by_rollout:
+            self._asked_at[user] = loop.time()
             self._down.pop(user, None)
             if after.intent.fresh_start != before.intent.fresh_start:
                 self._fresh[user] = after.intent.fresh_start
@@ -220,7 +282,8 @@ class RolloutWatch:
         assert order is not None
         found = self._owner_of(order)
         if found is None:
-            self._violate(f"{user} has the order {order.id} of nobody")
+            if not (order.restore and order.id.startswith("restore.")):
+                self._violate(f"{user} has the order {order.id} of nobody")
             return
         rollout, name = found
         forward = (rollout.id, user, after.created_at)
@@ -292,6 +355,7 @@ class RolloutWatch:
 
     def check_registration(self, job: Any, row: Any) -> None:
         """Hold a job that is registered against what was tried and taken back."""
+        self.data.note_registration(job, row)
         if row is None:
             return
         failure = self._failures.get(row.stack.user_id)
@@ -309,7 +373,7 @@ class RolloutWatch:
 
     def _check_wanted(self, after: Stack) -> None:
         """Hold what a person's request made a stack want against what it may."""
-        if after.intent.pinned:
+        if after.intent.pinned or self._was_frozen():
             return
         wanted = after.intent.wanted_release
         pins = {group.pin for group in self._store.groups.values()}
@@ -408,6 +472,7 @@ class RolloutWatch:
         active = self._store.the_active()
         if active is not None:
             self._violate(f"a rollout never ends: it is {active.state}")
+        self.data.check_rest()
         if not self._store.rollouts:
             return
         last = next(reversed(self._store.rollouts.values()))
@@ -422,6 +487,9 @@ class RolloutWatch:
         if order is not None and order_of(rollout.id, order.id) is not None and not self._is_overruled(stack):
             self._violate(f"{user} has an order of a rollout that has ended")
         if stack.intent.generation != member.generation or stack.intent.desired is not Desired.RUNNING:
+            return
+        if status.phase is Phase.STOPPED and status.reason is Reason.IDLE:
+            # Nothing is written to who sleeps; who is woken wants what the fleet does.
             return
         is_moved = rollout.state is RolloutState.SUCCEEDED and member.state is MemberState.MIGRATED
         if is_moved and rollout.release not in {None, stack.intent.wanted_release}:

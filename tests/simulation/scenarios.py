@@ -10,7 +10,7 @@ from opencode_lifecycle.model.stack import Address
 from opencode_lifecycle.model.states import Phase, Reason
 from opencode_lifecycle.model.view import UNCHANGED
 from opencode_lifecycle.ports.stores import IdempotentAnswer
-from simulation import rollout_stories
+from simulation import rollout_stories, workspace_stories
 from simulation.invariants import Violation
 from simulation.schedule import USERS, Schedule
 from simulation.telling import Scenario, hold
@@ -367,4 +367,5 @@ SCENARIOS = (
     ),
     Scenario("F33", "no address is given out that Consul lists for another as well", _a_zombie_in_consul),
     *rollout_stories.SCENARIOS,
+    *workspace_stories.SCENARIOS,
 )

@@ -20,7 +20,8 @@ from opencode_lifecycle.lifecycle.rollouts import driver
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import LifecycleError, Refusal
 from opencode_lifecycle.model.identifiers import JobId, UserId, job_id_of
-from opencode_lifecycle.model.states import FINAL_REASONS, Desired, MigrationState, Phase
+from opencode_lifecycle.model.migration import DataPolicy
+from opencode_lifecycle.model.states import FINAL_REASONS, Desired, MigrationState, Phase, Reason
 from opencode_lifecycle.model.view import UNCHANGED, EnsureRequest
 from simulation import fleets
 from simulation.cluster import LIFE, LOOKS_EVERY, Cluster
@@ -136,7 +137,7 @@ class Schedule:
         except Violation as violation:
             outcome.violation = str(violation)
         except (Stuck, TimeoutError) as stuck:
-            outcome.violation = f"it came to no rest: {stuck or type(stuck).__name__}"
+            outcome.violation = f"{self.watcher.why_no_rest()}: {stuck or type(stuck).__name__}"
         finally:
             self._close()
             Deadline.after.__func__.__defaults__, background.monotonic = before
@@ -189,6 +190,8 @@ class Schedule:
         if len(self.replicas) > 1:
             looking = self.loop.create_task(self.watcher.look_at_answers(self.replicas, self.users))
             looking.add_done_callback(lambda task: task.cancelled() or task.exception())
+        if self._is_improvised:
+            self.cluster.nodes.have_two()
         if self.cluster.has_rollouts and self._is_improvised:
             self.fleet.settle_on_manner()
         for replica in self.replicas:
@@ -285,6 +288,8 @@ class Schedule:
         # What another replica accepted a moment ago need not be known to this one, which may answer from memory.
         behind = operation == "ensure" and self._is_behind(plane, user)
         task = self.loop.create_task(self._send(replica.life, plane, user, operation))
+        if self.cluster.has_rollouts and operation == "ensure":
+            self.begin(self.watcher.patience.follow(user, replica, task))
         done, _ = await asyncio.wait([task], timeout=60)
         overlaps = not alone or behind or self._begun[user] != begun
         if not done:
@@ -329,6 +334,8 @@ class Schedule:
                 await calls.stop(user, hold=False, **by)
             case "delete" | "delete_all":
                 await calls.delete(user, delete_workspace=operation == "delete_all", **by)
+            case "recover with restore":
+                await calls.recover(user, data=DataPolicy.RESTORE, **by)
             case "rotate":
                 await calls.rotate_password(user, **by)
             case _:
@@ -370,7 +377,7 @@ class Schedule:
         return self.cluster.store.the_active() is None
 
     async def _settle(self) -> None:
-        self.mischief.heal()
+        self.mischief.heal(for_good=True)
         self.cluster.say("all is well from here")
         # Whoever is to die may do so still, on the way to where all comes to rest.
         await asyncio.sleep(30)
@@ -411,8 +418,11 @@ class Schedule:
             intent, status = row.stack.intent, row.stack.status
             given_up = status.phase is Phase.FAILED and status.reason in FINAL_REASONS
             if given_up and intent.desired is Desired.RUNNING:
+                # With nothing to start on what was written, somebody must give that up.
+                is_newer = status.reason is Reason.DATA_NEWER
+                data = DataPolicy.RESTORE if is_newer else DataPolicy.KEEP
                 with contextlib.suppress(LifecycleError):
-                    await plane.provisioning.recover(user, by=OPERATOR, if_match=None)
+                    await plane.provisioning.recover(user, by=OPERATOR, if_match=None, data=data)
 
 
 def _meaning(operation: str) -> set[Desired | None]:
