@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from unittest.mock import patch
 
-from fakes import store
 from fakes.store import FakeStore
+from fakes.store_rows import Row
 from opencode_lifecycle.lifecycle.observing.fleet import Fleet
 from opencode_lifecycle.lifecycle.observing.watching import StoreWatch
 from opencode_lifecycle.lifecycle.reconciling.reconciler import Reconciler
@@ -16,7 +16,7 @@ from opencode_lifecycle.model.errors import ClaimLost
 
 @contextmanager
 def a_claim_is_not_looked_at() -> Iterator[None]:
-    with patch.object(store._Row, "is_free", lambda *_: True):
+    with patch.object(Row, "is_free", lambda *_: True):
         yield
 
 
@@ -66,7 +66,7 @@ def a_lost_claim_is_ignored() -> Iterator[None]:
 
 @contextmanager
 def the_claim_of_the_dead_never_lapses() -> Iterator[None]:
-    with patch.object(store._Row, "is_free", lambda self, _: self.claim_token is None):
+    with patch.object(Row, "is_free", lambda self, _: self.claim_token is None):
         yield
 
 
