@@ -4,6 +4,7 @@ import logging
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from typing import Final
 
 import structlog
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -13,6 +14,11 @@ from opencode_lifecycle.lifecycle.control_plane import ControlPlane
 from opencode_lifecycle.model.condition import ConditionKind
 from opencode_lifecycle.model.facets import Facet
 from opencode_lifecycle.model.states import Health, MigrationState, Phase
+
+_TRACEBACKS: Final = structlog.processors.ExceptionRenderer(
+    structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+)
+"""Without the values of variables: among them are passwords and tokens."""
 
 
 def configure_logging(*, form: str, level: str) -> None:
@@ -28,7 +34,7 @@ def configure_logging(*, form: str, level: str) -> None:
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.dict_tracebacks if form == "json" else structlog.processors.format_exc_info,
+            _TRACEBACKS if form == "json" else structlog.processors.format_exc_info,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
