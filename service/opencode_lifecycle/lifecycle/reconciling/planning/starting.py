@@ -37,7 +37,7 @@ from opencode_lifecycle.model.observation import AllocationSeen, JobSeen, Observ
 from opencode_lifecycle.model.proof import Proof, ProofResult
 from opencode_lifecycle.model.snapshot import DataReport
 from opencode_lifecycle.model.stack import Runtime, Status
-from opencode_lifecycle.model.states import FINAL_REASONS, OUTAGES, Health, Phase, Reason
+from opencode_lifecycle.model.states import FINAL_REASONS, OUTAGES, Health, MigrationState, Phase, Reason
 
 
 def plan_failed(work: Work, seen: Observation, now: datetime, limits: Limits) -> Step:
@@ -265,6 +265,16 @@ def _proven(work: Work, job: JobSeen, allocation: AllocationSeen, proof: Proof, 
         proven_at=proof.at,
     )
     built = replace(stack.status.built, used=True) if stack.status.built is not None else None
+    # What was taken back is not shown without why while the rest of it is seen to.
+    refusal = stack.status.refusal if stack.status.migration_state is MigrationState.FAILED else None
     return entered(
-        stack, Phase.RUNNING, now=now, runtime=runtime, health=Health.HEALTHY, attempts=0, built=built
+        stack,
+        Phase.RUNNING,
+        now=now,
+        reason=refusal.reason if refusal is not None else None,
+        message=refusal.message if refusal is not None else "",
+        runtime=runtime,
+        health=Health.HEALTHY,
+        attempts=0,
+        built=built,
     )
