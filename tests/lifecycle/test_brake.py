@@ -7,7 +7,7 @@ import pytest
 from opencode_lifecycle.model.condition import ConditionKind
 from opencode_lifecycle.model.errors import UpstreamUnavailable
 from opencode_lifecycle.model.identifiers import JobId, UserId
-from opencode_lifecycle.model.states import Phase, Reason
+from opencode_lifecycle.model.states import Health, Phase, Reason
 from world import ADA, BACKEND, OPERATOR, World
 
 USERS = ("ada", "bob", "cyd", "dan")
@@ -248,6 +248,19 @@ async def test_a_confirmed_older_snapshot_is_brought_to_where_it_should_be(world
     await world.until(lambda: world.job_id("bob") in world.nomad.jobs)
     await world.phase(Phase.RUNNING, "bob")
     assert len(world.live_allocations("ada")) == 1
+
+
+async def test_a_stack_that_is_held_back_is_shown_as_such_and_not_as_lost(world):
+    await a_fleet(world)
+    for user in USERS:
+        world.nomad.purge_outside(world.job_id(user))
+    await some_listings(world)
+    await world.until(lambda: world.stack().status.reason is Reason.BRAKE)
+
+    shown = (await world.plane.provisioning.inspect(ADA)).stack.status
+
+    assert (shown.phase, shown.health, shown.reason) == (Phase.RUNNING, Health.UNKNOWN, Reason.BRAKE)
+    assert ConditionKind.MASS_DISAPPEARANCE in shown.message
 
 
 async def test_a_deletion_waits_while_a_disappearance_is_not_confirmed(world):

@@ -222,6 +222,28 @@ def test_what_a_doubted_listing_shows_is_taken_in(fleet, time):
     assert fleet.observation(JOB).index == 110
 
 
+def test_a_doubted_listing_without_jobs_takes_no_job_from_the_allocations_it_shows(fleet, time):
+    fleet.apply_listing(listing(time, 100, **{JOB: seen(time, 100)}))
+
+    fleet.apply_presence(listing(time, 110, **{JOB: replace(seen(time, 110), job=ABSENT)}), counts_anew=False)
+
+    assert isinstance(fleet.observation(JOB).job, JobSeen)
+
+
+def test_a_doubted_listing_that_shows_only_allocations_says_nothing_of_a_job_that_was_never_seen(fleet, time):
+    fleet.apply_presence(listing(time, 110, **{JOB: replace(seen(time, 110), job=ABSENT)}), counts_anew=False)
+
+    assert fleet.observation(JOB) is None
+
+
+def test_a_doubted_listing_without_allocations_takes_none_from_the_job_it_shows(fleet, time):
+    fleet.apply_listing(listing(time, 100, **{JOB: seen(time, 100, an_allocation(100))}))
+
+    fleet.apply_presence(listing(time, 110, **{JOB: seen(time, 110)}), counts_anew=False)
+
+    assert len(fleet.observation(JOB).allocations) == 1
+
+
 def test_what_a_nomad_that_counts_anew_shows_is_newer_than_any_index_before(fleet, time):
     fleet.apply_listing(listing(time, 100, **{JOB: seen(time, 100)}))
     time.passes(1)

@@ -15,7 +15,13 @@ from opencode_lifecycle.lifecycle.background import Pulse
 from opencode_lifecycle.lifecycle.observing.freshness import Freshness
 from opencode_lifecycle.lifecycle.observing.known import Known, is_lease_alone, node_of, run_of
 from opencode_lifecycle.lifecycle.observing.nodes import Nodes
-from opencode_lifecycle.lifecycle.observing.sightings import is_heard_since, newer_of, shows_the_same, told
+from opencode_lifecycle.lifecycle.observing.sightings import (
+    filled_in,
+    is_heard_since,
+    newer_of,
+    shows_the_same,
+    told,
+)
 from opencode_lifecycle.model.clock import Clock
 from opencode_lifecycle.model.condition import ConditionKind
 from opencode_lifecycle.model.identifiers import AllocationId, JobId, UserId
@@ -179,7 +185,8 @@ class Fleet:
         for job_id, seen in listing.stacks.items():
             old = self._seen.get(job_id)
             is_past = counts_anew and old is not None and old.observed_at < listing.observed_at
-            new = self._seen[job_id] = newer_of(None if is_past else old, seen, listing)
+            known = None if is_past else old
+            new = self._seen[job_id] = newer_of(known, filled_in(seen, known), listing)
             self._freshness.saw(job_id, listing.observed_at)
             if old is None or not shows_the_same(old, new):
                 self._changed_job(job_id)

@@ -82,6 +82,23 @@ def newer_of(event: Observation | None, listed: Observation | None, listing: Lis
     )
 
 
+def filled_in(listed: Observation, known: Observation | None) -> Observation:
+    """
+    Return what a doubted listing shows of a job, and of whatever it lacks what was known before.
+
+    One whose jobs are missing still shows their allocations, and the other way round.
+    """
+    if known is None:
+        return replace(listed, job=UNKNOWN) if listed.job is ABSENT else listed
+    shown = {allocation.id for allocation in listed.allocations}
+    kept = [allocation for allocation in known.allocations if allocation.id not in shown]
+    return replace(
+        listed,
+        job=known.job if listed.job is ABSENT else listed.job,
+        allocations=_newest_first([*listed.allocations, *kept]),
+    )
+
+
 def is_heard_since(seen: Observation, listing: Listing) -> bool:
     """
     Whether a job that *listing* lacks may have come after it.

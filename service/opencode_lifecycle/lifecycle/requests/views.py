@@ -50,9 +50,10 @@ class Views:
             unseen = replace(stack.status, health=Health.UNKNOWN, reason=Reason.UNKNOWN, message=message)
             stack = replace(stack, status=unseen)
         elif self._is_seen_gone(stack):
-            # The row follows as soon as it is written down; what is seen is shown before.
-            message = "its allocation ended or restarted"
-            gone = replace(stack.status, health=Health.UNKNOWN, reason=Reason.LOST, message=message)
+            gone = replace(stack.status, health=Health.UNKNOWN)
+            if gone.reason is not Reason.BRAKE:
+                # The row follows as soon as it is written down; what is seen is shown before.
+                gone = replace(gone, reason=Reason.LOST, message="its allocation ended or restarted")
             stack = replace(stack, status=gone)
         known.view = StackView(
             stack=stack,
