@@ -3,7 +3,7 @@
 import aiohttp
 
 
-def client_of(base_url: str, password: str, *, seconds: float = 60) -> aiohttp.ClientSession:
+def client_of(base_url: str, password: str, *, seconds: float = 180) -> aiohttp.ClientSession:
     """Return a client that logs in with every request and fails on every refusal."""
     return aiohttp.ClientSession(
         base_url,
@@ -40,7 +40,7 @@ async def ask(
     text: str,
     *,
     session: str | None = None,
-    seconds: float = 60,
+    seconds: float = 180,
 ) -> str:
     """Say *text* in *session*, a new one of *directory* when None, wait for the whole answer and return its words."""
     session = session or await open_session(base_url, password, directory)
