@@ -1,12 +1,16 @@
 """History says why a stack moved, also when what it waits for next is known before the move is written down."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
+from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.identifiers import AllocationId, JobId
+from opencode_lifecycle.model.migration import MigrationOrder
 from opencode_lifecycle.model.observation import TaskTrouble
-from opencode_lifecycle.model.states import Phase, Reason
+from opencode_lifecycle.model.states import MigrationState, Phase, Reason
+from opencode_lifecycle.ports.stores import Decision
 from world import ADA, World
 
 
@@ -27,6 +31,20 @@ async def contest(world: World) -> None:
     address = world.live_allocations()[0].address
     world.consul.register(JobId("oc-other-job"), AllocationId("other"), address, installation="other")
     await world.phase(Phase.STARTING)
+
+
+async def order_fresh_start(world: World) -> None:
+    """Order it as a rollout does."""
+    generation = world.stack().intent.generation + 1
+
+    def decide(situation):
+        asked = MigrationOrder(id="ro_test", fresh=True)
+        intent = replace(situation.stack.intent, generation=generation, order=asked, fresh_start=generation)
+        return Decision(stack=replace(situation.stack, intent=intent), wake=True)
+
+    _, decision = await world.store.decide(ADA, decide)
+    world.plane.fleet.put(decision.stack)
+    world.plane.dispatcher.hint(ADA)
 
 
 async def test_an_address_that_is_contested_leaves_in_history_why_it_was_withdrawn(world):
@@ -90,3 +108,19 @@ async def test_a_start_that_was_asked_for_needs_no_reason(world):
 
     assert (await last_event(world, "phase.starting"))["reason"] is None
     assert (await last_event(world, "phase.running"))["reason"] is None
+
+
+async def test_a_runtime_that_somebody_stopped_while_an_order_waited_for_its_agent_is_said_to_be_lost(world):
+    await world.ensure()
+    world.nomad.autostop = False
+    await world.plane.leases.extend(ADA, timedelta(minutes=1))
+    await order_fresh_start(world)
+    await world.until(lambda: world.stack().status.migration_state is MigrationState.DRAINING)
+
+    await world.nomad.deregister(world.job_id(), purge=False, deadline=Deadline.after(5, "an operator"))
+
+    await world.phase(Phase.STOPPING)
+    data = await last_event(world, "phase.stopping")
+    assert (data["reason"], "stopped or removed outside" in data["message"]) == ("lost", True)
+    world.nomad.end_allocation(world.job_id())
+    assert (await world.phase(Phase.RUNNING)).status.fresh_start_done == world.stack().intent.fresh_start

@@ -50,8 +50,11 @@ def plan_fresh_start(work: Work, seen: Observation, now: datetime, limits: Limit
             return CheckJob()
         return end_turns(work) or replacing(work, Reason.RECREATE, "stopping in order to start afresh", now)
     if (running or seen.live) and stack.status.phase is not Phase.STOPPING:
-        message = "stopping in order to start afresh"
-        return Move(entered(stack, Phase.STOPPING, now=now, reason=Reason.RECREATE, message=message))
+        reason, message = Reason.RECREATE, "stopping in order to start afresh"
+        if not running and stack.status.reason is Reason.LOST:
+            # Somebody else has stopped it, whatever its agent was at, and that stays said.
+            reason, message = stack.status.reason, stack.status.message
+        return Move(entered(stack, Phase.STOPPING, now=now, reason=reason, message=message))
     if running:
         return StopJob()
     waiting = wait_for_end(work, seen, now, limits)
