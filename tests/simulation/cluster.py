@@ -90,6 +90,8 @@ LIMITS = Limits(start=timedelta(seconds=60), stop=timedelta(seconds=60), idle_af
 
 LOOKS_EVERY = 2.0
 """Seconds between two looks of a replica at the rollout, the target and the groups."""
+LISTENS_EVERY = 0.3
+"""Seconds between two looks whether a runtime listens. Some never do, and are looked at until their start is overdue."""
 
 MANNER = "MANNER"
 """The variable of a release's environment that says how its servers behave: `dud` or `mute`; as they should without it."""

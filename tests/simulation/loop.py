@@ -48,6 +48,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         super().__init__()
         self.errors: list[str] = []
         self._now = 0.0
+        self._told, self._date = 0.0, BEGINNING
         self._timers: list[tuple[float, int, _Handle]] = []
         self._made = 0
         self._turns, self._moment = 0, 0.0
@@ -75,7 +76,10 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return self._now
 
     def wall_clock(self) -> datetime:
-        return BEGINNING + timedelta(seconds=self._now)
+        # It is read several times in each moment.
+        if self._told != self._now:
+            self._told, self._date = self._now, BEGINNING + timedelta(seconds=self._now)
+        return self._date
 
     def call_soon(self, callback: Any, *args: Any, context: Context | None = None) -> Any:
         handle = _Handle(callback, args, context)

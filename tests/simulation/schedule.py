@@ -15,6 +15,7 @@ import structlog
 
 from opencode_lifecycle.lifecycle import background
 from opencode_lifecycle.lifecycle.control_plane import ControlPlane
+from opencode_lifecycle.lifecycle.observing import proving
 from opencode_lifecycle.lifecycle.requests import provisioning
 from opencode_lifecycle.lifecycle.rollouts import driver
 from opencode_lifecycle.model.deadline import Deadline
@@ -24,7 +25,7 @@ from opencode_lifecycle.model.migration import DataPolicy
 from opencode_lifecycle.model.states import FINAL_REASONS, Desired, MigrationState, Phase, Reason
 from opencode_lifecycle.model.view import UNCHANGED, EnsureRequest
 from simulation import fleets
-from simulation.cluster import LIFE, LOOKS_EVERY, Cluster
+from simulation.cluster import LIFE, LISTENS_EVERY, LOOKS_EVERY, Cluster
 from simulation.fleets import Fleet
 from simulation.invariants import Violation, Watcher, check_end, is_asleep
 from simulation.loop import Stuck, VirtualLoop
@@ -128,7 +129,8 @@ class Schedule:
         before = Deadline.after.__func__.__defaults__, background.monotonic
         Deadline.after.__func__.__defaults__ = (self.loop.time,)
         background.monotonic = provisioning.monotonic = driver.monotonic = self.loop.time
-        driver.LOOKS_EVERY, looked_every = LOOKS_EVERY, driver.LOOKS_EVERY
+        looks = driver.LOOKS_EVERY, proving.FIRST_PAUSE
+        driver.LOOKS_EVERY, proving.FIRST_PAUSE = LOOKS_EVERY, LISTENS_EVERY
         asyncio.set_event_loop(self.loop)
         try:
             if self._patch is not None:
@@ -142,7 +144,7 @@ class Schedule:
             self._close()
             Deadline.after.__func__.__defaults__, background.monotonic = before
             provisioning.monotonic = driver.monotonic = background.monotonic
-            driver.LOOKS_EVERY = looked_every
+            driver.LOOKS_EVERY, proving.FIRST_PAUSE = looks
         if self.watcher.violation is not None:
             outcome.violation = str(self.watcher.violation)
         if outcome.violation is None and self.loop.errors:
