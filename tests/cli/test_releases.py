@@ -6,7 +6,7 @@ import pytest
 
 from fakes.lifecycle_service import problem
 from fakes.rollout_answers import group, made_release, release, rollout, whole_release
-from fakes.service_answers import items, operation
+from fakes.service_answers import items, operation, stack
 from opencode_lifecycle.api import schemas
 from opencode_lifecycle.cli.exit_codes import ExitCode
 
@@ -263,6 +263,17 @@ def test_a_group_is_shown(run, service):
     result = run("group", "show", "team-a")
 
     assert "30m" in result.stdout
+
+
+@pytest.mark.parametrize(("members", "is_doubted"), [((), True), (("ada",), False)])
+def test_of_a_group_that_nothing_is_known_of_it_is_said(run, service, members, is_doubted):
+    service.answers("GET /v1/groups/team-a", group(changed_at=None, changed_by=None, idle_stop_after=None))
+    service.answers("GET /v1/stacks", items(*(stack(each) for each in members)))
+
+    result = run("group", "show", "team-a")
+
+    assert result.exit_code == ExitCode.OK
+    assert ("No stack is in group team-a" in result.stderr + result.stdout) is is_doubted
 
 
 @pytest.mark.parametrize(

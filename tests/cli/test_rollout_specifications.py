@@ -6,7 +6,7 @@ import pytest
 
 from cli.rollout_calls import EVERY_OPTION, PLAN_CALL, START_CALL, THEIR_BODY, bodies
 from fakes.rollout_answers import NEXT_RELEASE, RELEASE, plan, rollout, specification
-from fakes.service_answers import items
+from fakes.service_answers import items, stack
 from opencode_lifecycle.api.schemas import RolloutBody
 from opencode_lifecycle.cli.exit_codes import ExitCode
 from opencode_lifecycle.cli.main import main
@@ -26,6 +26,8 @@ def test_nothing_is_sent_of_what_was_not_given(run, service, verb, call):
 @pytest.mark.parametrize(("verb", "call"), [("plan", PLAN_CALL), ("start", START_CALL)])
 def test_there_is_an_option_for_every_field(run, service, verb, call):
     service.answers(call, plan() if verb == "plan" else rollout())
+    for user in ("ada", "bob"):
+        service.answers(f"GET /v1/stacks/{user}", stack(user))
 
     result = run("rollout", verb, *EVERY_OPTION)
 
@@ -158,6 +160,18 @@ def test_releases_are_named_as_people_name_them(run, service):
     run("rollout", "plan", "--release", "2", "--running", "target")
 
     assert bodies(service) == [{"release": NEXT_RELEASE, "selector": {"releases": [RELEASE]}}]
+
+
+@pytest.mark.parametrize(("verb", "code"), [("plan", ExitCode.USAGE), ("start", ExitCode.NOT_FOUND)])
+def test_a_user_without_a_stack_is_named_and_nothing_is_asked_for(run, service, verb, code):
+    service.answers("GET /v1/stacks/ada", stack("ada"))
+    service.refuses("GET /v1/stacks/bop", 404, "stack-not-found")
+
+    result = run("rollout", verb, "--user", "ada", "--user", "bop")
+
+    assert result.exit_code == code
+    assert "there is no stack of bop" in result.stderr
+    assert bodies(service) == []
 
 
 def test_a_release_that_is_not_there_is_a_problem_of_a_plan(run, service):

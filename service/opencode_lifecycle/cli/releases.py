@@ -233,7 +233,12 @@ def group() -> None:
 @calls_service("group show")
 async def show_group(session: Session, name: str) -> None:
     """What release a group is held on, and after how long its idle stacks are stopped."""
-    _tell(session.screen, await session.client.group(name))
+    found = await session.client.group(name)
+    _tell(session.screen, found)
+    if found.get("changed_at") is None and not await _has_stacks(session.client, name):
+        session.screen.note(
+            f"No stack is in group {name}, and nothing was ever said of it. Is it spelt right?"
+        )
 
 
 @group.command("set")
@@ -263,6 +268,13 @@ async def set_group(
     if not body:
         raise click.UsageError("say what is to be otherwise: see --help")
     _tell(session.screen, await session.client.put_group(name, body))
+
+
+async def _has_stacks(client: Client, group: str) -> bool:
+    async for page in client.stacks([("group", group)], 1):
+        if page["items"]:
+            return True
+    return False
 
 
 def _tell(screen: Screen, found: JsonObject) -> None:

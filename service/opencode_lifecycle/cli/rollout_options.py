@@ -2,12 +2,15 @@
 
 import json
 from collections.abc import Callable, Mapping
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
-from opencode_lifecycle.cli.client import Client, JsonObject
+from opencode_lifecycle.cli.client import CallFailed, Client, JsonObject
+from opencode_lifecycle.cli.connection import CommandFailed
+from opencode_lifecycle.cli.exit_codes import ExitCode
 from opencode_lifecycle.cli.parameters import DurationType, PairType, UserIdType, choice, mapping
 from opencode_lifecycle.cli.release_names import release_id_of
 from opencode_lifecycle.model.facets import Facet
@@ -114,16 +117,34 @@ def body_of(asked: Mapping[str, Any]) -> JsonObject:
     )
 
 
-async def with_release_ids(client: Client, body: JsonObject) -> JsonObject:
-    """Return *body* with the ids of the releases that a person names otherwise."""
+async def as_named(client: Client, body: JsonObject) -> JsonObject:
+    """
+    Return *body* with the ids of the releases that a person names otherwise.
+
+    A release or user that there is not ends the command: of several, one that is misspelt would be missed by nobody.
+    """
     release, selector = body.get("release"), body.get("selector")
     found = dict(body)
+    if isinstance(selector, dict) and isinstance(selector.get("users"), list):
+        for user in selector["users"]:
+            await _check_user(client, str(user))
     if isinstance(release, str):
         found["release"] = await release_id_of(client, release)
     if isinstance(selector, dict) and isinstance(selector.get("releases"), list):
         releases = [await release_id_of(client, str(each)) for each in selector["releases"]]
         found["selector"] = {**selector, "releases": releases}
     return found
+
+
+async def _check_user(client: Client, user_id: str) -> None:
+    try:
+        await client.stack(user_id)
+    except CallFailed as failure:
+        if failure.status != HTTPStatus.NOT_FOUND:
+            raise
+        raise CommandFailed(
+            ExitCode.NOT_FOUND, f"there is no stack of {user_id}", advice="see `opencode-lifecycle list`"
+        ) from None
 
 
 def _given(**fields: Any) -> JsonObject:

@@ -14,7 +14,7 @@ from opencode_lifecycle.cli.data_option import data_body, data_option
 from opencode_lifecycle.cli.exit_codes import ExitCode
 from opencode_lifecycle.cli.output import Screen, counted
 from opencode_lifecycle.cli.parameters import DurationType, choice
-from opencode_lifecycle.cli.rollout_options import body_of, specification_options, with_release_ids
+from opencode_lifecycle.cli.rollout_options import as_named, body_of, specification_options
 from opencode_lifecycle.cli.rollout_tables import (
     show_members,
     show_plan,
@@ -74,7 +74,7 @@ async def plan(session: Session, /, **asked: Any) -> None:
     The plan can be applied as it is shown: whoever changed since is left out then. Exit code 0: nothing to do, 1: changes,
     2: a problem.
     """
-    body = await with_release_ids(session.client, body_of(asked))
+    body = await as_named(session.client, body_of(asked))
     made = await session.client.plan_rollout(body)
     if session.screen.as_json:
         session.screen.document(made)
@@ -100,7 +100,7 @@ async def start(session: Session, /, *, plan_id: str | None, watching: bool, **a
         raise click.UsageError("--plan is applied as it was made; leave the other options out")
     if plan_id is not None:
         body = {"plan": plan_id}
-    begun = await session.client.start_rollout(await with_release_ids(session.client, body))
+    begun = await session.client.start_rollout(await as_named(session.client, body))
     rollout_id = str(begun.get("id"))
     if watching:
         session.screen.note(f"{rollout_id} has begun.")

@@ -174,6 +174,7 @@ async def test_whoever_changed_since_the_plan_is_left_out_and_said_so(four):
     await ended(four, rollout.id)
     found = (await members(four, rollout.id))[UserId("bob")]
     assert (found.state, found.reason) == (MemberState.LEFT_OUT, MemberReason.CHANGED.value)
+    assert found.message == "something else was asked for it since: generation 2, planned at 1"
     assert four.stack("bob").status.release != release
 
 

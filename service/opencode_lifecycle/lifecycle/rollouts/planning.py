@@ -103,6 +103,22 @@ def revision_of(stack: Stack) -> str | None:
     return runtime.revision if runtime is not None else None
 
 
+def what_changed(planned: PlannedStack, stack: Stack) -> str:
+    """Return what is otherwise with *stack* than when it was *planned*, in prose; empty when it is as it was."""
+    generation, revision = stack.intent.generation, revision_of(stack)
+    if generation != planned.generation:
+        return (
+            f"something else was asked for it since: generation {generation}, planned at {planned.generation}"
+        )
+    if revision == planned.revision:
+        return ""
+    if planned.revision is None:
+        return "it had not started yet, and runs now"
+    if revision is None:
+        return "it ran, and does not run now"
+    return f"it ran revision {planned.revision}, and runs {revision} now"
+
+
 def _selected(fleet: Iterable[Known], specification: RolloutSpecification) -> list[Known]:
     users = frozenset(specification.selector.users)
     return [

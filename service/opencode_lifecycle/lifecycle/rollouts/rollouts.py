@@ -12,7 +12,7 @@ from opencode_lifecycle.lifecycle.releases import Releases
 from opencode_lifecycle.lifecycle.rollouts.gates import keeps_its_data
 from opencode_lifecycle.lifecycle.rollouts.latecomers import latecomers
 from opencode_lifecycle.lifecycle.rollouts.placing import Place, placed
-from opencode_lifecycle.lifecycle.rollouts.planning import Ground, member_of, planned, revision_of
+from opencode_lifecycle.lifecycle.rollouts.planning import Ground, member_of, planned, what_changed
 from opencode_lifecycle.lifecycle.rollouts.turns import entered
 from opencode_lifecycle.model.clock import Clock
 from opencode_lifecycle.model.errors import (
@@ -231,9 +231,9 @@ class Rollouts:
                 message=each.message,
             )
         member = member_of(rollout, each, stack, rollout.created_at)
-        was = (each.generation, each.revision)
-        if bound and was != (stack.intent.generation, revision_of(stack)):
-            return replace(member, state=MemberState.LEFT_OUT, reason=MemberReason.CHANGED.value)
+        if bound and (change := what_changed(each, stack)):
+            changed = MemberReason.CHANGED.value
+            return replace(member, state=MemberState.LEFT_OUT, reason=changed, message=change)
         return member
 
     # --- steering
