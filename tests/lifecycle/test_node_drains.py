@@ -154,6 +154,42 @@ async def test_a_stack_that_starts_on_the_node_comes_up_and_leaves_it_then(world
     assert phases[-3:] == ["phase.running", "phase.stopping", "phase.stopped"]
 
 
+async def test_a_drain_that_was_called_off_unseen_forces_nobody(tmp_path):
+    slow = {"resync_interval": timedelta(minutes=2), "observation_max_age": timedelta(minutes=5)}
+    world = World(tmp_path, limits=QUICK, when_stale=WhenStale.REPORT, **slow)
+    async with world.running():
+        await world.ensure()
+        await world.store.extend_lease(UserId(ADA), utc_now() + timedelta(minutes=10))
+        before = ids(world)
+        world.nomad.nodes.drain(NODE, deadline=utc_now() + DRAIN_MARGIN + timedelta(seconds=2))
+        await waits_for_its_agent(world)
+
+        world.nomad.is_mute = True
+        world.nomad.nodes.open(NODE)
+        await world.until(lambda: world.stack().status.migration_state is MigrationState.CURRENT)
+
+        assert (ids(world), world.stack().status.phase) == (before, Phase.RUNNING)
+
+
+async def test_nobody_is_forced_while_the_node_cannot_be_looked_at(tmp_path):
+    slow = {"resync_interval": timedelta(minutes=2), "observation_max_age": timedelta(minutes=5)}
+    world = World(tmp_path, limits=QUICK, when_stale=WhenStale.REPORT, **slow)
+    async with world.running():
+        await world.ensure()
+        server_of(world).busy = True
+        before = ids(world)
+        world.nomad.nodes.drain(NODE, deadline=utc_now() + DRAIN_MARGIN + timedelta(seconds=2))
+        await waits_for_its_agent(world)
+        looks = world.nomad.faults.calls["closed_nodes"]
+
+        gone = UpstreamUnavailable("nomad", "list nodes", "connection refused")
+        world.nomad.faults.fail_next("closed_nodes", gone, times=2)
+        await world.until(lambda: world.nomad.faults.calls["closed_nodes"] >= looks + 2)
+
+        assert (ids(world), world.stack().status.phase) == (before, Phase.RUNNING)
+        await is_held(world)
+
+
 # --- how it is noticed
 
 

@@ -57,6 +57,16 @@ def test_a_listing_tells_which_nodes_are_not_as_they_were():
     assert nodes.listed([DRAINED], begun=nodes.now()) == frozenset()
 
 
+def test_a_listing_that_was_begun_before_the_last_one_says_nothing():
+    nodes, clock = known_nodes()
+    begun = nodes.now()
+    clock.seconds += 1
+    nodes.listed([], begun=nodes.now())
+
+    assert nodes.listed([CLOSED], begun=begun) == frozenset()
+    assert nodes.closed_node("n1") is None
+
+
 def test_after_a_time_of_which_nothing_is_known_any_node_may_have_changed():
     nodes, clock = known_nodes()
     assert nodes.listed([CLOSED], begun=nodes.now()) is None

@@ -13,8 +13,12 @@ _MARGIN = 120.0
 LEFT = (None, 2.0, 20.0, 60.0, 120.0)
 """Seconds that a drain leaves for an agent at work, before its margin begins; None for ever."""
 
-_AS_LISTED = 40.0
-"""Seconds after which nobody acts by a listing of nodes any more: its greatest age, and the moment that a look takes."""
+_LASTS = {"closed": 40.0, "drained": 40.0, "forced": 20.0}
+"""
+Seconds after which nobody acts any more by what a node was: the greatest age of a listing, and the moment that a look takes.
+
+Before anybody is stopped by force the node is looked at: there lie only the calls between, each with its deadline.
+"""
 
 
 class Nodes:
@@ -70,9 +74,8 @@ class Nodes:
     def was(self, how: str, name: str | None) -> bool:
         """Whether the node is, or was until a moment ago, "closed", "drained", or "forced": past what an agent was left."""
         node = self._fake.closed.get(name or "")
-        return (
-            self._is(how, node) or self._loop.time() - self._until.get((name or "", how), -1e9) < _AS_LISTED
-        )
+        ended = self._until.get((name or "", how), -1e9)
+        return self._is(how, node) or self._loop.time() - ended < _LASTS[how]
 
     def closed_for(self, name: str | None) -> float:
         """Return for how many seconds the node has been closed, without being drained at any moment of them."""

@@ -24,8 +24,10 @@ class Nodes:
         """
         Take in a whole listing, and return the ids of the nodes that are not as they were known.
 
-        None where nothing was known any more, so that any may be.
+        None where nothing was known any more, so that any may be. One that was begun before what is known says nothing.
         """
+        if self._listed_at is not None and begun < self._listed_at:
+            return frozenset()
         was_known, before = self.are_known, self._closed
         self._closed, self._listed_at = {node.id: node for node in closed}, begun
         if not was_known:

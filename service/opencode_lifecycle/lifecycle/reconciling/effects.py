@@ -29,6 +29,7 @@ from opencode_lifecycle.lifecycle.reconciling.steps import (
     Limits,
     Look,
     LookAtActivity,
+    LookAtNodes,
     LookForCutTurns,
     MakeSecret,
     MakeWorkspace,
@@ -134,8 +135,9 @@ class Effects:
         deadline = Deadline.after(self._upstream_timeout, f"{type(step).__name__} for {stack.job_id}")
         log.debug("step", step=type(step).__name__, job_id=stack.job_id, phase=stack.status.phase)
         match step:
-            case Look():
-                await self._look(current, deadline)
+            case Look() | LookAtNodes():
+                look = self._look if isinstance(step, Look) else self._look_at_nodes
+                await look(current, deadline)
             case MakeSecret():
                 version = await self._passwords.ensure(stack.job_id, deadline)
                 self._fleet.saw_secret(stack.user_id, SecretSeen(version=version))
@@ -199,6 +201,17 @@ class Effects:
         seen = await self._orchestrator.observe(stack.job_id, deadline)
         self._fleet.see(stack.job_id, seen)
         current.work = replace(current.work, observation=seen, done=current.work.done | {Part.LOOK})
+
+    async def _look_at_nodes(self, current: Pass, deadline: Deadline) -> None:
+        begun = self._fleet.nodes.now()
+        closed = await self._orchestrator.closed_nodes(deadline)
+        self._fleet.apply_nodes(closed, begun=begun)
+        current.work = replace(
+            current.work,
+            closed_node=self._fleet.closed_node(current.work.stack),
+            nodes_age=self._fleet.nodes.age,
+            done=current.work.done | {Part.NODES},
+        )
 
     async def _rotate(self, current: Pass, known: int, deadline: Deadline) -> None:
         """

@@ -21,6 +21,7 @@ _MOST_STEPS: Final = 40
 
 WORDS: Final[Mapping[type[Step], str]] = {
     steps.Look: "look at the job in Nomad",
+    steps.LookAtNodes: "look which nodes take nothing new",
     steps.CompareJob: "compare the job with what was registered",
     steps.CheckJob: "have Nomad plan the job that is to follow",
     steps.LookAtActivity: "look whether its agent works",
@@ -59,7 +60,7 @@ _PARTS: Final[Mapping[type[Step], Part]] = {
     steps.LookForCutTurns: Part.TURNS,
     steps.ReadReport: Part.REPORT,
 }
-_READS: Final = (steps.Look, steps.CompareJob, steps.CheckJob, steps.LookAtActivity)
+_READS: Final = (steps.Look, steps.LookAtNodes, steps.CompareJob, steps.CheckJob, steps.LookAtActivity)
 
 Read = Callable[[Work, Step], Awaitable[Work]]
 Rework = Callable[[Work, Stack], Work]

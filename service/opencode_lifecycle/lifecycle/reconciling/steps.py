@@ -31,6 +31,8 @@ class Part(StrEnum):
     """Nomad was asked in this pass what there is."""
     ACTIVITY = "activity"
     """The runtime was asked in this pass what its sessions do."""
+    NODES = "nodes"
+    """Nomad was asked in this pass which nodes take nothing new."""
     CHECK = "check"
     """Nomad was asked in this pass whether it would take the job that is wanted."""
     COMPARISON = "comparison"
@@ -135,6 +137,11 @@ class Work:
 @dataclass(frozen=True, slots=True)
 class Look:
     """Read the job directly, now."""
+
+
+@dataclass(frozen=True, slots=True)
+class LookAtNodes:
+    """Ask Nomad which nodes take nothing new, now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +276,7 @@ class Rest:
 
 Step = (
     Look
+    | LookAtNodes
     | MakeSecret
     | RotateSecret
     | MakeWorkspace

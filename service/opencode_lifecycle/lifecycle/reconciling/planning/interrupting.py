@@ -12,6 +12,7 @@ from opencode_lifecycle.lifecycle.reconciling.steps import (
     CheckJob,
     Limits,
     LookAtActivity,
+    LookAtNodes,
     Move,
     Part,
     Reload,
@@ -234,7 +235,17 @@ def _past_deadline(
 
 
 def _force(work: Work, change: Interruption, now: datetime) -> Step:
-    """Interrupt what is at work, its turns aborted first."""
+    """
+    Interrupt what is at work, its turns aborted first.
+
+    1. A node is drained, and that is listed.
+    2. The drain is called off, or given longer; the next listing fails.
+    3. By the last one, the time of the agents is over.
+
+    So the node is looked at as the last act before. Where that fails, nothing could be stopped either.
+    """
     if change.needs_check and Part.CHECK not in work.done:
         return CheckJob()
+    if change.drain is not None and Part.NODES not in work.done:
+        return LookAtNodes()
     return end_turns(work) or _interrupt(work, change, now, forced=True)
