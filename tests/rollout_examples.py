@@ -176,3 +176,7 @@ class ToyDriver:
 
     def _enter(self, state: RolloutState, reason: RolloutReason | None = None) -> None:
         self.rollout = entered(self.rollout, state, now=self.fleet.now, reason=reason)
+
+
+def driven(fleet: ToyFleet | None = None, **strategy) -> ToyDriver:
+    return ToyDriver.of(fleet or a_fleet(4), a_specification(**strategy))

@@ -91,6 +91,25 @@ def stopped(stack: Stack) -> Stack:
     )
 
 
+def asleep(stack: Stack) -> Stack:
+    status = replace(
+        stack.status, phase=Phase.STOPPED, reason=Reason.IDLE, runtime=None, health=Health.UNKNOWN
+    )
+    return replace(stack, status=replace(status, observed_generation=stack.intent.generation))
+
+
+def held_by_its_node(stack: Stack, **changes) -> Stack:
+    status = replace(
+        stack.status,
+        phase=Phase.STOPPED,
+        reason=Reason.NODE_DRAINING,
+        migration_state=MigrationState.HELD,
+        runtime=None,
+        **changes,
+    )
+    return replace(stack, status=status)
+
+
 @dataclass
 class ToyFleet:
     """

@@ -1,25 +1,10 @@
 """A rollout over stacks whose node is drained: it waits for none of them, and they start on the release later."""
 
-from dataclasses import replace
-
 from opencode_lifecycle.lifecycle.rollouts.standing import observed
 from opencode_lifecycle.model.migration import OrderOutcome
 from opencode_lifecycle.model.rollout import MemberReason, MemberState, RolloutState
-from opencode_lifecycle.model.states import MigrationState, Phase, Reason
 from rollout_examples import ToyDriver, a_fleet, a_specification
-from toy_fleet import NEW
-
-
-def held_by_its_node(stack, **changes):
-    status = replace(
-        stack.status,
-        phase=Phase.STOPPED,
-        reason=Reason.NODE_DRAINING,
-        migration_state=MigrationState.HELD,
-        runtime=None,
-        **changes,
-    )
-    return replace(stack, status=status)
+from toy_fleet import NEW, held_by_its_node
 
 
 def test_an_order_that_ended_because_its_node_is_drained_says_so_and_is_nobodys_failure():
