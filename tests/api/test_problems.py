@@ -214,6 +214,27 @@ async def test_the_description_is_valid_openapi_and_names_every_route(world):
     }
 
 
+async def test_shapes_bear_names_that_a_generated_client_can_use(world):
+    description = (await world.call("GET", "/openapi.json", by=None)).json
+
+    names = description["components"]["schemas"]
+    assert {"Stack", "StackList", "EnsureBody", "Problem"} <= set(names)
+    assert [name for name in names if not re.fullmatch(r"[A-Z][A-Za-z]+", name) or "Shape" in name] == []
+
+
+async def test_the_contents_of_the_page_lead_to_every_call(world):
+    page = (await world.call("GET", "/docs", by=None)).text
+
+    contents = page[page.index("<nav>") : page.index("</nav>")]
+    assert set(re.findall(r'href="#([a-z_]+)"', contents)) == {
+        *(route.handler for route in ROUTES),
+        "problems",
+        "shapes",
+    }
+    for place in re.findall(r'href="#([^"]+)"', page):
+        assert f'id="{place}"' in page
+
+
 async def test_the_page_for_people_stands_alone(world):
     answer = await world.call("GET", "/docs", by=None)
 

@@ -17,7 +17,7 @@ body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding
 h2{margin-top:2.5rem;border-bottom:1px solid #d0d7de}h3{margin:2rem 0 .25rem}
 code,pre{font:14px/1.45 ui-monospace,monospace;background:#f4f6f8;border-radius:4px}
 code{padding:.1em .3em}pre{padding:.75rem;overflow:auto}
-td:first-child{width:11rem}
+td:first-child{width:11rem}.contents td:first-child{width:5rem;font-weight:600}.contents td{padding-bottom:0}
 table{border-collapse:collapse;width:100%;margin:.5rem 0}td,th{text-align:left;vertical-align:top;padding:.25rem .75rem .25rem 0}
 .method{display:inline-block;min-width:4.5rem;font-weight:600}
 @media(prefers-color-scheme:dark){body{color:#e6edf3;background:#0d1117}code,pre{background:#161b22}h2{border-color:#30363d}a{color:#58a6ff}}
@@ -54,11 +54,12 @@ class DocumentationHandlers:
 def page(description: Mapping[str, Any]) -> str:
     """Render the whole page. Everything that is put into it is escaped."""
     info = description["info"]
-    calls = [
-        _call(method, path, operation)
+    operations = [
+        (method, path, operation)
         for path, methods in description["paths"].items()
         for method, operation in methods.items()
     ]
+    calls = [_call(*each) for each in operations]
     shapes = [
         f'<h3 id="shape-{escape(name)}">{escape(name)}</h3><pre>{escape(json.dumps(schema, indent=2))}</pre>'
         for name, schema in sorted(description["components"]["schemas"].items())
@@ -69,8 +70,23 @@ def page(description: Mapping[str, Any]) -> str:
         f"<title>{escape(info['title'])}</title><style>{_STYLE}</style></head><body>"
         f"<h1>{escape(info['title'])}</h1><p>Version {escape(info['version'])}. {_prose(info['description'])} "
         'For machines: <a href="/openapi.json">/openapi.json</a>.</p>'
-        f"<h2>Calls</h2>{''.join(calls)}<h2>Problems</h2>{_problems(description['x-problem-codes'])}"
-        f"<h2>Shapes</h2>{''.join(shapes)}</body></html>"
+        f"{_contents(operations)}"
+        f'<h2 id="calls">Calls</h2>{"".join(calls)}<h2 id="problems">Problems</h2>{_problems(description["x-problem-codes"])}'
+        f'<h2 id="shapes">Shapes</h2>{"".join(shapes)}</body></html>'
+    )
+
+
+def _contents(operations: Sequence[tuple[str, str, Mapping[str, Any]]]) -> str:
+    rows = [
+        f"<tr><td>{escape(method.upper())}</td>"
+        f'<td><a href="#{escape(operation["operationId"])}"><code>{escape(path)}</code></a></td>'
+        f"<td>{_prose(operation['summary'])}</td></tr>"
+        for method, path, operation in operations
+    ]
+    return (
+        f'<nav><h2>Contents</h2><table class="contents">{"".join(rows)}</table>'
+        '<p><a href="#problems">Problems</a>: what each <code>code</code> means. '
+        '<a href="#shapes">Shapes</a>: what is sent and answered.</p></nav>'
     )
 
 

@@ -15,6 +15,8 @@ from opencode_lifecycle.model.identifiers import GROUP_PATTERN, USER_ID_PATTERN
 from opencode_lifecycle.model.principal import Role
 
 _REFERENCE: Final = "#/components/schemas/{model}"
+_LIST: Final = re.compile(r"\bListShape[_\[](\w+?)Shape[_\]]")
+_SHAPE: Final = re.compile(r"\b(\w+)Shape\b")
 _PATH_PARAMETER: Final = re.compile(r"\{([a-z_]+)\}")
 _PATTERNS: Final = {
     "user_id": USER_ID_PATTERN,
@@ -33,7 +35,12 @@ _DESCRIPTION: Final = (
 
 
 def describe(routes: Sequence[Route], *, version: str) -> Mapping[str, Any]:
-    """Return the whole document."""
+    """Return the whole document, in which shapes bear names that a reader or a generated client can use."""
+    document: Mapping[str, Any] = _with_plain_names(_document(routes, version))
+    return document
+
+
+def _document(routes: Sequence[Route], version: str) -> Mapping[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
@@ -178,6 +185,24 @@ def _reference(model: type[BaseModel]) -> Mapping[str, Any]:
 def _named(model: type[BaseModel]) -> Mapping[str, str]:
     name = re.sub(r"[^A-Za-z0-9.\-_]", "_", model.__name__)
     return {"$ref": _REFERENCE.format(model=name)}
+
+
+def _with_plain_names(node: Any) -> Any:
+    """Return a part of the document with `StackShape` called `Stack`, and `ListShape[StackShape]` `StackList`."""
+    if isinstance(node, list):
+        return [_with_plain_names(each) for each in node]
+    if not isinstance(node, dict):
+        return node
+    plain = {_plain(name): _with_plain_names(each) for name, each in node.items()}
+    assert len(plain) == len(node), "two shapes would bear one name"
+    for key in ("$ref", "title"):
+        if isinstance(plain.get(key), str):
+            plain[key] = _plain(plain[key])
+    return plain
+
+
+def _plain(name: str) -> str:
+    return _SHAPE.sub(r"\1", _LIST.sub(r"\1List", name))
 
 
 def _problem_codes() -> Sequence[Mapping[str, Any]]:

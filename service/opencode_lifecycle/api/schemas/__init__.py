@@ -15,7 +15,7 @@ from opencode_lifecycle.api.schemas.leases import LeaseBody, LeaseShape
 from opencode_lifecycle.api.schemas.operations import (
     EventShape,
     OperationShape,
-    PhaseShape,
+    PhaseEnteredShape,
 )
 from opencode_lifecycle.api.schemas.oversight import (
     ConditionShape,
@@ -123,7 +123,7 @@ __all__ = [
     "OrphanPlanShape",
     "OrphanShape",
     "Outgoing",
-    "PhaseShape",
+    "PhaseEnteredShape",
     "PinBody",
     "PlanTotalsShape",
     "PlannedStackShape",

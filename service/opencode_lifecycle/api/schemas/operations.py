@@ -9,7 +9,7 @@ from opencode_lifecycle.model.operation import OperationKind, OperationState
 from opencode_lifecycle.model.states import Phase, Reason
 
 
-class PhaseShape(Mirror):
+class PhaseEnteredShape(Mirror):
     phase: Phase
     at: datetime
 
@@ -19,7 +19,7 @@ class OperationShape(Mirror):
     kind: OperationKind
     user_id: str
     state: OperationState
-    phases: Sequence[PhaseShape]
+    phases: Sequence[PhaseEnteredShape]
     reason: Reason | None
     message: str
     receipt: Mapping[str, Any] | None
