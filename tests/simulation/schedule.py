@@ -6,7 +6,7 @@ dies; at the end everything is well again, and every stack must be where its las
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -139,7 +139,8 @@ class Schedule:
         except Violation as violation:
             outcome.violation = str(violation)
         except (Stuck, TimeoutError) as stuck:
-            outcome.violation = f"{self.watcher.why_no_rest()}: {stuck or type(stuck).__name__}"
+            what = "; ".join([*filter(None, [str(stuck)]), *self._restless()])
+            outcome.violation = f"{self.watcher.why_no_rest()}: {what}"
         finally:
             self._close()
             Deadline.after.__func__.__defaults__, background.monotonic = before
@@ -365,18 +366,29 @@ class Schedule:
                 await asyncio.sleep(0.5)
 
     def _rests(self) -> bool:
-        if any(replica.plane is None or replica.plane.dispatcher.at_work for replica in self.replicas):
-            return False
-        for row in self.cluster.store.rows.values():
-            stack = row.stack
-            goal = {Desired.RUNNING: Phase.RUNNING, Desired.STOPPED: Phase.STOPPED}.get(stack.intent.desired)
-            if not (stack.status.phase is goal or is_asleep(stack)):
-                return False
-            if not stack.is_settled or row.claim_token is not None:
-                return False
-            if stack.status.migration_state in _UNDER_WAY:
-                return False
-        return self.cluster.store.the_active() is None
+        return next(self._restless(), None) is None
+
+    def _restless(self) -> Iterator[str]:
+        """Yield who is on the way still, or at work, as far as the rows say."""
+        for replica in self.replicas:
+            if replica.plane is None or replica.plane.dispatcher.at_work:
+                yield f"life {replica.life} is {'dead' if replica.plane is None else 'at work'}"
+        for user, row in self.cluster.store.rows.items():
+            intent, status = row.stack.intent, row.stack.status
+            goal = {Desired.RUNNING: Phase.RUNNING, Desired.STOPPED: Phase.STOPPED}.get(intent.desired)
+            is_there = status.phase is goal or is_asleep(row.stack)
+            is_done = row.stack.is_settled and row.claim_token is None
+            if not (is_there and is_done and status.migration_state not in _UNDER_WAY):
+                claim = (
+                    f", claimed by life {self.watcher.holder_of(row.claim_token)}" if row.claim_token else ""
+                )
+                yield (
+                    f"{user} is {status.phase} and {status.migration_state} for {status.reason} "
+                    f"({status.message}), and is to be {intent.desired}; generation {intent.generation}, "
+                    f"observed {status.observed_generation}{claim}"
+                )
+        if (active := self.cluster.store.the_active()) is not None:
+            yield f"a rollout is {active.state} with {', '.join(f'{n} {state}' for state, n in active.counts.items())}"
 
     async def _settle(self) -> None:
         self.mischief.heal(for_good=True)
@@ -394,6 +406,8 @@ class Schedule:
             self.last_effect = self.last_effect or len(self.cluster.effects)
             await asyncio.sleep(45)
             if not self._rests():
+                if self.loop.time() > end:
+                    raise Stuck("what comes to rest does not stay there")
                 continue
             try:
                 check_end(self)
