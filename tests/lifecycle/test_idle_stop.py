@@ -10,8 +10,9 @@ from opencode_lifecycle.model.clock import utc_now
 from opencode_lifecycle.model.group import GroupWish
 from opencode_lifecycle.model.identifiers import UserId, new_operation_id
 from opencode_lifecycle.model.operation import OperationState
-from opencode_lifecycle.model.states import Desired, Phase, Reason
+from opencode_lifecycle.model.states import Desired, MigrationState, Phase, Reason
 from opencode_lifecycle.ports.stores import Decision
+from rollout_worlds import a_new_release
 from world import ADA, OPERATOR, World
 
 QUICK = Limits(
@@ -82,6 +83,21 @@ async def test_what_was_asked_for_has_its_outcome_before_it_falls_asleep_and_the
     assert operation.state is OperationState.SUCCEEDED
     await world.plane.groups.put("default", GroupWish(names=NAMES, idle_stop_after=None), by=OPERATOR)
     assert (await world.ensure()).ready
+
+
+async def test_a_change_that_is_under_way_comes_to_its_end_before_the_stack_falls_asleep(world):
+    await world.ensure()
+    server_of(world).busy = True
+    release = await a_new_release(world, managed_config='{"share": "disabled"}')
+    await world.plane.provisioning.pin(ADA, release, by=OPERATOR, if_match=None)
+    await world.until(lambda: world.stack().status.migration_state is MigrationState.DRAINING)
+
+    await let_idle_ones_stop(world, timedelta(milliseconds=1))
+    server_of(world).busy = False
+    status = (await world.phase(Phase.STOPPED)).status
+
+    assert (status.reason, status.release) == (Reason.IDLE, release)
+    assert (status.migration_state, status.migrating_since) == (MigrationState.CURRENT, None)
 
 
 async def test_an_ensure_wakes_it_whatever_became_of_the_one_before(world):

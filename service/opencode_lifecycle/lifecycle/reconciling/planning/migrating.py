@@ -48,6 +48,7 @@ _LIVE = frozenset({Facet.PROMPT, Facet.CONFIG})
 _IN_PLACE = frozenset({Facet.LABELS, Facet.ENDPOINTS})
 """They live in Consul service meta, which Nomad changes without a restart, and are what their owner asked for."""
 _UNDER_WAY = frozenset({MigrationState.REPLACING, MigrationState.VERIFYING})
+_CONCLUDED = frozenset({MigrationState.CURRENT, MigrationState.STALE})
 
 
 def put_right(work: Work, seen: Observation, now: datetime, limits: Limits) -> Step:
@@ -316,9 +317,9 @@ def _settled(work: Work, stale: frozenset[Facet], now: datetime, limits: Limits)
         return _data_gone_back(work, now, limits) or Rest(_on_footing(status), wait, succeeded=False)
     if order is None and (falling_asleep := idle_stop(work, now, limits)) is not None:
         if not isinstance(falling_asleep, timedelta):
-            if stack.is_settled:
+            if stack.is_settled and stack.status.migration_state in _CONCLUDED:
                 return falling_asleep
-            # What was asked for gets its outcome first: asleep, nobody would look for it.
+            # What was asked for gets its outcome first, and a change its end: asleep, nobody would look for it.
             falling_asleep = limits.poll
         wait = min(wait, falling_asleep) if wait is not None else falling_asleep
     if stale:
