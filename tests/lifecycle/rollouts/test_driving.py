@@ -15,6 +15,7 @@ from opencode_lifecycle.model.identifiers import ReleaseId
 from opencode_lifecycle.model.release import Release
 from opencode_lifecycle.model.rollout import PromptVerdict, Rollout, RolloutState
 from opencode_lifecycle.model.rollout_specification import Amount, Gate, RolloutSpecification, Strategy
+from opencode_lifecycle.ports.stores import Decision
 from world import OPERATOR, World
 
 USERS = ("ada", "bob", "cyd", "dan")
@@ -178,6 +179,25 @@ async def test_a_driver_that_is_told_of_a_change_reads_it_before_it_takes_anothe
     await four.until(lambda: RolloutState.PAUSED in seen)
 
     assert len(seen) < 20
+
+
+async def test_orders_of_which_nothing_comes_are_not_tried_again_without_a_pause(four, monkeypatch):
+    tried = []
+
+    def refused(*_):
+        tried.append(None)
+        return lambda _: Decision()
+
+    monkeypatch.setattr(driving, "decision_of", refused)
+    monkeypatch.setattr(driving, "LOOKS_EVERY", 3600)
+    monkeypatch.setattr(driving, "GATHERING", 0)
+    monkeypatch.setattr(four.plane._rollout_driver, "_pause_between", 0)
+    await started(four)
+    await four.until(lambda: bool(tried))
+    for _ in range(200):
+        await asyncio.sleep(0)
+
+    assert len(tried) <= 2 * len(USERS)
 
 
 async def test_a_replica_that_was_told_and_does_not_drive_asks_for_the_claim_now_and_then(four, monkeypatch):

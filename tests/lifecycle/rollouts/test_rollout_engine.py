@@ -88,6 +88,28 @@ def test_nothing_is_done_to_who_is_stopped_before_its_turn_where_it_starts_as_it
 
 
 @pytest.mark.parametrize(
+    ("what", "state"),
+    [
+        ({"recreate": True}, MemberState.LEFT_OUT),
+        ({}, MemberState.LEFT_OUT),
+        ({"rotate_passwords": True}, MemberState.MIGRATED),
+    ],
+)
+def test_a_pin_changes_nothing_for_who_is_stopped_where_no_release_is_rolled_out(what, state):
+    fleet = a_fleet(4)
+    driver = ToyDriver.of(fleet, RolloutSpecification(**what, strategy=Strategy(soak=timedelta(0))))
+    user = driver.members[-1].user_id
+    stack = fleet.stacks[user]
+    fleet.put(replace(stack, intent=replace(stack.intent, pinned=True)))
+    fleet.stop(user)
+
+    driver.run(seconds=600)
+
+    assert driver.rollout.state is RolloutState.SUCCEEDED
+    assert (driver.members[-1].state, driver.members[-1].reason) == (state, MemberReason.NOT_RUNNING)
+
+
+@pytest.mark.parametrize(
     ("policy", "state"), [(AtDeadline.SKIP, MemberState.SKIPPED), (AtDeadline.HOLD, MemberState.HELD)]
 )
 def test_at_its_deadline_an_agent_that_never_rests_is_left_as_it_is(policy, state):

@@ -153,13 +153,13 @@ class RolloutDriver:
                 log.info("others came to what is taken back", rollout=claimed.rollout.id, stacks=len(late))
                 claimed = await self._take_in(claimed, late)
                 continue
-            claimed = await self._take(claimed, turn)
+            claimed, has_come_of_it = await self._take(claimed, turn)
             if not claimed.rollout.is_active:
                 break
             if self._is_told or monotonic() - read_at >= LOOKS_EVERY:
                 read_at, self._is_told = monotonic(), False
                 await self._check(claimed)
-            await self._rest(turn, took)
+            await self._rest(turn, took, has_come_of_it=has_come_of_it)
         self._held = None
         log.info("rollout ended", rollout=claimed.rollout.id, state=claimed.rollout.state)
 
@@ -190,8 +190,8 @@ class RolloutDriver:
         if active is None or (active.id, active.version) != (claimed.rollout.id, claimed.rollout.version):
             raise ClaimLost
 
-    async def _take(self, claimed: ClaimedRollout, turn: Turn) -> ClaimedRollout:
-        """Do what *turn* names as long as nobody says otherwise, and save what is so then."""
+    async def _take(self, claimed: ClaimedRollout, turn: Turn) -> tuple[ClaimedRollout, bool]:
+        """Do what *turn* names as long as nobody says otherwise, save what is so then, and say whether that is new."""
         rollout, changed = turn.rollout, {member.user_id: member for member in turn.members}
         asks = [action for action in turn.actions if isinstance(action, Ask)]
         try:
@@ -204,8 +204,8 @@ class RolloutDriver:
         finally:
             self._members |= changed
         if not changed and rollout == claimed.rollout:
-            return await self._kept(claimed)
-        return await self._save(claimed, rollout, list(changed.values()))
+            return await self._kept(claimed), False
+        return await self._save(claimed, rollout, list(changed.values())), True
 
     async def _kept(self, claimed: ClaimedRollout) -> ClaimedRollout:
         """Hold on to a claim of which a third has passed."""
@@ -322,9 +322,13 @@ class RolloutDriver:
                 await answers
         return claimed
 
-    async def _rest(self, turn: Turn, took: float) -> None:
-        """Wait for news, but for changes that come together, and not beyond what the turn says."""
-        if turn.actions or turn.members:
+    async def _rest(self, turn: Turn, took: float, *, has_come_of_it: bool) -> None:
+        """
+        Wait for news, but for changes that come together, and not beyond what the turn says.
+
+        What changed nothing is no news, whatever it was: it would be done again at once, without end.
+        """
+        if has_come_of_it:
             await self._wait(max(GATHERING, SHARE * took))
             return
         left = LOOKS_EVERY

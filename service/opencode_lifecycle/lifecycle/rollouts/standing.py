@@ -297,7 +297,8 @@ def _of_waiting(rollout: Rollout, member: Member, stack: Stack, now: datetime) -
     moves = rollout.release is not None and rollout.release != member.release_before
     if rests(rollout.specification, stack) and not is_at_rest(stack):
         return _of_asleep(rollout, member, stack, now, moves=moves)
-    if is_at_rest(stack) and not intent.pinned and not intent.held:
+    is_left_out = intent.held or (intent.pinned and rollout.release is not None)
+    if is_at_rest(stack) and not is_left_out:
         is_prepared = moves and intent.wanted_release == rollout.release
         has_rotated = rollout.specification.rotate_passwords and intent.rotation > member.generation
         if is_prepared or (has_rotated and not moves):
