@@ -11,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection
 
 from database_examples import ADA, a_release, a_stack, an_event, inserting, put
 from opencode_lifecycle.adapters.database import schema
@@ -94,7 +95,7 @@ async def test_a_full_disk_is_said_clearly_and_writing_goes_on_when_there_is_roo
     """A page limit makes SQLite fail just as a full file system does: SQLITE_FULL, in the middle of a transaction."""
     database = await opened(sqlite_url)
     await put(database, "before")
-    limit_pages(database, 1)
+    await limit_pages(database, 1)
     filler = [an_event(text="x" * 100_000)]
 
     with pytest.raises(UpstreamUnavailable) as raised:
@@ -102,16 +103,18 @@ async def test_a_full_disk_is_said_clearly_and_writing_goes_on_when_there_is_roo
     assert (raised.value.system, raised.value.detail) == ("database", "the disk is full")
     assert await database.get(UserId("before")) is not None
 
-    limit_pages(database, 2**30)
+    await limit_pages(database, 2**30)
     await database.append(filler)
     await put(database, "after")
     await database.close()
     assert integrity_of(file_of(sqlite_url)) == "ok"
 
 
-def limit_pages(database: Database, pages: int) -> None:
-    with database._writing.engine.connect() as connection:
+async def limit_pages(database: Database, pages: int) -> None:
+    def limit(connection: Connection) -> None:
         connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+
+    await database._writing.transact(limit)
 
 
 @pytest.fixture
@@ -247,11 +250,11 @@ async def test_the_database_file_can_be_read_by_its_owner_alone(sqlite_url, tmp_
 async def test_sqlite_is_set_up_so_that_a_committed_write_survives_a_power_cut(sqlite_url):
     database = await opened(sqlite_url)
 
-    with database._writing.engine.connect() as connection:
-        settings = {
-            name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
-            for name in ("journal_mode", "synchronous", "foreign_keys")
-        }
+    def settings_of(connection: Connection) -> dict[str, object]:
+        names = ("journal_mode", "synchronous", "foreign_keys")
+        return {name: connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in names}
+
+    settings = await database._writing.transact(settings_of)
 
     assert settings == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1}
     await database.close()

@@ -19,6 +19,7 @@ from opencode_lifecycle.adapters.database.stack_statements import (
     UPDATE_STACK,
     insert_stack,
     last_operation_of,
+    stack_head,
     stack_row,
 )
 from opencode_lifecycle.adapters.database.tables import (
@@ -121,10 +122,10 @@ class ClaimRows(Store):
 
     async def save(self, claimed: Claimed, progress: Progress) -> Stack:
         def save(transaction: Transaction) -> Stack:
-            row = _claimed_row(transaction, claimed)
-            _check_lease(row, progress)
-            stack = _write_status(transaction, row, claimed, progress)
-            _write_operation(transaction, row, claimed, progress)
+            head = _claimed_head(transaction, claimed)
+            _check_lease(head, progress)
+            stack = _write_status(transaction, head, claimed, progress)
+            _write_operation(transaction, head, claimed, progress)
             append_events(transaction, progress.events)
             return stack
 
@@ -141,7 +142,7 @@ class ClaimRows(Store):
 
     async def renew_claim(self, claimed: Claimed, *, lapses_at: datetime) -> Claimed:
         def renew(transaction: Transaction) -> Claimed:
-            _claimed_row(transaction, claimed)
+            _claimed_head(transaction, claimed)
             values = {"whose": claimed.stack.user_id, "held_token": claimed.token, "until": lapses_at}
             transaction.write(_RENEW, values)
             return replace(claimed, lapses_at=lapses_at)
@@ -166,8 +167,8 @@ class ClaimRows(Store):
         successor: Stack | None,
     ) -> None:
         def finish(transaction: Transaction) -> None:
-            row = _claimed_row(transaction, claimed)
-            if row["generation"] != claimed.stack.intent.generation:
+            head = _claimed_head(transaction, claimed)
+            if head["generation"] != claimed.stack.intent.generation:
                 raise ClaimLost("A newer change was accepted while the stack was being deleted.")
             _replace_row(transaction, claimed.stack, successor)
             _finish_operations(transaction, claimed.stack, outcome, successor)
@@ -200,15 +201,24 @@ def _free_stacks(
     return list(found.values())
 
 
-def _claimed_row(transaction: Transaction, claimed: Claimed) -> Mapping[str, Any]:
-    row = stack_row(transaction, claimed.stack.user_id)
-    if row is None or row["claim_token"] != claimed.token:
+def _claimed_head(transaction: Transaction, claimed: Claimed) -> Mapping[str, Any]:
+    head = stack_head(transaction, claimed.stack.user_id)
+    if head is None or head["claim_token"] != claimed.token:
         raise ClaimLost
-    return row
+    return head
 
 
-def _check_lease(row: Mapping[str, Any], progress: Progress) -> None:
-    busy_until: datetime | None = row["busy_until"]
+def _stored(transaction: Transaction, head: Mapping[str, Any], claimed: Claimed) -> Stack:
+    """Return the stack as it is now: the one that was claimed, unless somebody wrote to it since."""
+    if head["change_seq"] == claimed.stack.change_seq:
+        return claimed.stack
+    row = stack_row(transaction, claimed.stack.user_id)
+    assert row is not None, "its head was read in this transaction"
+    return stack_of(row)
+
+
+def _check_lease(head: Mapping[str, Any], progress: Progress) -> None:
+    busy_until: datetime | None = head["busy_until"]
     if (
         progress.unless_busy_at is not None
         and busy_until is not None
@@ -218,24 +228,22 @@ def _check_lease(row: Mapping[str, Any], progress: Progress) -> None:
 
 
 def _write_status(
-    transaction: Transaction, row: Mapping[str, Any], claimed: Claimed, progress: Progress
+    transaction: Transaction, head: Mapping[str, Any], claimed: Claimed, progress: Progress
 ) -> Stack:
-    stack = stack_of(row)
-    is_woken = row["next_attempt_at"] == AT_ONCE
+    stack = _stored(transaction, head, claimed)
+    is_woken = head["next_attempt_at"] == AT_ONCE
     status: Status = replace(progress.status, attempts=0) if is_woken else progress.status
     values: dict[str, Any] = {}
     if status != stack.status:
+        before = status_values(stack.status)
+        changed = {name: value for name, value in status_values(status).items() if value != before[name]}
         stack = replace(
             stack,
             status=status,
             updated_at=max(stack.updated_at, transaction.now()),
             change_seq=transaction.next_change(),
         )
-        values = {
-            **status_values(status),
-            "updated_at": stack.updated_at,
-            "change_seq": stack.change_seq,
-        }
+        values = {**changed, "updated_at": stack.updated_at, "change_seq": stack.change_seq}
     if not progress.keep_claim:
         is_behind = is_woken or stack.intent.generation > claimed.stack.intent.generation
         values |= {
@@ -249,9 +257,9 @@ def _write_status(
 
 
 def _write_operation(
-    transaction: Transaction, row: Mapping[str, Any], claimed: Claimed, progress: Progress
+    transaction: Transaction, head: Mapping[str, Any], claimed: Claimed, progress: Progress
 ) -> None:
-    operation = last_operation_of(row)
+    operation = last_operation_of(head)
     if operation is None or operation.state.is_finished:
         return
     # What was asked for since the stack was last read is not answered by it.

@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -155,16 +155,31 @@ class SqliteWriting:
         _prepare_sqlite(self.engine)
         event.listen(self.engine, "begin", _begin_immediate)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="database-writer")
+        self._connection: Connection | None = None
+        """Of the thread's own, since taking it from a pool and giving it back costs as much as a statement."""
 
     async def transact(self, work: Callable[[Connection], Result]) -> Result:
-        def transaction() -> Result:
-            with self.engine.begin() as connection:
-                return work(connection)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._transact, work)
 
-        return await asyncio.get_running_loop().run_in_executor(self._thread, transaction)
+    def _transact(self, work: Callable[[Connection], Result]) -> Result:
+        connection = self._connection or self.engine.connect()
+        self._connection = connection
+        try:
+            with connection.begin():
+                return work(connection)
+        except SQLAlchemyError:
+            # Whatever state it is in, the next transaction begins on a new one.
+            self._disconnect()
+            raise
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+        self.engine.dispose()
 
     async def close(self) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._thread, self.engine.dispose)
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._disconnect)
         self._thread.shutdown(wait=False)
 
 
