@@ -124,7 +124,7 @@ class RolloutWatch:
                 self._check_leaving(before, after)
             else:
                 self._check_interruption(before, after, "stopped")
-                self._check_rolled(before)
+                self._check_rolled(before, after)
                 self._check_that_it_can_come_back(before, now.reason)
         if is_reloading(now) and not is_reloading(was):
             self._check_interruption(before, after, "reloaded")
@@ -323,14 +323,15 @@ class RolloutWatch:
             and stack.intent.desired is Desired.RUNNING
         )
 
-    def _check_rolled(self, before: Stack) -> None:
+    def _check_rolled(self, before: Stack, after: Stack) -> None:
         found = self._owner_of(before.standing_order)
         if found is None:
             return
         rollout, name = found
         status, user = before.status, before.user_id
         runtime = status.runtime
-        is_changed_outside = bool(status.edits) or (
+        # That Nomad has another job than was registered, as after a restore, may be seen in the pass that stops it.
+        is_changed_outside = bool(after.status.edits) or (
             runtime is not None and runtime.secret_version != status.secret_version
         )
         key = (rollout.id, user, before.created_at, name.back)
