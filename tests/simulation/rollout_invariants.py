@@ -69,7 +69,9 @@ class RolloutWatch:
         self._stopped: set[tuple[object, ...]] = set()
         self._failed_orders: set[tuple[object, ...]] = set()
         self._down: dict[UserId, RolloutId] = {}
-        """Whose runtime was stopped by which rollout, and does not run again yet."""
+        """Whose runtime was stopped by which rollout, which takes a place of it until the order has its outcome."""
+        self._unavailable: dict[UserId, RolloutId] = {}
+        """The same until it runs again: also who is held by its node, since no rollout waits for a drain."""
         self._ordered: dict[UserId, tuple[int, RolloutId]] = {}
         """The generation of the last order of each stack, and whose it was."""
         self._forced: dict[UserId, float] = {}
@@ -111,7 +113,14 @@ class RolloutWatch:
                 self._rollout_moved(self._rollouts.get(rollout_id), rollout)
 
     def _forget(self, user: UserId) -> None:
-        for known in (self._down, self._ordered, self._forced, self._fresh, self._failures):
+        for known in (
+            self._down,
+            self._unavailable,
+            self._ordered,
+            self._forced,
+            self._fresh,
+            self._failures,
+        ):
             known.pop(user, None)
 
     def _stack_moved(self, before: Stack, after: Stack) -> None:
@@ -130,8 +139,11 @@ class RolloutWatch:
             self._check_interruption(before, after, "reloaded")
         if before.busy_until != after.busy_until:
             self._check_lease(after)
-        if now.phase in {Phase.RUNNING, Phase.FAILED}:
+        has_ended = now.phase in {Phase.RUNNING, Phase.FAILED}
+        if has_ended or after.is_held_by_node:
             self._down.pop(after.user_id, None)
+        if has_ended:
+            self._unavailable.pop(after.user_id, None)
         if now.order_done != was.order_done:
             self._check_outcome(after)
         is_refused = now.refused is not None and now.refused_in != was.refused_in
@@ -254,6 +266,7 @@ class RolloutWatch:
         if not is_by_rollout:
             self._asked_at[user] = loop.time()
             self._down.pop(user, None)
+            self._unavailable.pop(user, None)
             if after.intent.fresh_start != before.intent.fresh_start:
                 self._fresh[user] = after.intent.fresh_start
             self._stopped = {key for key in self._stopped if key[1] != user}
@@ -338,10 +351,15 @@ class RolloutWatch:
         if key in self._stopped and not is_changed_outside:
             self._violate(f"{user} is rolled twice by one rollout")
         self._stopped.add(key)
-        self._down[user] = rollout.id
+        self._down[user] = self._unavailable[user] = rollout.id
+        strategy = rollout.specification.strategy
         down = sorted(each for each, owner in self._down.items() if owner == rollout.id)
-        if len(down) > rollout.specification.strategy.max_in_flight:
+        if len(down) > strategy.max_in_flight:
             self._violate(f"{', '.join(down)} are down at once by a rollout of fewer")
+        unavailable = sorted(each for each, owner in self._unavailable.items() if owner == rollout.id)
+        most, members = strategy.max_unavailable, len(self._store.rollout_stacks[rollout.id])
+        if most is not None and len(unavailable) > max(1, most.at_most(members)):
+            self._violate(f"{', '.join(unavailable)} are unavailable at once by a rollout of fewer")
 
     def _check_outcome(self, after: Stack) -> None:
         status, found = after.status, self._owner_of(after.intent.order)
