@@ -10,7 +10,7 @@ from opencode_lifecycle.lifecycle.rollouts.pace import Sights
 from opencode_lifecycle.lifecycle.rollouts.standing import observed, rests
 from opencode_lifecycle.lifecycle.rollouts.turns import Ask, Turn, UseRelease, entered
 from opencode_lifecycle.lifecycle.rollouts.waves import Candidate, in_waves, turn_of
-from opencode_lifecycle.model.identifiers import RolloutId, UserId
+from opencode_lifecycle.model.identifiers import ReleaseId, RolloutId, UserId
 from opencode_lifecycle.model.rollout import (
     Member,
     MemberState,
@@ -63,6 +63,7 @@ class ToyDriver:
     saved: dict[UserId, Member]
     answers: PromptVerdict = PromptVerdict.ANSWERED
     asked: list[UserId] = field(default_factory=list)
+    pins: dict[str, ReleaseId] = field(default_factory=dict)
     crash: object = lambda: None
     check: object = lambda turn: None
 
@@ -114,7 +115,8 @@ class ToyDriver:
         return sorted(user for user, member in self.saved.items() if member.state is state)
 
     def look(self) -> Turn:
-        sights = Sights(stack=self.fleet.stacks.get, busy=self.fleet.sight, target=self.fleet.target)
+        fleet = self.fleet
+        sights = Sights(stack=fleet.stacks.get, busy=fleet.sight, target=fleet.target, pins=self.pins)
         return next_turn(self.rollout, self.members, sights, self.fleet.now)
 
     def take_turn(self) -> Turn:

@@ -433,21 +433,8 @@ class RolloutWatch:
         proven_at = self._proven.get(release)
         if proven_at is None:
             self._violate("a release became the target, and nobody has run it")
-        elif self._cluster.loop.time() - proven_at < strategy.soak.total_seconds() and self._has_others(
-            rollout
-        ):
+        elif self._cluster.loop.time() - proven_at < strategy.soak.total_seconds():
             self._violate("a release became the target before its canary has soaked")
-
-    def _has_others(self, rollout: Rollout) -> bool:
-        """Whether anybody is left who could be a canary in place of one that somebody took away."""
-        return any(
-            member.state is MemberState.WAITING
-            and (row := self._store.rows.get(member.user_id)) is not None
-            and row.stack.status.phase is Phase.RUNNING
-            and row.stack.intent.desired is Desired.RUNNING
-            and row.stack.intent.generation == member.generation
-            for member in self._store.rollout_stacks[rollout.id].values()
-        )
 
     # --- rollouts
 

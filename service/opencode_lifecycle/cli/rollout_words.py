@@ -23,7 +23,7 @@ OF_ROLLOUTS: Final[Mapping[RolloutReason, str]] = {
     RolloutReason.OPERATOR: "somebody asked for it",
     RolloutReason.FAILURES: "more stacks failed than the failure budget allows",
     RolloutReason.CANARY_FAILED: "a canary did not pass",
-    RolloutReason.NO_CANARY: "no canary could be moved, so nothing is known of the release",
+    RolloutReason.NO_CANARY: "no canary could be moved and judged, so nothing is known of the release",
     RolloutReason.INCONCLUSIVE: "what was moved cannot be seen, so it can be called neither healthy nor failed",
     RolloutReason.UNAVAILABLE: "as many stacks are without a working runtime as may be",
 }

@@ -75,7 +75,7 @@ class RolloutReason(StrEnum):
     CANARY_FAILED = "canary_failed"
     """A canary failed, was not healthy, or did not answer the prompt."""
     NO_CANARY = "no_canary"
-    """No canary could be moved, so nothing is known of the release."""
+    """No canary could be moved, or none that was is left to be judged, so nothing is known of the release."""
     INCONCLUSIVE = "inconclusive"
     """What was moved can be called neither healthy nor failed: it cannot be seen, or a neighbour is away."""
     UNAVAILABLE = "unavailable"

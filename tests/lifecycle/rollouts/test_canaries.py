@@ -19,7 +19,7 @@ from opencode_lifecycle.model.rollout import (
 from opencode_lifecycle.model.rollout_specification import Amount, Strategy
 from opencode_lifecycle.model.states import Phase, Reason
 from rollout_examples import a_fleet, driven, users
-from toy_fleet import NEW, OLD, stopped
+from toy_fleet import NEW, OLD, asleep, held_by_its_node, stopped
 
 
 def test_canaries_are_idle_ones_of_every_group_and_always_the_same():
@@ -165,3 +165,55 @@ def test_nothing_is_known_of_a_release_whose_only_canary_somebody_took_out_befor
 
     assert (driver.rollout.state, driver.rollout.reason) == (RolloutState.FAILED, RolloutReason.NO_CANARY)
     assert fleet.target == OLD
+
+
+def test_nothing_is_known_of_a_release_whose_only_canary_waited_for_its_agent_when_its_group_was_pinned():
+    driver = driven(a_fleet(1))
+    driver.take_turn()
+    driver.pins["default"] = OLD
+
+    driver.run()
+
+    assert (driver.rollout.state, driver.rollout.reason) == (RolloutState.FAILED, RolloutReason.NO_CANARY)
+    assert driver.fleet.target == OLD
+
+
+def test_nothing_is_known_of_a_release_whose_canary_gave_its_place_away_before_everybody_was_stopped():
+    fleet = a_fleet(2)
+    fleet.busy = set(fleet.stacks)
+    driver = driven(fleet)
+    driver.run(stop=lambda: any(member.reason == MemberReason.AT_WORK for member in driver.members))
+    for user in users(2):
+        fleet.stop(user)
+
+    driver.run()
+
+    assert (driver.rollout.state, driver.rollout.reason) == (RolloutState.FAILED, RolloutReason.NO_CANARY)
+    assert fleet.target == OLD
+
+
+@pytest.mark.parametrize("taken_away", [stopped, asleep, held_by_its_node])
+def test_nothing_is_known_of_a_release_whose_only_canary_is_down_before_it_was_judged(taken_away):
+    fleet = a_fleet(1)
+    driver = driven(fleet, soak=timedelta(minutes=1))
+    driver.run(stop=lambda: driver.rollout.settled_at is not None)
+    (canary,) = fleet.stacks.values()
+    fleet.put(taken_away(canary))
+    fleet.step = lambda _: None
+
+    driver.run()
+
+    assert (driver.rollout.state, driver.rollout.reason) == (RolloutState.FAILED, RolloutReason.NO_CANARY)
+    assert fleet.target == OLD
+
+
+def test_a_release_that_was_proven_stays_so_when_its_canary_is_stopped_before_the_next_wave():
+    fleet = a_fleet(1)
+    driver = driven(fleet)
+    driver.run(stop=lambda: driver.rollout.promoted_at is not None)
+    fleet.stop(driver.members[0].user_id)
+
+    driver.run()
+
+    assert driver.rollout.state is RolloutState.SUCCEEDED
+    assert fleet.target == NEW

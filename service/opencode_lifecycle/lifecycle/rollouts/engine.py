@@ -274,14 +274,13 @@ def _leave_wave(making: Making, wave: Sequence[Case]) -> None:
 
 def _go_on(making: Making) -> None:
     rollout = making.rollout
-    if rollout.wave == 0 and rollout.release is not None:
-        if not has_evidence(making.cases):
-            message = "no canary could be moved, so nothing is known of the release"
-            making.enter(RolloutState.ROLLING_BACK, RolloutReason.NO_CANARY, message)
-            return
-        if rollout.promoted_at is None:
+    if rollout.wave == 0 and rollout.release is not None and rollout.promoted_at is None:
+        if has_evidence(rollout, making.cases):
             making.actions.append(UseRelease(rollout.release, back=False))
-            return
+        else:
+            message = "no canary could be moved and judged, so nothing is known of the release"
+            making.enter(RolloutState.ROLLING_BACK, RolloutReason.NO_CANARY, message)
+        return
     if rollout.wave <= rollout.waves:
         making.rollout = replace(rollout, wave=rollout.wave + 1, settled_at=None)
         return

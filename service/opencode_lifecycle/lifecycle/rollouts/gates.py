@@ -107,21 +107,18 @@ def canaries_lacking(rollout: Rollout, cases: Sequence[Case]) -> int:
     )
 
 
-def has_evidence(cases: Sequence[Case]) -> bool:
+def has_evidence(rollout: Rollout, cases: Sequence[Case]) -> bool:
     """
-    Whether at least one canary was moved, or none was there to be.
+    Whether a canary was moved and is there still to be judged, or none was there to be moved.
 
-    One that was ordered, and that somebody took out of the rollout before it was moved, shows as little as one that could
-    not be moved.
+    1. A canary is moved. Before it has soaked its node is drained, or its user stops it, and nobody else could be one. The
+       gate, which judges who runs, has nobody to object to.
+    2. Or one is ordered, and waits for its agent. Its group is pinned; it gives its place back, and is a canary no more.
+
+    So whoever was ordered counts, whichever wave it is in by now: until the release is proven only canaries are.
     """
-    canaries = [case.member for case in cases if case.member.wave == 0]
-    unmoved = {MemberState.SKIPPED, MemberState.HELD, MemberState.FAILED}
-    if any(member.state is MemberState.MIGRATED for member in canaries):
-        return True
-    return not any(
-        member.state in unmoved or (member.state is MemberState.LEFT_OUT and member.orders > 0)
-        for member in canaries
-    )
+    ordered = [case for case in cases if case.member.orders > 0]
+    return not ordered or any(_is_judged(rollout, case) for case in ordered)
 
 
 def _is_judged(rollout: Rollout, case: Case) -> bool:
