@@ -19,6 +19,7 @@ from opencode_lifecycle.lifecycle.backoff import Backoff
 from opencode_lifecycle.lifecycle.observing import busy_watch
 from opencode_lifecycle.lifecycle.observing.busy_watch import BusyWatch
 from opencode_lifecycle.lifecycle.observing.fleet import Fleet, Known
+from opencode_lifecycle.lifecycle.observing.recent_passwords import RecentPasswords
 from opencode_lifecycle.lifecycle.observing.vouching import Vouching
 from opencode_lifecycle.lifecycle.reconciling.steps import Limits
 from opencode_lifecycle.model.errors import UpstreamUnavailable
@@ -59,7 +60,10 @@ class Rig:
             fleet=self.fleet,
             events=self.prober,
             vouching=Vouching(
-                fleet=self.fleet, prober=self.prober, passwords=self.vault, catalog=self.consul
+                fleet=self.fleet,
+                prober=self.prober,
+                passwords=RecentPasswords(self.vault),
+                catalog=self.consul,
             ),
             now=lambda: datetime.now(UTC),
             random=Random(0),

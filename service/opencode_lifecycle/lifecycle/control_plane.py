@@ -20,6 +20,7 @@ from opencode_lifecycle.lifecycle.observing.busy_watch import waits_until_idle
 from opencode_lifecycle.lifecycle.observing.data_reports import DataReports
 from opencode_lifecycle.lifecycle.observing.fleet import Fleet, Known
 from opencode_lifecycle.lifecycle.observing.observers import observers_among
+from opencode_lifecycle.lifecycle.observing.recent_passwords import RecentPasswords
 from opencode_lifecycle.lifecycle.observing.vouching import Vouching
 from opencode_lifecycle.lifecycle.observing.watch_ages import Periods, watches_of
 from opencode_lifecycle.lifecycle.orphans.sweep import OrphanSweep, Places
@@ -70,10 +71,11 @@ class ControlPlane:
             now=now,
             replica=token_hex(8) if p.shares_database else None,
         )
+        passwords = RecentPasswords(neighbours.passwords, now=_loop_time)
         vouching = Vouching(
             fleet=self.fleet,
             prober=neighbours.prober,
-            passwords=neighbours.passwords,
+            passwords=passwords,
             catalog=neighbours.catalog,
         )
         reports = DataReports(
@@ -84,7 +86,12 @@ class ControlPlane:
             upstream_timeout=p.upstream_timeout,
         )
         observers = self._observers = observers_among(
-            neighbours, p, fleet=self.fleet, conditions=self.conditions, vouching=vouching
+            neighbours,
+            p,
+            fleet=self.fleet,
+            conditions=self.conditions,
+            vouching=vouching,
+            passwords=passwords,
         )
         self._nomad, self._catalog, self._changes = observers.nomad, observers.catalog, observers.changes
         self._secrets, self._usage, self.busy_watch = observers.secrets, observers.usage, observers.busy

@@ -13,6 +13,7 @@ from fakes.vault import FakeVault
 from opencode_lifecycle.adapters.opencode.event_stream import OpenCodeEvents
 from opencode_lifecycle.lifecycle.observing.busy_watch import BusyWatch
 from opencode_lifecycle.lifecycle.observing.fleet import Fleet, Known
+from opencode_lifecycle.lifecycle.observing.recent_passwords import RecentPasswords
 from opencode_lifecycle.lifecycle.observing.vouching import Vouching
 from opencode_lifecycle.model.clock import utc_now
 from opencode_lifecycle.model.states import MigrationState, Phase
@@ -37,7 +38,7 @@ def known_of(fleet: Fleet, server: RealOpenCode, vault: FakeVault, consul: FakeC
 async def test_that_a_turn_has_ended_is_known_from_what_the_runtime_tells(server, model):
     fleet = Fleet(now=utc_now, max_age=timedelta(seconds=30))
     vault, consul, finished = FakeVault(), FakeConsul(), asyncio.Event()
-    vouching = Vouching(fleet=fleet, prober=server.prober, passwords=vault, catalog=consul)
+    vouching = Vouching(fleet=fleet, prober=server.prober, passwords=RecentPasswords(vault), catalog=consul)
     watch = BusyWatch(
         fleet=fleet,
         events=OpenCodeEvents(),

@@ -11,6 +11,7 @@ from opencode_lifecycle.lifecycle.observing.cross_checking import CatalogWatch
 from opencode_lifecycle.lifecycle.observing.fleet import Fleet, Known
 from opencode_lifecycle.lifecycle.observing.node_watch import NodeWatch
 from opencode_lifecycle.lifecycle.observing.proving import Proving, SteadyProbes
+from opencode_lifecycle.lifecycle.observing.recent_passwords import RecentPasswords
 from opencode_lifecycle.lifecycle.observing.sweeping import SecretSweep, UsageSweep
 from opencode_lifecycle.lifecycle.observing.vouching import Vouching
 from opencode_lifecycle.lifecycle.observing.watching import NomadWatch, StoreWatch
@@ -62,7 +63,13 @@ class Observers:
 
 
 def observers_among(
-    neighbours: Neighbours, p: Parameters, *, fleet: Fleet, conditions: Conditions, vouching: Vouching
+    neighbours: Neighbours,
+    p: Parameters,
+    *,
+    fleet: Fleet,
+    conditions: Conditions,
+    vouching: Vouching,
+    passwords: RecentPasswords,
 ) -> Observers:
     """Return everything that looks, by what the parameters say of how often."""
     now, installation = p.clock, p.site.installation
@@ -110,7 +117,7 @@ def observers_among(
         proving=Proving(
             fleet=fleet,
             prober=neighbours.prober,
-            passwords=neighbours.passwords,
+            passwords=passwords,
             catalog=neighbours.catalog,
             now=now,
             upstream_timeout=p.upstream_timeout,

@@ -16,6 +16,7 @@ from opencode_lifecycle.lifecycle.background import Pulse
 from opencode_lifecycle.lifecycle.braking.brake import silence
 from opencode_lifecycle.lifecycle.braking.conditions import Conditions
 from opencode_lifecycle.lifecycle.observing.fleet import Fleet, Known
+from opencode_lifecycle.lifecycle.observing.recent_passwords import RecentPasswords
 from opencode_lifecycle.lifecycle.observing.vouching import Vouching, why_not_vouched
 from opencode_lifecycle.model.clock import Clock
 from opencode_lifecycle.model.condition import ConditionKind
@@ -28,7 +29,6 @@ from opencode_lifecycle.model.proof import Proof, ProofResult
 from opencode_lifecycle.model.stack import Address, Stack
 from opencode_lifecycle.model.states import OUTAGES, UNAVAILABLE, Desired, Phase, Reason
 from opencode_lifecycle.ports.prober import Liveness, RuntimeProber
-from opencode_lifecycle.ports.secrets import PasswordStore
 from opencode_lifecycle.ports.service_catalog import ServiceCatalog
 
 log = structlog.get_logger(__name__)
@@ -94,7 +94,7 @@ class Proving:
         *,
         fleet: Fleet,
         prober: RuntimeProber,
-        passwords: PasswordStore,
+        passwords: RecentPasswords,
         catalog: ServiceCatalog,
         now: Clock,
         upstream_timeout: timedelta,

@@ -11,13 +11,13 @@ from typing import TypeVar
 import structlog
 
 from opencode_lifecycle.lifecycle.observing.fleet import Fleet
+from opencode_lifecycle.lifecycle.observing.recent_passwords import RecentPasswords
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import DeadlineExceeded, UpstreamError
 from opencode_lifecycle.model.identifiers import AllocationId, JobId
 from opencode_lifecycle.model.password import Password
 from opencode_lifecycle.model.stack import Address, Stack
 from opencode_lifecycle.ports.prober import Activity, ReadPassword, RuntimeProber
-from opencode_lifecycle.ports.secrets import PasswordStore
 from opencode_lifecycle.ports.service_catalog import ServiceCatalog
 
 log = structlog.get_logger(__name__)
@@ -49,7 +49,7 @@ class Vouching:
     """Asks runtimes what needs their password, each only at the address that Consul names for its allocation."""
 
     def __init__(
-        self, *, fleet: Fleet, prober: RuntimeProber, passwords: PasswordStore, catalog: ServiceCatalog
+        self, *, fleet: Fleet, prober: RuntimeProber, passwords: RecentPasswords, catalog: ServiceCatalog
     ) -> None:
         self._fleet = fleet
         self._prober = prober

@@ -130,11 +130,18 @@ class ChangeFeed(Protocol):
 
 
 class StoreWatch:
-    """Follows what other replicas, and we ourselves, write."""
+    """
+    Follows what is written to stacks.
+
+    What this replica writes is in memory at once. So where nobody else writes, it is read from time to time, and else as
+    soon as it is heard of.
+    """
 
     PAGE = 500
     MOST_BEHIND = timedelta(seconds=1)
     """How much older than the database memory may be and still answer for it."""
+    ALONE = timedelta(seconds=2)
+    """How often the database is looked at that is ours alone."""
 
     def __init__(
         self,
@@ -171,5 +178,8 @@ class StoreWatch:
 
     async def follow_once(self) -> None:
         """Wait for a change, or a period, and take in what there is."""
-        await self._feed.wait_for_change(self._interval, after=self._fleet.seq)
+        if self._shares_database:
+            await self._feed.wait_for_change(self._interval, after=self._fleet.seq)
+        else:
+            await asyncio.sleep(self.ALONE.total_seconds())
         await self.catch_up()

@@ -1,0 +1,95 @@
+"""Passwords that several looks need within seconds, read once."""
+
+from collections import Counter
+
+import pytest
+
+from opencode_lifecycle.lifecycle.observing.recent_passwords import KEPT_SECONDS, RecentPasswords
+from opencode_lifecycle.model.deadline import Deadline
+from opencode_lifecycle.model.errors import SecretMissing
+from opencode_lifecycle.model.identifiers import JobId
+from opencode_lifecycle.model.password import Password
+
+JOB, OTHER = JobId("oc-ada"), JobId("oc-bob")
+
+
+class Vault:
+    """Has version 1 and 2 of every secret, and counts who asks."""
+
+    def __init__(self) -> None:
+        self.reads: Counter[tuple[JobId, int]] = Counter()
+
+    async def read(self, job_id: JobId, version: int, deadline: Deadline) -> Password:
+        self.reads[job_id, version] += 1
+        if version > 2:
+            raise SecretMissing("vault", "read", "there is no such version")
+        return Password(f"{job_id} {version}")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.time = 0.0
+
+    def __call__(self) -> float:
+        return self.time
+
+
+@pytest.fixture
+def vault():
+    return Vault()
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def passwords(vault, clock):
+    return RecentPasswords(vault, now=clock)
+
+
+@pytest.fixture
+def read(passwords):
+    async def read(job_id=JOB, version=1) -> str:
+        return (await passwords.read(job_id, version, Deadline.after(1, "read"))).reveal()
+
+    return read
+
+
+async def test_a_password_that_was_read_a_moment_ago_is_not_read_again(read, vault, clock):
+    first = await read()
+    clock.time = KEPT_SECONDS - 1
+
+    assert await read() == first
+    assert vault.reads[JOB, 1] == 1
+
+
+async def test_it_is_read_again_when_that_was_long_ago(read, vault, clock):
+    await read()
+    clock.time = KEPT_SECONDS
+
+    await read()
+
+    assert vault.reads[JOB, 1] == 2
+
+
+async def test_another_version_and_another_stack_have_passwords_of_their_own(read):
+    assert {await read(), await read(version=2), await read(OTHER)} == {"oc-ada 1", "oc-ada 2", "oc-bob 1"}
+
+
+async def test_that_there_is_none_is_not_remembered(read, vault):
+    for _ in range(2):
+        with pytest.raises(SecretMissing):
+            await read(version=3)
+
+    assert vault.reads[JOB, 3] == 2
+
+
+async def test_what_is_too_old_is_forgotten_whoever_is_read_next(passwords, read, clock):
+    await read()
+    clock.time = KEPT_SECONDS
+
+    await read(OTHER)
+
+    assert list(passwords._read) == [(OTHER, 1)]
