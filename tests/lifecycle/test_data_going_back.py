@@ -11,7 +11,7 @@ from lifecycle.test_migrating import QUICK, a_release, kinds_of_events, order, u
 from opencode_lifecycle.model.clock import utc_now
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import UpstreamRejected, UpstreamUnavailable
-from opencode_lifecycle.model.migration import DataPolicy, OrderOutcome
+from opencode_lifecycle.model.migration import AtDeadline, DataPolicy, OrderOutcome
 from opencode_lifecycle.model.observation import TaskTrouble
 from opencode_lifecycle.model.operation import OperationState
 from opencode_lifecycle.model.snapshot import REPORT_PATH
@@ -201,6 +201,83 @@ async def test_a_receipt_is_told_also_where_a_start_is_taken_back_that_replaced_
 
     assert len(world.entrypoints.snapshots) == 3
     assert await stored(world) == [snapshot["id"] for snapshot in world.entrypoints.snapshots]
+
+
+async def test_a_receipt_is_told_also_where_the_stack_is_held_as_soon_as_it_runs(world):
+    by = {"by": OPERATOR, "if_match": None}
+    await world.finished(await world.plane.provisioning.stop(ADA, hold=False, **by))
+    await world.plane.provisioning.pin(ADA, await a_release(world, opencode_version="1.20.0"), **by)
+    world.nomad.autorun = False
+    world.server_changes = {"busy": True}
+    await world.plane.provisioning.start(ADA, **by)
+    await world.until(lambda: len(world.live_allocations()) == 1)
+    another = await a_release(world, opencode_version="1.20.0", environment={"LANG": "C"})
+    order_id = await order(world, another, deadline=utc_now(), at_deadline=AtDeadline.HOLD)
+    world.nomad.autorun = True
+    world.nomad.run_allocation(world.job_id())
+
+    assert await until_outcome(world, order_id) is OrderOutcome.HELD
+
+    assert len(world.entrypoints.snapshots) == 2
+    assert await taken(world) == [snapshot["id"] for snapshot in world.entrypoints.snapshots]
+
+
+async def is_found(world: World, version: str) -> None:
+    """Have another version registered, nobody told of it, and by the time it is found something else wanted again."""
+    by = {"by": OPERATOR, "if_match": None}
+    await world.finished(await world.plane.provisioning.stop(ADA, hold=False, **by))
+    await world.plane.provisioning.pin(ADA, await a_release(world, opencode_version=version), **by)
+    lost = UpstreamUnavailable("nomad", "register", "the reply was lost")
+    world.nomad.faults.fail_next("register", lost, after_commit=True)
+    await world.plane.provisioning.start(ADA, **by)
+    await world.until(lambda: len(world.live_allocations()) == 1)
+    await world.plane.provisioning.pin(ADA, world.newer, **by)
+    await world.phase(Phase.RUNNING)
+    assert world.stack().status.runtime.opencode_version == version
+
+
+async def test_a_receipt_is_told_also_of_a_version_that_was_found_and_is_left_as_it_is(world):
+    await is_found(world, "1.20.0")
+
+    await world.until(lambda: world.stack().is_settled and world.plane.dispatcher.at_work == 0)
+
+    assert len(world.entrypoints.snapshots) == 2
+    assert await taken(world) == [snapshot["id"] for snapshot in world.entrypoints.snapshots]
+
+
+async def test_a_receipt_is_told_also_of_the_start_that_follows_on_a_version_that_was_found(world):
+    await is_found(world, "1.20.0")
+
+    assert await until_outcome(world, await order(world, world.newer)) is OrderOutcome.DONE
+
+    assert len(world.entrypoints.snapshots) == 3
+    assert await taken(world) == [snapshot["id"] for snapshot in world.entrypoints.snapshots]
+
+
+async def test_what_a_job_was_built_of_stays_known_when_its_stop_is_taken_back(world):
+    by = {"by": OPERATOR, "if_match": None}
+    before = world.stack().status.built
+    await world.plane.provisioning.pin(ADA, world.older, **by)
+    away = UpstreamUnavailable("nomad", "deregister", "away")
+    world.nomad.faults.fail_next("deregister", away, times=None)
+    await world.plane.provisioning.stop(ADA, hold=False, **by)
+    await world.phase(Phase.STOPPING)
+
+    await world.ensure(wait=None)
+
+    await world.phase(Phase.RUNNING)
+    assert world.stack().status.built == before
+
+
+async def test_a_receipt_is_told_also_where_an_operator_has_registered_another_version_meanwhile(world):
+    world.nomad.change_outside(world.job_id(), opencode_version="1.20.0")
+    world.nomad.edit_outside(world.job_id(), opencode_version="1.20.0")
+    await world.phase(Phase.FAILED)
+
+    assert await until_outcome(world, await order(world, world.newer)) is OrderOutcome.DONE
+
+    assert len(world.entrypoints.snapshots) == 3
+    assert await taken(world) == [snapshot["id"] for snapshot in world.entrypoints.snapshots]
 
 
 async def test_a_receipt_is_told_also_where_a_failed_stack_gives_up_what_was_written(tmp_path):

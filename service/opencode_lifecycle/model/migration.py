@@ -86,8 +86,9 @@ class Footing:
     What a job was built of: all that is needed to build the same one again. No secret.
 
     *restore* is the snapshot of its data that its start was to bring back, empty for none. *used* is whether its address
-    was ever handed out: what its data holds since then is its user's. *moved_data* is whether another version was registered
-    before it: then its start has taken a snapshot, or had one restored, of which nobody has read yet.
+    was ever handed out: what its data holds since then is its user's. *moved_data* is whether a start may have taken a
+    snapshot, or had one restored, of which nobody has read yet. Of one that was found, and is not as it is wanted, only the
+    facets are certain.
     """
 
     release: ReleaseId
@@ -107,10 +108,12 @@ class Footing:
 
         The very same job names the snapshot that it named.
         """
+        is_restored = bool(self.restore) and (before is None or self.restore != before.restore)
         if before is None:
-            return self
+            return replace(self, moved_data=self.moved_data or is_restored)
         if before.facets.opencode_version != self.facets.opencode_version:
             return replace(self, moved_data=True)
         is_same = before.facets.revision == self.facets.revision
         restore = before.restore if is_same and not self.restore else self.restore
-        return replace(self, used=self.used or before.used, restore=restore, moved_data=before.moved_data)
+        moved_data = self.moved_data or before.moved_data or is_restored
+        return replace(self, used=self.used or before.used, restore=restore, moved_data=moved_data)

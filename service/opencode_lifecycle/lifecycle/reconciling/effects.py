@@ -44,6 +44,7 @@ from opencode_lifecycle.lifecycle.reconciling.steps import (
     RotateSecret,
     Step,
     StopJob,
+    Work,
 )
 from opencode_lifecycle.lifecycle.reconciling.wanted import Site, job_variables, wanted_facets
 from opencode_lifecycle.lifecycle.reconciling.work import Desk
@@ -278,6 +279,13 @@ class Effects:
         self._fleet.wrote(stack.job_id, index)
         now = self._now()
         phase = Phase.STARTING if stack.status.phase is Phase.PENDING else stack.status.phase
+        built = replace(
+            aim.building,
+            facets=facets,
+            restore=restore,
+            used=phase is Phase.RUNNING,
+            moved_data=_is_of_another_version(facets, current.work),
+        )
         status = replace(
             stack.status,
             phase=phase,
@@ -292,9 +300,7 @@ class Effects:
                 if stack.status.migration_state is MigrationState.REPLACING and phase is Phase.STARTING
                 else stack.status.migration_state
             ),
-            built=replace(aim.building, facets=facets, restore=restore, used=phase is Phase.RUNNING).after(
-                stack.status.built
-            ),
+            built=built.after(stack.status.built),
             job_modify_index=index,
             edits=(),
             edits_restart=False,
@@ -408,6 +414,13 @@ class Effects:
             raise NotYet("waiting for Consul to forget the service")
         outcome = f"{len(left)} instances still listed by Consul" if left else "deregistered"
         self._learn(current, Part.SERVICE, receipt=("service", outcome))
+
+
+def _is_of_another_version(facets: Facets, work: Work) -> bool:
+    """Whether *facets* are of another version than the job that is there was registered with, whoever did that."""
+    job = work.observation.job if work.observation is not None else None
+    before = (facets_in(job, work) if isinstance(job, JobSeen) else None) or work.stack.status.facets
+    return before is not None and before.opencode_version != facets.opencode_version
 
 
 _AFTER_REGISTRATION: Final = {

@@ -59,7 +59,18 @@ def put_right(work: Work, seen: Observation, now: datetime, limits: Limits) -> S
     unless there is an order. Nothing that runs is stopped before Nomad has said that it would take what is to follow.
 
     A runtime on a node that is being drained leaves it first, and starts as it should be when it starts again.
+
+    Before anything else it is read what became of its data, whatever is waited for after that.
     """
+    if (reading := _read_report(work, now, limits)) is not None:
+        return reading
+    step = _put_right(work, seen, now, limits)
+    if isinstance(step, Rest) and _is_unread(work):
+        return replace(step, wait=min(step.wait or limits.poll, limits.poll))
+    return step
+
+
+def _put_right(work: Work, seen: Observation, now: datetime, limits: Limits) -> Step:
     stack, job = work.stack, seen.job
     assert isinstance(job, JobSeen), "a runtime that is lost was seen to before"
     reasons = staleness_of(stack.status, work.wanted, desired=stack.intent.desired)
@@ -78,7 +89,7 @@ def put_right(work: Work, seen: Observation, now: datetime, limits: Limits) -> S
     if rotation := _rotation(work):
         return rotation
     if _is_going_back(work):
-        return _data_gone_back(work, now, limits) or _publish_what_ran_before(work)
+        return _publish_what_ran_before(work)
     if not restart and stale and (acts or stale <= _IN_PLACE):
         return _without_restart(work, stale, job, now, limits)
     if restart and acts:
@@ -234,7 +245,7 @@ def taken_back(work: Work, reason: Reason, why: str, now: datetime) -> Status | 
     message = f"{reason}: {why}; what ran before is started again{_TO_DO.get(reason, '')}"
     shown = reason if reason in TAKEN_BACK else Reason.TAKEN_BACK
     stopping = entered(work.stack, Phase.STOPPING, now=now, reason=shown, message=message, runtime=None)
-    # The way back is a change as well, also from a start that replaced nothing: what became of the data is read at its end.
+    # The way back is a change as well, also from a start that replaced nothing: the live files go back at its end.
     since = stopping.migrating_since or now
     return replace(_refused(work, stopping, shown, message), attempts=0, migrating_since=since)
 
@@ -263,38 +274,25 @@ def _refused(work: Work, status: Status, reason: Reason, message: str) -> Status
 
 def _read_report(work: Work, now: datetime, limits: Limits) -> Step | None:
     """
-    Read what the entrypoint reported of a start that changed the data, before that start is taken for granted.
+    Read what the entrypoint reported of a start that may have changed the data, once.
 
-    So the receipts of what was taken, restored and forgotten are kept. A report that cannot be read is asked for again
-    until the start would be overdue.
+    So the receipts of what was taken, restored and forgotten are kept, also where the stack is held or left as it is. A
+    report that cannot be read is asked for again until the start would be overdue.
     """
     status, runtime = work.stack.status, work.stack.status.runtime
-    if runtime is None:
+    if runtime is None or status.built is None or not status.built.moved_data:
         return None
     if Part.REPORT not in work.done:
         return ReadReport(runtime.allocation_id)
     if work.is_report_unknown and now - runtime.proven_at < limits.start:
-        return Rest(replace(status, message="waits for what its entrypoint says of its data"), limits.poll)
-    return None
+        return None
+    return Move(replace(status, built=replace(status.built, moved_data=False)))
 
 
-def _data_gone_back(work: Work, now: datetime, limits: Limits) -> Step | None:
-    """Read the report of a start that may have brought back the data from before what was refused, once."""
-    is_new = work.stack.status.migrating_since is not None
-    return _read_report(work, now, limits) if is_new and _may_have_changed_data(work.stack.status) else None
-
-
-def _may_have_changed_data(status: Status) -> bool:
-    """
-    Whether what was started last took a snapshot, or had one restored.
-
-    It is another version than what ran before, or than what was registered in between; or it named one.
-    """
-    built, footing = status.built, status.footing
-    if built is None or built == footing:
-        return False
-    is_other = footing is not None and built.facets.opencode_version != footing.facets.opencode_version
-    return is_other or built.moved_data or bool(built.restore)
+def _is_unread(work: Work) -> bool:
+    """Whether what became of its data could not be read in this pass, and is asked for again."""
+    built = work.stack.status.built
+    return built is not None and built.moved_data
 
 
 def _settled(work: Work, stale: frozenset[Facet], now: datetime, limits: Limits) -> Step:
@@ -314,7 +312,7 @@ def _settled(work: Work, stale: frozenset[Facet], now: datetime, limits: Limits)
     if is_drained(work):
         wait = limits.poll
     if _is_on_footing(work):
-        return _data_gone_back(work, now, limits) or Rest(_on_footing(status), wait, succeeded=False)
+        return Rest(_on_footing(status), wait, succeeded=False)
     if order is None and (falling_asleep := idle_stop(work, now, limits)) is not None:
         if not isinstance(falling_asleep, timedelta):
             if stack.is_settled and stack.status.migration_state in _CONCLUDED:
@@ -324,15 +322,20 @@ def _settled(work: Work, stale: frozenset[Facet], now: datetime, limits: Limits)
         wait = min(wait, falling_asleep) if wait is not None else falling_asleep
     if stale:
         return Rest(replace(status, migration_state=MigrationState.STALE), wait, succeeded=True)
-    if _may_have_changed_data(status) and (reading := _read_report(work, now, limits)) is not None:
-        return reading
-    built = replace(status.built, moved_data=False) if status.built is not None else None
+    if _is_unread(work):
+        # A start is not taken for granted before that.
+        return Rest(
+            replace(stack.status, message="waits for what its entrypoint says of its data"), limits.poll
+        )
+    # It is as it should be, so that tells what its job was built of, also of one that was found.
+    restore = status.built.restore if status.built is not None else ""
+    built = replace(work.building, restore=restore, used=True)
     status = replace(
         status,
         migration_state=MigrationState.CURRENT,
         migrating_since=None,
         built=built,
-        footing=built or status.footing,
+        footing=built,
         refused=None,
         refusal=None,
     )

@@ -33,6 +33,8 @@ from opencode_lifecycle.lifecycle.reconciling.steps import (
     StopJob,
     Work,
 )
+from opencode_lifecycle.model.facets import Facets
+from opencode_lifecycle.model.migration import Footing
 from opencode_lifecycle.model.observation import AllocationSeen, JobSeen, Observation, TaskTrouble
 from opencode_lifecycle.model.proof import Proof, ProofResult
 from opencode_lifecycle.model.snapshot import DataReport
@@ -100,10 +102,24 @@ def plan_pending(work: Work, seen: Observation, now: datetime, limits: Limits) -
             now=now,
             facets=facets,
             release=release,
-            built=replace(work.building, facets=facets).after(stack.status.built) if is_as_wanted else None,
+            built=_found(work, facets, is_as_wanted=is_as_wanted),
             job_modify_index=job.modify_index,
         )
     )
+
+
+def _found(work: Work, facets: Facets, *, is_as_wanted: bool) -> Footing:
+    """
+    Return what the job of *facets* was built of that is there already.
+
+    What its start did to the data nobody has read. Another than was wanted last may have been handed out.
+    """
+    built = work.stack.status.built
+    if built is not None and not is_as_wanted and built.facets.revision == facets.revision:
+        # The one that there was before: its stop was taken back.
+        return replace(built, facets=facets)
+    found = replace(work.building, facets=facets, used=not is_as_wanted, moved_data=True)
+    return found.after(built)
 
 
 def prepare(work: Work, *, runs: bool) -> Step | None:
