@@ -369,6 +369,19 @@ async def test_an_order_that_gives_up_what_was_written_names_the_newest_snapshot
     assert world.stack().status.runtime.opencode_version == OLD
 
 
+async def test_a_job_that_names_a_snapshot_is_nobody_elses_when_the_reply_to_its_registration_was_lost(world):
+    world.entrypoints.is_written = True
+    lost = UpstreamUnavailable("nomad", "register", "the reply was lost")
+    world.nomad.faults.fail_next("register", lost, after_commit=True)
+
+    outcome = await until_outcome(world, await order(world, world.older, restore=True))
+
+    named = world.entrypoints.snapshots[0]["id"]
+    assert (outcome, world.entrypoints.named[-1]) == (OrderOutcome.DONE, named)
+    assert "stack.edited_outside" not in await kinds_of_events(world)
+    assert world.stack().status.built.restore == named
+
+
 async def test_a_recover_can_give_up_what_was_written_and_moves_the_stack_whatever_the_policy(world):
     world.entrypoints.is_written = True
     await until_outcome(world, await order(world, world.older))

@@ -85,7 +85,11 @@ class DataReports:
 
     async def newest_of(self, stack: Stack, version: str) -> str:
         """Return the id of the latest snapshot of the data of *version*, empty when none is known. Raises as `look` does."""
-        return max((each.id for each in await self._of(stack, version)), default="")
+        return next(iter(await self.ids_of(stack, version)), "")
+
+    async def ids_of(self, stack: Stack, version: str) -> Sequence[str]:
+        """Return the ids of the snapshots that are known of the data of *version*, the latest first. Raises as `look` does."""
+        return sorted((each.id for each in await self._of(stack, version)), reverse=True)
 
     async def _of(self, stack: Stack, version: str) -> list[Snapshot]:
         looked = await self.look(stack)

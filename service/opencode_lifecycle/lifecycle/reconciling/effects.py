@@ -55,6 +55,7 @@ from opencode_lifecycle.model.errors import DeadlineExceeded, IndexConflict, Sec
 from opencode_lifecycle.model.facets import Facets
 from opencode_lifecycle.model.identifiers import VolumeId
 from opencode_lifecycle.model.observation import JobSeen
+from opencode_lifecycle.model.release import Release
 from opencode_lifecycle.model.stack import Stack, Workspace
 from opencode_lifecycle.model.states import Health, MigrationState, Phase
 from opencode_lifecycle.ports.orchestrator import (
@@ -332,13 +333,18 @@ class Effects:
         if not is_lost_reply and status.facets is not None:
             release, _ = await self._releases.get(status.release or stack.intent.wanted_release)
             ours = status.facets
+        built = status.built
         again = wanted_facets(stack, release, self._site, secret_version=ours.secret_version)
         if replace(again, prompt=ours.prompt, config=ours.config) == ours:
-            variables = job_variables(
-                stack, release, self._site, ours, restore_snapshot=restored_by(status.built, ours)
-            )
-            rendered = await self._orchestrator.render(release.template, variables, deadline)
-            found = await self._orchestrator.compare(rendered, deadline)
+            restore = restored_by(built, ours)
+            found = await self._differences(stack, release, ours, restore, deadline)
+            if is_lost_reply and found.edits:
+                # Which snapshot it names was to be written down with the reply.
+                for named in await self._reports.ids_of(stack, ours.opencode_version):
+                    other = await self._differences(stack, release, ours, named, deadline)
+                    if not other.edits:
+                        found, built = other, replace(self._aim(current).building, restore=named).after(built)
+                        break
         if found.edits and not status.edits:
             log.warning(
                 "job edited outside", job_id=stack.job_id, fields=[edit.field for edit in found.edits]
@@ -349,9 +355,18 @@ class Effects:
             Part.COMPARISON,
             job_modify_index=job.modify_index,
             facets=facets_in(job, work) or status.facets,
+            built=built,
             edits=tuple(found.edits),
             edits_restart=found.restart,
         )
+
+    async def _differences(
+        self, stack: Stack, release: Release, facets: Facets, restore: str, deadline: Deadline
+    ) -> Comparison:
+        """Return how the job that is there differs from the one of *facets* that names *restore*."""
+        variables = job_variables(stack, release, self._site, facets, restore_snapshot=restore)
+        rendered = await self._orchestrator.render(release.template, variables, deadline)
+        return await self._orchestrator.compare(rendered, deadline)
 
     async def _check(self, current: Pass, deadline: Deadline) -> None:
         """
