@@ -6,6 +6,8 @@ STAMP := $(VENV)/.installed
 WORKERS := 2
 PYTEST := $(PYTHON) -m pytest -q --numprocesses $(WORKERS)
 MAKEFLAGS += --no-print-directory
+# Else every process that a test starts compiles the whole package.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help up down destroy check format test test-fast test-servers simulate faults bench lock
 
