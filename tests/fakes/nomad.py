@@ -23,7 +23,7 @@ from uuid import UUID
 from fakes.faults import Faults
 from fakes.nomad_files import FakeFiles
 from fakes.nomad_jobs import KeptJob, render
-from fakes.nomad_levers import Levers
+from fakes.nomad_levers import Hides, Levers
 from fakes.nomad_nodes import FakeNodes
 from fakes.nomad_storage import FakeClusterMark, FakeLiveFiles, FakeWorkspaces
 from opencode_lifecycle.model.clock import Clock, utc_now
@@ -97,6 +97,7 @@ class FakeNomad(Levers):
         """Jobs that were stopped while an allocation of theirs lived: the next one does not wait for it."""
         self._hidden: set[JobId] | None = None
         """What listings leave out; None for nothing, a set that holds every name for everything."""
+        self._hides: Hides = "both"
         self._now = now
         self._ports = itertools.count(20000)
         self._ids = itertools.count(1)
@@ -208,11 +209,11 @@ class FakeNomad(Levers):
     async def list_all(self, deadline: Deadline) -> Listing:
         async with self.faults.call("list_all", deadline):
             names = {name for name in [*self.jobs, *self.allocations] if name.startswith("oc-")}
-            names -= self._hidden or set()
+            shown = {name: self._listed(name) for name in sorted(names)}
             return Listing(
                 index=self.index,
                 observed_at=self._now(),
-                stacks={name: self._observation(name) for name in sorted(names)},
+                stacks={name: seen for name, seen in shown.items() if seen is not None},
             )
 
     async def closed_nodes(self, deadline: Deadline) -> Sequence[ClosedNode]:

@@ -2,16 +2,26 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from fakes.faults import Faults
 from fakes.nomad_jobs import KeptJob
 from fakes.nomad_storage import FakeClusterMark, FakeLiveFiles, FakeWorkspaces
 from opencode_lifecycle.model.errors import UpstreamUnavailable
 from opencode_lifecycle.model.identifiers import JobId
-from opencode_lifecycle.model.observation import AllocationSeen, ClientStatus, TaskTrouble
+from opencode_lifecycle.model.observation import (
+    ABSENT,
+    AllocationSeen,
+    ClientStatus,
+    JobSeen,
+    Observation,
+    TaskTrouble,
+)
 from opencode_lifecycle.model.stack import Address
 from opencode_lifecycle.ports.orchestrator import JobChanged
+
+Hides = Literal["both", "jobs", "allocations"]
+"""Of what listings leave out, which of the two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +59,28 @@ class Levers:
         stores = (self.workspaces, self.live_files, self.cluster_mark)
         return (self.faults, *(store.faults for store in stores))
 
-    def hide_from_listings(self, *job_ids: JobId) -> None:
-        """Let listings leave these out, or everything, while a direct read still tells the truth."""
+    def hide_from_listings(self, *job_ids: JobId, what: Hides = "both") -> None:
+        """
+        Let listings leave these out, or everything, while a direct read still tells the truth.
+
+        Jobs and allocations are listed by two calls, so either can be missing where the other is shown.
+        """
         self._hidden = set(job_ids) if job_ids else {*self.jobs, *self.allocations}
+        self._hides = what
 
     def show_in_listings(self) -> None:
         self._hidden = None
+
+    def _listed(self, job_id: JobId) -> Observation | None:
+        """Return what a listing shows of the job; None when it does not name it."""
+        whole = self._observation(job_id)
+        if self._hidden is None or job_id not in self._hidden:
+            return whole
+        if self._hides == "jobs" and whole.allocations:
+            return replace(whole, job=ABSENT, placement_failure=None)
+        if self._hides == "allocations" and isinstance(whole.job, JobSeen):
+            return replace(whole, allocations=())
+        return None
 
     def snapshot(self) -> "Snapshot":
         """Save what `operator snapshot save` would."""

@@ -47,15 +47,18 @@ async def some_listings(world: World) -> None:
         await world.plane._nomad.list_once()
 
 
-async def test_an_empty_listing_raises_a_condition_and_ends_nothing(world):
+@pytest.mark.parametrize("what", ["both", "jobs", "allocations"])
+async def test_an_empty_listing_raises_a_condition_and_ends_nothing(world, what):
     before = await a_fleet(world)
 
-    world.nomad.hide_from_listings()
+    world.nomad.hide_from_listings(what=what)
     await some_listings(world)
 
     assert standing(world) == {ConditionKind.MASS_DISAPPEARANCE: True}
     assert allocations(world) == before
     assert {world.stack(user).status.phase for user in USERS} == {Phase.RUNNING}
+    shown = [(await world.plane.provisioning.inspect(UserId(user))).stack.status for user in USERS]
+    assert {(status.health, status.reason) for status in shown} == {(Health.HEALTHY, None)}
 
 
 async def test_ensure_still_answers_for_what_a_lying_listing_hides(world):

@@ -156,7 +156,7 @@ class Mischief:
             case "mute stream":
                 cluster.nomad.is_mute = True
             case "lying list":
-                cluster.nomad.hide_from_listings()
+                cluster.nomad.hide_from_listings(what=self._random.choice(("both", "jobs", "allocations")))
             case "no room":
                 cluster.nomad.refuse_placement("Resources exhausted on 1 node")
             case "refuse jobs":

@@ -226,7 +226,7 @@ async def _a_listing_that_is_empty(schedule: Schedule) -> None:
     await schedule.ask(ADA, "ensure")
     await schedule.rest()
     live = cluster.nomad._live(JOB)[0].id
-    cluster.nomad.hide_from_listings()
+    cluster.nomad.hide_from_listings(what=schedule.random.choice(("both", "jobs", "allocations")))
     cluster.trouble.fail = 0.3
     await asyncio.sleep(schedule.random.choice((90.0, 150.0)))
     cluster.trouble.fail = 0.0
