@@ -10,7 +10,7 @@ from opencode_lifecycle.model.identifiers import AllocationId, JobId, ReleaseId,
 from opencode_lifecycle.model.observation import ABSENT, AllocationSeen, ClientStatus, JobSeen, Observation
 from opencode_lifecycle.model.stack import Address, Intent, Runtime, Stack, Status
 from opencode_lifecycle.model.states import Desired
-from opencode_lifecycle.ports.orchestrator import AllocationChanged, JobChanged, Listing
+from opencode_lifecycle.ports.orchestrator import AllocationChanged, JobChanged, Listing, PlacementChanged
 from opencode_lifecycle.ports.prober import Activity, Liveness
 from opencode_lifecycle.ports.stores import StackChange
 
@@ -184,6 +184,29 @@ def test_an_event_that_comes_late_or_twice_changes_nothing(fleet, time):
     fleet.apply(AllocationChanged(index=35, job_id=JOB, allocation=an_allocation(35)))
 
     assert fleet.observation(JOB).allocations[0].client_status is ClientStatus.COMPLETE
+
+
+def test_an_event_that_shows_nothing_new_is_no_news(fleet, time):
+    fleet.apply_listing(listing(time, 100, **{JOB: seen(time, 100)}))
+    news = []
+    fleet.on_change = news.append
+
+    fleet.apply(PlacementChanged(index=101, job_id=JOB, failure=None))
+    fleet.apply(JobChanged(index=102, job_id=JOB, job=a_job()))
+
+    assert news == []
+    assert fleet.observation(JOB).index == 102
+
+
+def test_an_event_that_shows_nothing_new_is_news_where_our_own_write_had_made_it_unknown(fleet, time):
+    fleet.apply_listing(listing(time, 100, **{JOB: seen(time, 100)}))
+    fleet.wrote(JOB, 101)
+    news = []
+    fleet.on_change = news.append
+
+    fleet.apply(JobChanged(index=101, job_id=JOB, job=a_job()))
+
+    assert [known.stack.job_id for known in news] == [JOB]
 
 
 def test_allocations_stand_newest_first_whatever_the_order_of_their_events(fleet, time):

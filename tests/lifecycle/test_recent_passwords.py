@@ -1,16 +1,20 @@
 """Passwords that several looks need within seconds, read once."""
 
 from collections import Counter
+from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
+from database_examples import a_stack
 from opencode_lifecycle.lifecycle.observing.recent_passwords import KEPT_SECONDS, RecentPasswords
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import SecretMissing
 from opencode_lifecycle.model.identifiers import JobId
 from opencode_lifecycle.model.password import Password
+from world import World
 
-JOB, OTHER = JobId("oc-ada"), JobId("oc-bob")
+ADA, BOB = a_stack("ada"), a_stack("bob")
 
 
 class Vault:
@@ -51,8 +55,8 @@ def passwords(vault, clock):
 
 @pytest.fixture
 def read(passwords):
-    async def read(job_id=JOB, version=1) -> str:
-        return (await passwords.read(job_id, version, Deadline.after(1, "read"))).reveal()
+    async def read(stack=ADA, version=1) -> str:
+        return (await passwords.read(stack, version, Deadline.after(1, "read"))).reveal()
 
     return read
 
@@ -62,7 +66,7 @@ async def test_a_password_that_was_read_a_moment_ago_is_not_read_again(read, vau
     clock.time = KEPT_SECONDS - 1
 
     assert await read() == first
-    assert vault.reads[JOB, 1] == 1
+    assert vault.reads[ADA.job_id, 1] == 1
 
 
 async def test_it_is_read_again_when_that_was_long_ago(read, vault, clock):
@@ -71,11 +75,28 @@ async def test_it_is_read_again_when_that_was_long_ago(read, vault, clock):
 
     await read()
 
-    assert vault.reads[JOB, 1] == 2
+    assert vault.reads[ADA.job_id, 1] == 2
 
 
 async def test_another_version_and_another_stack_have_passwords_of_their_own(read):
-    assert {await read(), await read(version=2), await read(OTHER)} == {"oc-ada 1", "oc-ada 2", "oc-bob 1"}
+    assert len({await read(), await read(version=2), await read(BOB)}) == 3
+
+
+async def test_the_first_version_of_another_life_is_another_password(read, vault):
+    await read()
+
+    await read(replace(ADA, created_at=ADA.created_at + timedelta(seconds=1)))
+
+    assert vault.reads[ADA.job_id, 1] == 2
+
+
+async def test_a_password_that_was_refused_is_read_again(passwords, read, vault):
+    await read()
+    passwords.forget(ADA, 1)
+
+    await read()
+
+    assert vault.reads[ADA.job_id, 1] == 2
 
 
 async def test_that_there_is_none_is_not_remembered(read, vault):
@@ -83,13 +104,31 @@ async def test_that_there_is_none_is_not_remembered(read, vault):
         with pytest.raises(SecretMissing):
             await read(version=3)
 
-    assert vault.reads[JOB, 3] == 2
+    assert vault.reads[ADA.job_id, 3] == 2
 
 
 async def test_what_is_too_old_is_forgotten_whoever_is_read_next(passwords, read, clock):
     await read()
     clock.time = KEPT_SECONDS
 
-    await read(OTHER)
+    await read(BOB)
 
-    assert list(passwords._read) == [(OTHER, 1)]
+    assert [job_id for job_id, *_ in passwords._read] == [BOB.job_id]
+
+
+async def test_a_secret_that_was_made_anew_keeps_no_runtime_from_being_proven(tmp_path):
+    world = World(tmp_path)
+    async with world.running():
+        await world.ensure()
+        address = world.live_allocations()[0].address
+        await world.vault.destroy(world.job_id(), Deadline.after(1, "destroy"))
+        assert world.vault.put(world.job_id(), {"password": "another", "env": {}}) == 1
+        world.prober.servers[address.host, address.port].password = "another"
+
+        world.nomad.restart_task(world.job_id())
+
+        def runs_anew() -> bool:
+            runtime = world.stack().status.runtime
+            return runtime is not None and runtime.restarts == 1
+
+        await world.until(runs_anew)

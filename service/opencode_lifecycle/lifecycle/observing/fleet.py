@@ -218,14 +218,20 @@ class Fleet:
                 self._changed_job(job_id)
 
     def apply(self, change: Change) -> None:
-        """Take in one event. Events may come twice and late; what is older than what is known is dropped."""
+        """
+        Take in one event. Events may come twice and late; what is older than what is known is dropped.
+
+        Half of them show nothing new: an evaluation that has placed everything, or the status of a job.
+        """
         if isinstance(change, Connected | NodesChanged):
             return
         new = told(self._seen.get(change.job_id), change, now=self._now())
         if new is not None:
+            before = self.observation(change.job_id)
             self._seen[change.job_id] = new
             self._freshness.saw(change.job_id, new.observed_at)
-            self._changed_job(change.job_id)
+            if before is None or not shows_the_same(before, new):
+                self._changed_job(change.job_id)
 
     def apply_nodes(self, closed: Sequence[ClosedNode], *, begun: float) -> None:
         """

@@ -194,7 +194,7 @@ class Proving:
         deadline = Deadline.after(self._upstream_timeout, f"prove {stack.job_id}")
 
         async def read_password() -> Password:
-            return await self._passwords.read(stack.job_id, candidate.secret_version, deadline)
+            return await self._passwords.read(stack, candidate.secret_version, deadline)
 
         known = self._fleet.get(stack.user_id)
         if known is not None and (doubt := known.doubt_of(candidate.address)):
@@ -206,7 +206,7 @@ class Proving:
             )
             if missing is not None:
                 return self._not_ready(candidate, missing)
-            return await self._prober.prove(
+            proof = await self._prober.prove(
                 address=candidate.address,
                 allocation_id=candidate.allocation_id,
                 expected_version=candidate.version,
@@ -221,6 +221,9 @@ class Proving:
             return self._not_ready(candidate, error.message, UNAVAILABLE.get(error.system))
         except DeadlineExceeded as error:
             return self._not_ready(candidate, error.message)
+        if proof.result is ProofResult.REFUSES_PASSWORD:
+            self._passwords.forget(stack, candidate.secret_version)
+        return proof
 
     def _not_ready(self, candidate: Candidate, detail: str, reason: Reason | None = None) -> Proof:
         return Proof(

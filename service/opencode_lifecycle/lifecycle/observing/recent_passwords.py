@@ -1,21 +1,29 @@
 """Passwords that were read a moment ago."""
 
 from collections.abc import Callable
+from datetime import datetime
 from time import monotonic
 from typing import Final
 
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.identifiers import JobId
 from opencode_lifecycle.model.password import Password
+from opencode_lifecycle.model.stack import Stack
 from opencode_lifecycle.ports.secrets import PasswordStore
 
 KEPT_SECONDS: Final = 15.0
 """About as long as a migration takes from the last look at the agent to the proof of what follows."""
 
+_Key = tuple[JobId, datetime, int]
+"""Of which stack, since when it lives, and the version."""
+
 
 class RecentPasswords:
     """
-    Reads each version of a password at most once in `KEPT_SECONDS`; a version never changes.
+    Reads each version of a stack's password at most once in `KEPT_SECONDS`.
+
+    A version never changes; but a secret that was destroyed begins with the first one again. So each life of a stack has its
+    own, and whoever finds that a password is refused has it forgotten.
 
     Whoever looks at an agent, proves the runtime that follows and asks it for turns that were cut off needs the same one
     within seconds. It is for what we ask of runtimes ourselves: whoever hands a password out, or has to know that it is
@@ -25,21 +33,26 @@ class RecentPasswords:
     def __init__(self, passwords: PasswordStore, *, now: Callable[[], float] = monotonic) -> None:
         self._passwords = passwords
         self._now = now
-        self._read: dict[tuple[JobId, int], tuple[Password, float]] = {}
+        self._read: dict[_Key, tuple[Password, float]] = {}
         """With the time until which it is kept, in the order of that."""
 
-    async def read(self, job_id: JobId, version: int, deadline: Deadline) -> Password:
+    async def read(self, stack: Stack, version: int, deadline: Deadline) -> Password:
         """Return the password of *version*, or raise as `PasswordStore.read` does."""
-        self._forget()
-        found = self._read.get((job_id, version))
+        self._forget_old()
+        key = stack.job_id, stack.created_at, version
+        found = self._read.get(key)
         if found is not None:
             return found[0]
-        password = await self._passwords.read(job_id, version, deadline)
-        self._read.pop((job_id, version), None)
-        self._read[job_id, version] = password, self._now() + KEPT_SECONDS
+        password = await self._passwords.read(stack.job_id, version, deadline)
+        self._read.pop(key, None)
+        self._read[key] = password, self._now() + KEPT_SECONDS
         return password
 
-    def _forget(self) -> None:
+    def forget(self, stack: Stack, version: int) -> None:
+        """Have the password read anew by whoever needs it next."""
+        self._read.pop((stack.job_id, stack.created_at, version), None)
+
+    def _forget_old(self) -> None:
         now = self._now()
         while self._read:
             oldest = next(iter(self._read))

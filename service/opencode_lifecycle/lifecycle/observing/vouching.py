@@ -74,7 +74,7 @@ class Vouching:
             why = await why_not_vouched(self._catalog, stack.job_id, runtime.allocation_id, address, deadline)
             if why:
                 raise NotVouched(why)
-            return await self._passwords.read(stack.job_id, runtime.secret_version, deadline)
+            return await self._passwords.read(stack, runtime.secret_version, deadline)
 
         return address, read_password
 
