@@ -115,6 +115,20 @@ async def eager(tmp_path, request):
         yield world
 
 
+async def test_nothing_is_stopped_for_a_change_while_vault_does_not_answer(eager):
+    await eager.ensure()
+    (before,) = eager.live_allocations()
+    eager.vault.faults.fail_next("*", UpstreamUnavailable("vault", "read", "Vault is sealed"), times=None)
+
+    await eager.ensure(resources="large", wait=None)
+    await eager.until(lambda: eager.stack().status.attempts > 2)
+
+    assert [each.id for each in eager.live_allocations()] == [before.id]
+    eager.vault.faults.heal()
+    await eager.until(lambda: eager.stack().is_settled)
+    assert [each.id for each in eager.live_allocations()] != [before.id]
+
+
 async def test_a_class_that_only_a_newer_release_has_is_refused_at_once(tmp_path):
     world = World(tmp_path)
     async with world.running():

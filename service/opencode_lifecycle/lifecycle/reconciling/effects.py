@@ -372,14 +372,14 @@ class Effects:
         """
         Have Nomad render and plan what is to follow, so that nothing is stopped for a job that will be refused.
 
-        What the scheduler could not place now is no refusal: what runs still takes the room. And an administrator may have
-        written anything into the secret: one without a password would start nothing.
+        What the scheduler could not place now is no refusal: what runs still takes the room. And the secret is read where
+        what follows will read it: while Vault is away it would not start, and an administrator may have written anything
+        into the secret, so that it has no password.
         """
         work = current.work
-        runtime, version = work.stack.status.runtime, work.wanted.secret_version
-        if work.needs.secret and runtime is not None and runtime.secret_version != version:
+        if work.needs.secret:
             try:
-                await self._passwords.read(work.stack.job_id, version, deadline)
+                await self._passwords.read(work.stack.job_id, work.wanted.secret_version, deadline)
             except SecretMissing:
                 raise SecretUnusable from None
         aim = self._aim(current)
