@@ -1,11 +1,14 @@
 """A Nomad that a replica sees once, and words for requests that cross each other."""
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 
 from opencode_lifecycle.model.errors import UpstreamUnavailable
+from opencode_lifecycle.model.migration import MigrationOrder
 from opencode_lifecycle.model.view import EnsureRequest
-from world import BACKEND, World
+from opencode_lifecycle.ports.stores import Decision
+from world import ADA, BACKEND, World
 
 ASKED = {"by": BACKEND, "if_match": None}
 UNCHANGED = EnsureRequest()
@@ -14,6 +17,20 @@ DOWN = UpstreamUnavailable("nomad", "call", "connection refused")
 
 def of(world: World):
     return world.plane.provisioning
+
+
+async def order_fresh_start(world: World) -> None:
+    """Order it as a rollout does."""
+    generation = world.stack().intent.generation + 1
+
+    def decide(situation):
+        asked = MigrationOrder(id="ro_test", fresh=True)
+        intent = replace(situation.stack.intent, generation=generation, order=asked, fresh_start=generation)
+        return Decision(stack=replace(situation.stack, intent=intent), wake=True)
+
+    _, decision = await world.store.decide(ADA, decide)
+    world.plane.fleet.put(decision.stack)
+    world.plane.dispatcher.hint(ADA)
 
 
 def milliseconds(number: int) -> timedelta:

@@ -7,11 +7,11 @@ import pytest
 
 from fakes.faults import Hold
 from fakes.opencode import FakeOpenCode, FakeProber
+from lifecycle.racing import order_fresh_start
 from opencode_lifecycle.lifecycle.reconciling.steps import Limits
 from opencode_lifecycle.model.clock import utc_now
 from opencode_lifecycle.model.errors import StackDraining
 from opencode_lifecycle.model.identifiers import AllocationId
-from opencode_lifecycle.model.migration import MigrationOrder
 from opencode_lifecycle.model.release import Release
 from opencode_lifecycle.model.states import MigrationState, Phase
 from opencode_lifecycle.ports.prober import Activity
@@ -158,16 +158,7 @@ async def test_while_only_the_live_files_of_a_runtime_change_it_may_be_leased(wo
 async def test_a_runtime_that_restarts_by_itself_under_a_lease_is_not_replaced_by_an_order_meanwhile(world):
     before = ids(world)
     await world.plane.leases.extend(ADA, MINUTE)
-    generation = world.stack().intent.generation + 1
-
-    def decide(situation):
-        asked = MigrationOrder(id="ro_test", fresh=True)
-        intent = replace(situation.stack.intent, generation=generation, order=asked, fresh_start=generation)
-        return Decision(stack=replace(situation.stack, intent=intent), wake=True)
-
-    _, decision = await world.store.decide(ADA, decide)
-    world.plane.fleet.put(decision.stack)
-    world.plane.dispatcher.hint(ADA)
+    await order_fresh_start(world)
     await world.until(lambda: world.stack().status.migration_state is MigrationState.DRAINING)
     world.nomad.restart_task(world.job_id())
     await world.until(lambda: (runtime := world.stack().status.runtime) is not None and runtime.restarts == 1)

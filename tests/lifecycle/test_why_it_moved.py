@@ -1,16 +1,14 @@
 """History says why a stack moved, also when what it waits for next is known before the move is written down."""
 
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
+from lifecycle.racing import order_fresh_start
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.identifiers import AllocationId, JobId
-from opencode_lifecycle.model.migration import MigrationOrder
 from opencode_lifecycle.model.observation import TaskTrouble
 from opencode_lifecycle.model.states import MigrationState, Phase, Reason
-from opencode_lifecycle.ports.stores import Decision
 from world import ADA, World
 
 
@@ -31,20 +29,6 @@ async def contest(world: World) -> None:
     address = world.live_allocations()[0].address
     world.consul.register(JobId("oc-other-job"), AllocationId("other"), address, installation="other")
     await world.phase(Phase.STARTING)
-
-
-async def order_fresh_start(world: World) -> None:
-    """Order it as a rollout does."""
-    generation = world.stack().intent.generation + 1
-
-    def decide(situation):
-        asked = MigrationOrder(id="ro_test", fresh=True)
-        intent = replace(situation.stack.intent, generation=generation, order=asked, fresh_start=generation)
-        return Decision(stack=replace(situation.stack, intent=intent), wake=True)
-
-    _, decision = await world.store.decide(ADA, decide)
-    world.plane.fleet.put(decision.stack)
-    world.plane.dispatcher.hint(ADA)
 
 
 async def test_an_address_that_is_contested_leaves_in_history_why_it_was_withdrawn(world):
