@@ -66,6 +66,19 @@ async def test_a_secret_that_is_gone_is_made_anew_by_a_rotation(world: World):
     assert (await world.ensure()).ready
 
 
+async def test_what_runs_runs_on_while_no_new_password_can_be_written(world: World):
+    await world.ensure()
+    runs = world.live_allocations()[0].id
+    world.vault.faults.fail_next("rotate", UpstreamUnavailable("vault", "rotate"), times=None)
+
+    rotation = await of(world).rotate_password(ADA, **ASKED)
+    await world.until(lambda: world.stack().status.attempts > 0)
+
+    assert [each.id for each in world.live_allocations()] == [runs]
+    world.vault.faults.heal()
+    assert (await world.finished(rotation)).state is OperationState.SUCCEEDED
+
+
 async def test_a_rotation_of_a_stopped_stack_writes_the_new_password(world: World):
     await world.ensure()
     await world.finished(await of(world).stop(ADA, hold=False, **ASKED))

@@ -5,7 +5,12 @@ from datetime import datetime
 
 from opencode_lifecycle.lifecycle.reconciling.planning.interrupting import end_turns
 from opencode_lifecycle.lifecycle.reconciling.planning.leaving import plan_held
-from opencode_lifecycle.lifecycle.reconciling.planning.moves import entered, not_found_yet, wait_for_end
+from opencode_lifecycle.lifecycle.reconciling.planning.moves import (
+    entered,
+    new_password,
+    not_found_yet,
+    wait_for_end,
+)
 from opencode_lifecycle.lifecycle.reconciling.planning.recycling import replacing
 from opencode_lifecycle.lifecycle.reconciling.planning.replacement import replace_in_place
 from opencode_lifecycle.lifecycle.reconciling.steps import (
@@ -21,7 +26,6 @@ from opencode_lifecycle.lifecycle.reconciling.steps import (
     Part,
     PurgeJob,
     Rest,
-    RotateSecret,
     Step,
     StopJob,
     Work,
@@ -46,6 +50,8 @@ def plan_fresh_start(work: Work, seen: Observation, now: datetime, limits: Limit
         return Look()
     running = isinstance(seen.job, JobSeen) and not seen.job.stopped
     if running and stack.status.phase is Phase.RUNNING:
+        if rotation := new_password(work):
+            return rotation
         if Part.CHECK not in work.done:
             return CheckJob()
         return end_turns(work) or replacing(work, Reason.RECREATE, "stopping in order to start afresh", now)
@@ -143,8 +149,8 @@ def plan_stopped(work: Work, seen: Observation, now: datetime, limits: Limits) -
                 fresh_start_done=stack.intent.fresh_start,
             )
         )
-    if work.needs.secret and stack.intent.rotation > stack.status.rotation_done:
-        return RotateSecret(stack.status.secret_version or 0)
+    if rotation := new_password(work):
+        return rotation
     # What was in the way of a rotation is past.
     message = _HELD if stack.intent.held else ""
     status = replace(stack.status, observed_generation=stack.intent.generation, message=message)

@@ -20,6 +20,7 @@ from opencode_lifecycle.lifecycle.reconciling.planning.moves import (
     entered,
     is_fresh_start_due,
     is_shut_out,
+    new_password,
 )
 from opencode_lifecycle.lifecycle.reconciling.planning.recycling import health_of, why_recycle
 from opencode_lifecycle.lifecycle.reconciling.steps import (
@@ -32,7 +33,6 @@ from opencode_lifecycle.lifecycle.reconciling.steps import (
     ReadReport,
     RegisterJob,
     Rest,
-    RotateSecret,
     Step,
     Work,
 )
@@ -86,7 +86,7 @@ def _put_right(work: Work, seen: Observation, now: datetime, limits: Limits) -> 
         return leave(work, now, limits)
     if is_due and _is_left_alone(work):
         return Rest(replace(stack.status, health=health_of(work, limits)), None)
-    if rotation := _rotation(work):
+    if rotation := new_password(work):
         return rotation
     if _is_going_back(work):
         return _publish_what_ran_before(work)
@@ -125,15 +125,6 @@ def _is_on_footing(work: Work) -> bool:
 def _why(reasons: tuple[Staleness, ...], *, recreate: bool) -> str:
     names = [reason.facet.value for reason in reasons if reason.restart]
     return ", ".join(names) + " changed" if names else "a fresh start was asked for" if recreate else ""
-
-
-def _rotation(work: Work) -> Step | None:
-    """Make the new password that an order asks for, before anything is stopped for it."""
-    stack, order = work.stack, work.stack.standing_order
-    is_due = stack.intent.rotation > stack.status.rotation_done
-    if order is None or not order.rotate or not is_due or not work.needs.secret:
-        return None
-    return RotateSecret(stack.status.secret_version or 0) if Part.SECRET not in work.done else None
 
 
 # --- without a restart

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from random import Random
 from typing import Any
 
-from opencode_lifecycle.lifecycle.reconciling.steps import Limits, Move, Part, Rest, Work
+from opencode_lifecycle.lifecycle.reconciling.steps import Limits, Move, Part, Rest, RotateSecret, Work
 from opencode_lifecycle.model.facets import Facet, Facets
 from opencode_lifecycle.model.migration import OrderOutcome
 from opencode_lifecycle.model.observation import AllocationSeen, JobSeen, Observation
@@ -37,6 +37,18 @@ def entered(
     check_move(stack.job_id, status.phase, to)
     since = status.phase_since if to is status.phase else now
     return replace(status, phase=to, phase_since=since, reason=reason, message=message, **changes)
+
+
+def new_password(work: Work) -> RotateSecret | None:
+    """
+    Return the step that writes the new password that is asked for, as long as none was written.
+
+    Of a runtime it comes before anything is looked at or stopped for it: with Vault away, what runs runs on, and a secret
+    that has no password any more gets one.
+    """
+    status = work.stack.status
+    is_due = work.needs.secret and work.stack.intent.rotation > status.rotation_done
+    return RotateSecret(status.secret_version or 0) if is_due else None
 
 
 def with_order_failed(stack: Stack) -> Status:

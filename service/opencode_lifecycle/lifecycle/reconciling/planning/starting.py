@@ -11,6 +11,7 @@ from opencode_lifecycle.lifecycle.reconciling.planning.moves import (
     facets_in,
     failed,
     is_about,
+    new_password,
     not_found_yet,
     retry_at,
     stop_open,
@@ -28,7 +29,6 @@ from opencode_lifecycle.lifecycle.reconciling.steps import (
     ReadReport,
     RegisterJob,
     Rest,
-    RotateSecret,
     Step,
     StopJob,
     Work,
@@ -124,12 +124,10 @@ def _found(work: Work, facets: Facets, *, is_as_wanted: bool) -> Footing:
 
 def prepare(work: Work, *, runs: bool) -> Step | None:
     """What is there before the job. A job that *runs* has its secret, and is not kept waiting for Vault."""
-    stack = work.stack
-    if work.needs.secret and Part.SECRET not in work.done:
-        if stack.intent.rotation > stack.status.rotation_done:
-            return RotateSecret(stack.status.secret_version or 0)
-        if not runs:
-            return MakeSecret()
+    if rotation := new_password(work):
+        return rotation
+    if work.needs.secret and Part.SECRET not in work.done and not runs:
+        return MakeSecret()
     if work.needs.workspace and Part.WORKSPACE not in work.done:
         return MakeWorkspace()
     if work.needs.live_files and Part.LIVE_FILES not in work.done:
