@@ -9,6 +9,7 @@ profiler saw of the main thread.
 
 import asyncio
 import cProfile
+import gc
 import json
 import os
 import signal
@@ -17,10 +18,11 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench.metering import Meter
-from opencode_lifecycle import application, telemetry
-from opencode_lifecycle.adapters.database.database import Database
-from opencode_lifecycle.settings import Settings
+gc.disable()
+from bench.metering import Meter  # noqa: E402 - as `opencode-lifecycle serve` loads it
+from opencode_lifecycle import application, telemetry  # noqa: E402
+from opencode_lifecycle.adapters.database.database import Database  # noqa: E402
+from opencode_lifecycle.settings import Settings  # noqa: E402
 
 Answer = Callable[[str], object]
 """What is said for a line that the program is told."""
@@ -72,10 +74,6 @@ def run(answer: Answer | None = None) -> None:
     """Serve with the settings that the first argument names, until told to end."""
     where, profile = os.environ.get("BENCH_METER"), os.environ.get("BENCH_PROFILE")
     settings = Settings.model_validate_json(Path(sys.argv[1]).read_text())
-    if os.environ.get("BENCH_GC"):
-        import gc  # noqa: PLC0415
-
-        gc.set_threshold(*map(int, os.environ["BENCH_GC"].split(",")))
     profiler = cProfile.Profile(time.thread_time)
     if profile:
         profiler.enable()

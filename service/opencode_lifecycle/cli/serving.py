@@ -1,6 +1,7 @@
 """Commands that run on the service's own machine, with its settings: serve, and the upgrade of its database."""
 
 import asyncio
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,8 @@ settings_option = click.option(
 @settings_option
 def serve(settings_file: Path | None) -> None:
     """Run the service until it is told to stop (SIGTERM, SIGINT)."""
+    # What is loaded now stays, so looking through it for garbage is in vain. The service begins to when it is ready.
+    gc.disable()
     from opencode_lifecycle import application  # noqa: PLC0415 - only these commands need the whole service
 
     settings = load_settings(settings_file)
