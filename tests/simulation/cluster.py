@@ -83,8 +83,8 @@ _UNTOLD = frozenset({"claim", "claim_rollout"})
 
 _POLL = 3.0
 """Seconds between two looks for stacks that are due, where nobody has hinted at one."""
-_FEED_INTERVAL = StoreWatch.MOST_BEHIND.total_seconds() * 0.9
-"""Of two replicas neither may lag, or it answers no ensure from memory."""
+_MOST_BEHIND = 3 * StoreWatch.MOST_BEHIND.total_seconds()
+"""Seconds that the memory of one of two replicas may lag, which looks a little more often for what the other wrote."""
 
 LIMITS = Limits(start=timedelta(seconds=60), stop=timedelta(seconds=60), idle_after=timedelta(seconds=20))
 
@@ -245,7 +245,8 @@ class Cluster:
             ),
         )
         # What asks once or twice a second takes half of the time of a schedule, where mostly there is nothing new.
-        plane.dispatcher._poll, plane._changes._interval = _POLL, _FEED_INTERVAL
+        plane.dispatcher._poll = _POLL
+        plane._changes._interval, plane._changes._most_behind = 0.9 * _MOST_BEHIND, _MOST_BEHIND
         if self.has_rollouts:
             plane._refresh_targets = partial(_refresh_slowly, plane)
         else:

@@ -30,7 +30,7 @@ from world import BACKEND, OPERATOR
 if TYPE_CHECKING:
     from simulation.schedule import Schedule
 
-EVERY: Final = 8
+EVERY: Final = 16
 """Of so many schedules that are left to their seed, one has a fleet with rollouts."""
 USERS: Final = (UserId("ada"), UserId("ada2"), UserId("bob"), UserId("cyd"))
 GROUP: Final = "team"

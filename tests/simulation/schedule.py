@@ -78,7 +78,7 @@ class Script:
     replicas: int | None = None
     """How many control planes there are; by default one, and two in every third schedule that is left to its seed."""
     has_rollouts: bool | None = None
-    """Whether there is a fleet with rollouts; by default there is in every eighth schedule that is left to its seed."""
+    """Whether there is a fleet with rollouts; by default there is in every sixteenth schedule that is left to its seed."""
 
 
 class Schedule:
@@ -393,16 +393,17 @@ class Schedule:
     async def _settle(self) -> None:
         self.mischief.heal(for_good=True)
         self.cluster.say("all is well from here")
-        # Whoever is to die may do so still, on the way to where all comes to rest.
-        await asyncio.sleep(30)
-        self.cluster.trouble.die_at = self.cluster.trouble.fail_at = None
+        trouble = self.cluster.trouble
+        if trouble.die_at is not None or trouble.fail_at is not None:
+            # Whoever is to die may do so still, on the way to where all comes to rest.
+            await asyncio.sleep(30)
+            trouble.die_at = trouble.fail_at = None
         if self.cluster.has_rollouts:
             await self.fleet.settle()
             self.loop.create_task(self.fleet.answer_pauses())
         end = self.loop.time() + SETTLE_SECONDS
         while True:
-            await self._see_to_all()
-            await self.rest()
+            await self._come_to_rest()
             self.last_effect = self.last_effect or len(self.cluster.effects)
             await asyncio.sleep(45)
             if not self._rests():
@@ -417,6 +418,15 @@ class Schedule:
                     raise
             else:
                 return
+
+    async def _come_to_rest(self) -> None:
+        """Wait until all is where it should be, with an operator who looks twice a minute."""
+        async with asyncio.timeout(SETTLE_SECONDS):
+            while True:
+                await self._see_to_all()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(30):
+                        return await self.rest()
 
     async def _see_to_all(self) -> None:
         """Confirm what stands, and have tried again what waits for a person, as an operator who has looked."""

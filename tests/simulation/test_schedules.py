@@ -105,12 +105,12 @@ def test_a_third_of_the_schedules_has_two_replicas():
     assert [len(schedule.replicas) for schedule in schedules] == [1, 1, 2, 1, 1, 2]
 
 
-def test_an_eighth_of_the_schedules_has_a_fleet_with_rollouts():
-    schedules = [Schedule(seed) for seed in range(16)]
+def test_a_sixteenth_of_the_schedules_has_a_fleet_with_rollouts():
+    schedules = [Schedule(seed) for seed in range(32)]
     for schedule in schedules:
         schedule.loop.close()
 
-    assert [schedule.seed for schedule in schedules if schedule.cluster.has_rollouts] == [7, 15]
+    assert [schedule.seed for schedule in schedules if schedule.cluster.has_rollouts] == [15, 31]
 
 
 def test_every_bug_class_is_planted_or_held_by_a_test_or_comes_with_a_feature():
