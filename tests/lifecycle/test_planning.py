@@ -266,6 +266,21 @@ def test_a_job_is_purged_only_when_nothing_of_it_runs(work):
 
 @given(works)
 @settings(max_examples=200, deadline=None)
+def test_nothing_is_taken_for_ended_of_which_a_list_shows_no_allocation(work):
+    seen = work.observation
+    if seen is None or not isinstance(seen.job, JobSeen) or not seen.job.belongs_to("main"):
+        return
+    was_stopped = work.stack.status.phase is Phase.STOPPED
+    listed = replace(seen, job=replace(seen.job, stopped=True), allocations=())
+
+    resting, step = after_moves(replace(work, observation=listed, done=work.done - {Part.LOOK}))
+
+    assert was_stopped or resting.stack.status.phase is not Phase.STOPPED
+    assert not isinstance(step, RegisterJob | PurgeJob)
+
+
+@given(works)
+@settings(max_examples=200, deadline=None)
 def test_nothing_is_destroyed_of_a_stack_that_shall_run_or_rest(work):
     if work.stack.intent.desired is Desired.DELETED:
         return

@@ -71,6 +71,11 @@ MUTANTS = (
         "what a listing lacks is gone, without a look",
         planted.what_a_listing_lacks_is_gone_without_a_look,
     ),
+    Mutant(
+        "G3",
+        "an allocation that a listing lacks has ended",
+        planted.an_allocation_that_a_listing_lacks_has_ended,
+    ),
     Mutant("G4", "a stop that failed counts as done", planted.stop_that_failed_counts_as_done),
     Mutant(
         "G4",

@@ -25,7 +25,7 @@ from opencode_lifecycle.lifecycle.orphans.sweep import OrphanSweep
 from opencode_lifecycle.lifecycle.reconciling import planning, reconciler
 from opencode_lifecycle.lifecycle.reconciling.dispatcher import Dispatcher
 from opencode_lifecycle.lifecycle.reconciling.effects import Effects
-from opencode_lifecycle.lifecycle.reconciling.planning import ending, running, starting
+from opencode_lifecycle.lifecycle.reconciling.planning import ending, moves, running, starting
 from opencode_lifecycle.lifecycle.reconciling.reconciler import Reconciler
 from opencode_lifecycle.lifecycle.reconciling.steps import DestroySecret, MakeSecret, Part, StopJob
 from opencode_lifecycle.lifecycle.requests import decisions
@@ -210,6 +210,12 @@ def what_a_listing_lacks_is_gone_without_a_look() -> Iterator[None]:
 
 
 @contextmanager
+def an_allocation_that_a_listing_lacks_has_ended() -> Iterator[None]:
+    with patch.object(moves, "is_end_untold", lambda *_: False):
+        yield
+
+
+@contextmanager
 def a_look_that_failed_counts_as_absent() -> Iterator[None]:
     observe, list_all = FakeNomad.observe, FakeNomad.list_all
 
@@ -352,6 +358,7 @@ def what_was_seen_before_our_own_write_decides() -> Iterator[None]:
         patch.object(Fleet, "wrote", lambda *_: None),
         patch.object(starting, "not_found_yet", lambda *_: False),
         patch.object(ending, "not_found_yet", lambda *_: False),
+        patch.object(moves, "is_end_untold", lambda *_: False),
         patch.object(FakeNomad, "register", _register_whatever_is_there(FakeNomad.register)),
     ):
         yield

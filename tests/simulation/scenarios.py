@@ -233,6 +233,15 @@ async def _a_listing_that_is_empty(schedule: Schedule) -> None:
     cluster.nomad.show_in_listings()
     await schedule.rest()
     hold([each.id for each in cluster.nomad._live(JOB)] == [live], "F18: what was not listed was replaced")
+    cluster.nomad.hide_from_listings(what="allocations")
+    await schedule.ask(ADA, "stop")
+    await asyncio.sleep(0.01)
+    # When a stream ends everything is listed, and the allocation is on its way to its end still.
+    cluster.nomad.drop_streams()
+    await asyncio.sleep(schedule.random.choice((0.0, 0.01, 5.0)))
+    await schedule.ask(ADA, schedule.random.choice(("recover", "delete", "recreate")))
+    cluster.nomad.show_in_listings()
+    await schedule.rest()
 
 
 async def _a_replica_hears_of_the_other(schedule: Schedule) -> None:
@@ -346,7 +355,11 @@ SCENARIOS = (
     ),
     Scenario("F25", "a server that answers nothing any more is replaced", _a_wedge),
     Scenario("F13", "what has ended is missed, whether the stream tells or not", _ends_unheard),
-    Scenario("F18", "what an empty listing lacks runs on", _a_listing_that_is_empty),
+    Scenario(
+        "F18",
+        "what an empty listing lacks runs on, and is waited for when it is stopped",
+        _a_listing_that_is_empty,
+    ),
     Scenario(
         "G11",
         "replicas that see a stack differently do not correct each other without end",

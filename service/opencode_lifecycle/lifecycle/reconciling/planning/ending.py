@@ -130,10 +130,9 @@ def plan_stopped(work: Work, seen: Observation, now: datetime, limits: Limits) -
             return Move(entered(stack, Phase.STOPPING, now=now))
         if runs:
             return end_turns(work) or StopJob()
-        waiting = wait_for_end(work, seen, now, limits)
-        if waiting is not None:
-            return waiting
     if stack.status.phase is not Phase.STOPPED or stack.status.reason is Reason.NODE_DRAINING:
+        if not is_foreign and (waiting := wait_for_end(work, seen, now, limits)) is not None:
+            return waiting
         if not_found_yet(work, seen):
             return Look()
         return Move(

@@ -5,7 +5,15 @@ from datetime import datetime, timedelta
 from random import Random
 from typing import Any
 
-from opencode_lifecycle.lifecycle.reconciling.steps import Limits, Move, Part, Rest, RotateSecret, Work
+from opencode_lifecycle.lifecycle.reconciling.steps import (
+    Limits,
+    Look,
+    Move,
+    Part,
+    Rest,
+    RotateSecret,
+    Work,
+)
 from opencode_lifecycle.model.facets import Facet, Facets
 from opencode_lifecycle.model.migration import OrderOutcome
 from opencode_lifecycle.model.observation import AllocationSeen, JobSeen, Observation
@@ -123,15 +131,36 @@ def not_found_yet(work: Work, seen: Observation) -> bool:
     return not isinstance(seen.job, JobSeen) and Part.LOOK not in work.done
 
 
-def wait_for_end(work: Work, seen: Observation, now: datetime, limits: Limits) -> Rest | None:
+def is_end_untold(work: Work, seen: Observation) -> bool:
     """
-    Rest while an allocation may still run: two servers must never share a workspace.
+    Whether nothing tells that what ran has ended but its absence, which nobody looked for directly.
+
+    1. A stack is stopped, and its allocation takes its time to end.
+    2. A listing shows the job and lacks the allocation, since the two are listed by two calls. Or an event tells of the
+       job, and nothing else is known of it.
+    3. By that alone it would be purged, or a server started beside it.
+
+    What has ended is shown as such until Nomad forgets it, so a stop costs no further look.
+    """
+    if Part.LOOK in work.done:
+        return False
+    runtime = work.stack.status.runtime
+    if runtime is not None:
+        return all(allocation.id != runtime.allocation_id for allocation in seen.allocations)
+    may_have_run = isinstance(seen.job, JobSeen) or work.stack.status.job_modify_index is not None
+    return may_have_run and not seen.allocations
+
+
+def wait_for_end(work: Work, seen: Observation, now: datetime, limits: Limits) -> Look | Rest | None:
+    """
+    Rest while an allocation may still run, and look where only a list says that none does: two servers must never share a
+    workspace.
 
     The wait itself has no end, since nothing may be concluded from silence; the request that led to it is told after the
     deadline that it failed.
     """
     if not seen.live:
-        return None
+        return Look() if is_end_untold(work, seen) else None
     status = work.stack.status
     message = f"waiting for allocation {seen.live[0].id[:8]} on {seen.live[0].node_name} to end"
     if now - status.phase_since < limits.stop:
