@@ -291,6 +291,26 @@ def test_what_somebody_does_to_a_stack_meanwhile_counts_more_than_the_rollout(wh
     assert (member.state, member.reason) == (expected, (reason or MemberReason.NOT_RUNNING).value)
 
 
+def test_who_is_pinned_to_what_ran_before_as_soon_as_it_was_moved_is_not_called_moved():
+    fleet = a_fleet(6)
+    driver = driven(fleet)
+    user = driver.members[-1].user_id
+    step = fleet.step
+
+    def step_and_pin(moved):
+        step(moved)
+        stack = fleet.stacks[moved]
+        if moved == user and stack.status.order_done is not None and not stack.intent.pinned:
+            fleet.intend(moved, pinned=True, wanted_release=OLD)
+
+    fleet.step = step_and_pin
+
+    driver.run()
+
+    member = driver.saved[user]
+    assert (member.state, member.reason) == (MemberState.LEFT_OUT, MemberReason.PINNED)
+
+
 def test_who_wakes_before_its_wave_has_come_is_moved_as_any_other():
     fleet = a_fleet(3)
     sleeper = users(3)[0]

@@ -225,7 +225,7 @@ def _of_gone(rollout: Rollout, member: Member, now: datetime) -> Member:
 def _of_ordered(rollout: Rollout, member: Member, stack: Stack, now: datetime) -> Member:
     order, mine = stack.intent.order, OrderName.of(member).id_in(rollout.id)
     if stack.status.order_done == mine:
-        return _finished(member, stack, now)
+        return _finished(rollout, member, stack, now)
     if order is None or order.id != mine:
         return _without_order(rollout, member, stack, now)
     if stack.intent.desired is not Desired.RUNNING:
@@ -273,9 +273,18 @@ def _ended_or(reason: MemberReason, rollout: Rollout) -> MemberReason:
     return MemberReason.ROLLOUT_ENDED if rollout.state is RolloutState.ABORTED else reason
 
 
-def _finished(member: Member, stack: Stack, now: datetime) -> Member:
-    status = stack.status
+def _finished(rollout: Rollout, member: Member, stack: Stack, now: datetime) -> Member:
+    """
+    Judge a member whose order was seen to its end.
+
+    1. A stack is moved. Before the rollout looks at it again, somebody pins it to what it ran before.
+    2. It goes back to that: to call it moved would count on a release that nobody runs there.
+    """
+    status, wanted = stack.status, release_wanted(rollout, member)
     match status.order_outcome:
+        case OrderOutcome.DONE if wanted is not None and stack.intent.wanted_release != wanted:
+            why = MemberReason.PINNED if stack.intent.pinned else MemberReason.MOVED
+            return _entered(member, stack, MemberState.LEFT_OUT, why, now=now)
         case OrderOutcome.DONE:
             state = MemberState.TAKEN_BACK if member.goes_back else MemberState.MIGRATED
             return _entered(member, stack, state, None, now=now)
