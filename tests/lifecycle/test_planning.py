@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from opencode_lifecycle.lifecycle.reconciling.planning import plan
 from opencode_lifecycle.lifecycle.reconciling.steps import (
+    AbortTurns,
     DestroySecret,
     DestroyWorkspace,
     FinishDeletion,
@@ -326,7 +327,7 @@ def test_stop_and_delete_have_a_way_forward_from_every_phase(work):
 
     resting, step = after_moves(work)
 
-    if isinstance(step, Look):
+    if isinstance(step, Look | AbortTurns):
         return
     assert resting.stack.status.phase in {Phase.STOPPING, Phase.STOPPED, Phase.DELETING}
     if isinstance(step, Rest) and resting.stack.status.phase is not Phase.STOPPED:

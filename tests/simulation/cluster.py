@@ -81,7 +81,7 @@ WRITES = frozenset(
 _UNTOLD = frozenset({"claim", "claim_rollout"})
 """Effects that have none most of the time."""
 
-_POLL = 3.0
+_POLL = 4.0
 """Seconds between two looks for stacks that are due, where nobody has hinted at one."""
 _MOST_BEHIND = 3 * StoreWatch.MOST_BEHIND.total_seconds()
 """Seconds that the memory of one of two replicas may lag, which looks a little more often for what the other wrote."""

@@ -277,7 +277,7 @@ class Watcher:
         """Ask every replica now and then what it would answer from memory, and hold that against the truth."""
         since: dict[tuple[int, object], float] = {}
         while True:
-            await asyncio.sleep(3)
+            await asyncio.sleep(4)
             for replica in replicas:
                 if replica.plane is None or replica.life == self._cluster.frozen:
                     continue
