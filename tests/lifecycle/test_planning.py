@@ -26,6 +26,7 @@ from opencode_lifecycle.lifecycle.reconciling.steps import (
 from opencode_lifecycle.model.facets import Facets
 from opencode_lifecycle.model.identifiers import AllocationId, ReleaseId, UserId, VolumeId, job_id_of
 from opencode_lifecycle.model.job_template import TemplateNeeds
+from opencode_lifecycle.model.migration import MigrationOrder
 from opencode_lifecycle.model.node import ClosedNode, Drain
 from opencode_lifecycle.model.observation import (
     ABSENT,
@@ -37,7 +38,15 @@ from opencode_lifecycle.model.observation import (
 )
 from opencode_lifecycle.model.proof import Proof, ProofResult
 from opencode_lifecycle.model.stack import Address, Intent, Runtime, Stack, Status, Workspace
-from opencode_lifecycle.model.states import Desired, Health, MigrationState, Phase, Reason, WhenStale
+from opencode_lifecycle.model.states import (
+    OUTAGES,
+    Desired,
+    Health,
+    MigrationState,
+    Phase,
+    Reason,
+    WhenStale,
+)
 from opencode_lifecycle.ports.prober import Liveness
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -332,6 +341,30 @@ def test_stop_and_delete_have_a_way_forward_from_every_phase(work):
     assert resting.stack.status.phase in {Phase.STOPPING, Phase.STOPPED, Phase.DELETING}
     if isinstance(step, Rest) and resting.stack.status.phase is not Phase.STOPPED:
         assert step.wait is not None
+
+
+@given(works, st.sampled_from([Phase.PENDING, Phase.FAILED]), st.sampled_from(sorted(OUTAGES)))
+@settings(max_examples=200, deadline=None)
+def test_what_was_given_up_while_a_neighbour_was_away_is_not_stopped_for_an_order_before_it_is_seen_to_run(
+    work, phase, reason
+):
+    order = MigrationOrder(id="ro_1", fresh=True)
+    intent = replace(work.stack.intent, desired=Desired.RUNNING, fresh_start=4, order=order)
+    status = replace(work.stack.status, phase=phase, reason=reason, runtime=None)
+    ordered = replace(
+        work, stack=replace(work.stack, intent=intent, status=status), proof=None, done=frozenset()
+    )
+    if not isinstance(work.observation, Observation) or not _runs(work.observation):
+        return
+
+    resting, step = after_moves(ordered)
+
+    assert not isinstance(step, StopJob)
+    assert resting.stack.status.phase is not Phase.STOPPING
+
+
+def _runs(seen: Observation) -> bool:
+    return isinstance(seen.job, JobSeen) and not seen.job.stopped and seen.job.belongs_to("main")
 
 
 @given(works)

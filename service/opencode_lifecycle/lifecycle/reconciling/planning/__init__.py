@@ -76,8 +76,13 @@ def _plan_wanted(work: Work, seen: Observation, now: datetime, limits: Limits) -
     if isinstance(job, JobSeen) and not job.belongs_to(work.installation):
         return _foreign(work, job, now)
     is_left_alone = stack.status.phase is Phase.RUNNING and stack.is_refused and stack.is_settled
-    # By an order, what runs is waited for at the gate, and what starts anew by itself is seen to run first.
-    is_gated = stack.status.phase in {Phase.STARTING, Phase.RUNNING} and stack.standing_order is not None
+    # By an order, what runs is waited for at the gate, and what starts anew by itself is seen to run first. So is what was
+    # given up because a neighbour was away: an agent may be at work in it.
+    runs = isinstance(job, JobSeen) and not job.stopped
+    is_to_be_seen = stack.status.phase in {Phase.STARTING, Phase.RUNNING} or (
+        runs and stack.status.phase in {Phase.PENDING, Phase.FAILED}
+    )
+    is_gated = is_to_be_seen and stack.standing_order is not None
     if is_fresh_start_due(stack) and not is_left_alone and not is_gated:
         return plan_fresh_start(work, seen, now, limits)
     match stack.status.phase:
