@@ -2,9 +2,10 @@
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
-# How many run tests side by side, each with servers of its own; 0 for one after the other.
+# How many run tests side by side, each with servers of its own; 0 for one after the other. Tests with servers mostly wait.
 WORKERS := 2
-PYTEST := $(PYTHON) -m pytest -q --numprocesses $(WORKERS)
+SERVER_WORKERS := 3
+PYTEST := $(PYTHON) -m pytest -q
 MAKEFLAGS += --no-print-directory
 # Else every process that a test starts compiles the whole package.
 unexport PYTHONDONTWRITEBYTECODE
@@ -47,10 +48,10 @@ test: $(STAMP) ## everything that must always pass; the servers are built meanwh
 	$(MAKE) test-servers && exit $$fast
 
 test-fast: $(STAMP) ## what needs no Nomad, Consul, Vault or OpenCode
-	@$(PYTEST) --dist worksteal -m "not servers and not opencode"
+	@$(PYTEST) --numprocesses $(WORKERS) --dist worksteal -m "not servers and not opencode"
 
 test-servers: $(STAMP) ## what needs them
-	@$(PYTEST) --dist loadgroup -m "servers or opencode"
+	@$(PYTEST) --numprocesses $(SERVER_WORKERS) --dist loadgroup -m "servers or opencode"
 
 simulate: $(STAMP) ## the reconcile core in virtual time: 200,000 schedules, every point to die at, planted bugs
 	@PYTHONPATH=tests $(PYTHON) -m simulation $(SIMULATION)
