@@ -182,6 +182,7 @@ class FakeNomad(Levers):
             job = self.jobs.get(job_id)
             if job is None:
                 return self.index
+            index = job.seen.modify_index
             if not job.seen.stopped:
                 index = self._next_index()
                 job.seen = replace(
@@ -198,9 +199,10 @@ class FakeNomad(Levers):
             self._stop_allocations(job_id)
             if purge:
                 del self.jobs[job_id]
-                self._tell(JobChanged(index=self._next_index(), job_id=job_id, job=None))
+                index = self._next_index()
+                self._tell(JobChanged(index=index, job_id=job_id, job=None))
                 self._forget_ended(job_id)
-            return self.index
+            return index
 
     async def observe(self, job_id: JobId, deadline: Deadline) -> Observation:
         async with self.faults.call("observe", deadline):

@@ -60,7 +60,7 @@ class FakeStore(FakeRollouts, FakeReleases, FakeFindings, FakeAccess):
         self._clock = clock
         self._seq = 0
         self._claims = itertools.count(1)
-        self._news = asyncio.Event()
+        self._waiting: dict[asyncio.Future[None], None] = {}
 
     async def open(self) -> None:
         return
@@ -331,9 +331,15 @@ class FakeStore(FakeRollouts, FakeReleases, FakeFindings, FakeAccess):
     async def wait_for_change(self, timeout: float, *, after: int | None = None) -> None:
         if after is not None and self._seq > after:
             return
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                await self._news.wait()
+        loop = asyncio.get_running_loop()
+        told = loop.create_future()
+        self._waiting[told] = None
+        alarm = loop.call_later(timeout, _tell, told)
+        try:
+            await told
+        finally:
+            alarm.cancel()
+            self._waiting.pop(told, None)
 
     # Operations and events
 
@@ -426,8 +432,14 @@ class FakeStore(FakeRollouts, FakeReleases, FakeFindings, FakeAccess):
         return self._seq
 
     def _announce(self) -> None:
-        self._news.set()
-        self._news = asyncio.Event()
+        waiting, self._waiting = self._waiting, {}
+        for told in waiting:
+            _tell(told)
+
+
+def _tell(waiting: "asyncio.Future[None]") -> None:
+    if not waiting.done():
+        waiting.set_result(None)
 
 
 def _matches(query: StackQuery, stack: Stack) -> bool:

@@ -171,6 +171,37 @@ def test_nothing_seen_before_our_own_last_write_decides_anything(fleet, time):
     assert fleet.observation(JOB) is not None
 
 
+@pytest.mark.parametrize(
+    "event",
+    [
+        AllocationChanged(index=26, job_id=JOB, allocation=an_allocation(26)),
+        PlacementChanged(index=26, job_id=JOB, failure="no node"),
+    ],
+)
+def test_what_is_heard_of_an_allocation_makes_no_job_known_that_was_seen_before_our_own_last_write(
+    fleet, time, event
+):
+    fleet.apply_listing(listing(time, 20, **{JOB: seen(time, 20)}))
+    fleet.wrote(JOB, 25)
+
+    fleet.apply(event)
+
+    assert fleet.observation(JOB) is None
+    fleet.apply_presence(listing(time, 27, **{JOB: replace(seen(time, 27), job=ABSENT)}), counts_anew=False)
+    assert fleet.observation(JOB) is None
+    fleet.apply_listing(listing(time, 28, **{JOB: seen(time, 28)}))
+    assert fleet.observation(JOB) is not None
+
+
+def test_an_event_of_a_job_that_comes_after_a_later_one_of_its_allocation_is_taken_in(fleet, time):
+    fleet.apply_listing(listing(time, 20, **{JOB: seen(time, 20)}))
+    fleet.apply(AllocationChanged(index=26, job_id=JOB, allocation=an_allocation(26)))
+
+    fleet.apply(JobChanged(index=25, job_id=JOB, job=a_job(25, stopped=True)))
+
+    assert fleet.observation(JOB).job.stopped
+
+
 def test_a_listing_read_before_an_event_does_not_undo_it(fleet, time):
     fleet.apply_listing(listing(time, 20, **{JOB: seen(time, 20, an_allocation(18))}))
     fleet.apply(AllocationChanged(index=30, job_id=JOB, allocation=an_allocation(30, ClientStatus.FAILED)))

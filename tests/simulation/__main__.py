@@ -65,6 +65,7 @@ def _point(what: tuple[crashes.Point, int]) -> tuple[str, int, list[tuple[int, s
         died += really
         if died >= enough:
             break
+    gc.collect()
     return f"{point}, {replicas} replicas" if replicas > 1 else str(point), died, bad
 
 
@@ -76,6 +77,7 @@ def _scenario(number: int) -> tuple[int, list[tuple[int, str]]]:
         for seed in range(_SEEDS_PER_SCENARIO)
         if (outcome := Schedule(seed, each.script()).run()).violation is not None
     ]
+    gc.collect()
     return number, bad
 
 

@@ -1,4 +1,4 @@
-"""Loops that must not end. Each has a name, a pulse that shows its age, and is started again when it fails."""
+"""Loops that must not end. Each has a name, a pulse that shows its age, and is started again when it fails; and how they wait."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -28,6 +28,15 @@ class Pulse:
 
 def _time() -> float:
     return asyncio.get_running_loop().time()
+
+
+async def set_within(event: asyncio.Event, seconds: float) -> None:
+    """Return when *event* is set. After *seconds* it is, by us: that costs a fifth of a wait that is cancelled."""
+    alarm = asyncio.get_running_loop().call_later(seconds, event.set)
+    try:
+        await event.wait()
+    finally:
+        alarm.cancel()
 
 
 async def keep_going(

@@ -96,14 +96,21 @@ class Observation:
     One stack as Nomad shows it at `index`, seen at `observed_at`.
 
     `allocations` are all that Nomad still lists, newest first. `placement_failure` is the scheduler's own account of
-    why it can place nothing, None when it can or has.
+    why it can place nothing, None when it can or has. `job_index` is set where only the rest was heard of since: as of that
+    index the job is known.
     """
 
     job: JobSeen | Blind
     allocations: Sequence[AllocationSeen] = ()
     placement_failure: str | None = None
     index: int
+    job_index: int | None = None
     observed_at: datetime
+
+    @property
+    def job_known_to(self) -> int:
+        """The index as of which the job itself is known."""
+        return self.index if self.job_index is None else self.job_index
 
     @property
     def live(self) -> Sequence[AllocationSeen]:

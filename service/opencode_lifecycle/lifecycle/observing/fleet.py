@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from time import monotonic
 
-from opencode_lifecycle.lifecycle.background import Pulse
+from opencode_lifecycle.lifecycle.background import Pulse, set_within
 from opencode_lifecycle.lifecycle.observing.freshness import Freshness
 from opencode_lifecycle.lifecycle.observing.known import Known, is_lease_alone, node_of, run_of
 from opencode_lifecycle.lifecycle.observing.nodes import Nodes
@@ -260,7 +260,7 @@ class Fleet:
             # Nomad answers for one job with that job's index, which may lie before one of the whole table.
             if not shows_the_same(old, observation):
                 return
-            observation = replace(observation, index=old.index)
+            observation = replace(observation, index=old.index, job_index=None)
         self._seen[job_id] = observation
         self._freshness.saw(job_id, observation.observed_at)
         if old is None or not shows_the_same(old, observation):
@@ -282,10 +282,15 @@ class Fleet:
             seen = Observation(job=ABSENT, index=self._listed_index, observed_at=listed_at)
         elif listed_at is not None and listed_at > seen.observed_at:
             # The listing covered it, even where a later event is what we keep.
-            seen = replace(seen, observed_at=listed_at, index=max(seen.index, self._listed_index))
+            seen = replace(
+                seen,
+                observed_at=listed_at,
+                index=max(seen.index, self._listed_index),
+                job_index=max(seen.job_known_to, self._listed_index),
+            )
         if seen.job is UNKNOWN or self._freshness.is_too_old(job_id, seen.observed_at):
             return None
-        return seen if seen.index >= self._floor.get(job_id, 0) else None
+        return seen if seen.job_known_to >= self._floor.get(job_id, 0) else None
 
     def last_seen_at(self, job_id: JobId) -> datetime | None:
         """Return when anything was last known of the job, however long ago."""
@@ -386,10 +391,7 @@ class Fleet:
         event = asyncio.Event()
         known.waiters.append(event)
         try:
-            async with asyncio.timeout(timeout):
-                await event.wait()
-        except TimeoutError:
-            pass
+            await set_within(event, timeout)
         finally:
             if event in known.waiters:
                 known.waiters.remove(event)

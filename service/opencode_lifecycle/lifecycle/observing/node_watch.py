@@ -3,7 +3,7 @@
 import asyncio
 from datetime import timedelta
 
-from opencode_lifecycle.lifecycle.background import Pulse
+from opencode_lifecycle.lifecycle.background import Pulse, set_within
 from opencode_lifecycle.lifecycle.observing.fleet import Fleet
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.ports.orchestrator import Orchestrator
@@ -43,9 +43,5 @@ class NodeWatch:
     async def round(self) -> None:
         """Wait for a hint or until a period is over, and list."""
         await asyncio.sleep(self._pause)
-        try:
-            async with asyncio.timeout(self._interval - self._pause):
-                await self._hinted.wait()
-        except TimeoutError:
-            pass
+        await set_within(self._hinted, self._interval - self._pause)
         await self.list_once()

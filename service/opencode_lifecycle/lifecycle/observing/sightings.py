@@ -22,21 +22,28 @@ from opencode_lifecycle.ports.orchestrator import (
 def told(
     known: Observation | None, change: JobChanged | AllocationChanged | PlacementChanged, *, now: datetime
 ) -> Observation | None:
-    """Join *known* with one event, or return None when the event is older than what is known of its subject."""
+    """
+    Join *known* with one event, or return None when the event is older than what is known of its subject.
+
+    1. We register a job again that was stopped, and the event of that is lost: a gap in the stream is silent.
+    2. The event of its allocation comes. The job that we know is still the stopped one, whatever the allocation's index.
+    3. By that index it would count as seen after our write, and the runtime as stopped by somebody else.
+    """
     # Of a job that only an event of something else speaks of, it is not known whether it is there.
     old = known if known is not None else Observation(job=UNKNOWN, index=0, observed_at=now)
     match change:
         case JobChanged(job=job):
-            if change.index < old.index and isinstance(old.job, JobSeen):
+            if change.index < old.job_known_to and isinstance(old.job, JobSeen):
                 return None
-            new = replace(old, job=ABSENT if job is None else job)
+            known_to = max(old.job_known_to, change.index)
+            new = replace(old, job=ABSENT if job is None else job, job_index=known_to)
         case AllocationChanged(allocation=allocation):
             allocations = _with(old.allocations, allocation)
             if allocations is None:
                 return None
-            new = replace(old, allocations=allocations)
+            new = replace(old, allocations=allocations, job_index=old.job_known_to)
         case PlacementChanged(failure=failure):
-            new = replace(old, placement_failure=failure)
+            new = replace(old, placement_failure=failure, job_index=old.job_known_to)
         case unreachable:
             assert_never(unreachable)
     return replace(new, index=max(old.index, change.index), observed_at=now)
@@ -78,6 +85,7 @@ def newer_of(event: Observation | None, listed: Observation | None, listing: Lis
         job=job,
         allocations=_newest_first(known.values()),
         index=max(event.index, listed.index),
+        job_index=max(event.job_known_to, listed.job_known_to),
         observed_at=max(event.observed_at, listed.observed_at),
     )
 
@@ -92,9 +100,11 @@ def filled_in(listed: Observation, known: Observation | None) -> Observation:
         return replace(listed, job=UNKNOWN) if listed.job is ABSENT else listed
     shown = {allocation.id for allocation in listed.allocations}
     kept = [allocation for allocation in known.allocations if allocation.id not in shown]
+    lacks_job = listed.job is ABSENT
     return replace(
         listed,
-        job=known.job if listed.job is ABSENT else listed.job,
+        job=known.job if lacks_job else listed.job,
+        job_index=known.job_known_to if lacks_job else None,
         allocations=_newest_first([*listed.allocations, *kept]),
     )
 

@@ -10,7 +10,7 @@ from datetime import timedelta
 
 import structlog
 
-from opencode_lifecycle.lifecycle.background import Pulse
+from opencode_lifecycle.lifecycle.background import Pulse, set_within
 from opencode_lifecycle.lifecycle.observing.fleet import Fleet, Known
 from opencode_lifecycle.lifecycle.reconciling.planning import plan
 from opencode_lifecycle.lifecycle.reconciling.reconciler import Reconciler
@@ -158,11 +158,7 @@ class Dispatcher:
             self.has_compared = True
 
     async def _pause(self) -> None:
-        try:
-            async with asyncio.timeout(self._poll):
-                await self._wake.wait()
-        except TimeoutError:
-            pass
+        await set_within(self._wake, self._poll)
         self._wake.clear()
 
     async def _claim(self, free: int) -> list[Claimed]:
