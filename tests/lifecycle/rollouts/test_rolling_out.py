@@ -17,6 +17,7 @@ from opencode_lifecycle.model.errors import (
     RolloutActive,
     RolloutFinished,
     RolloutNotFound,
+    UpstreamUnavailable,
 )
 from opencode_lifecycle.model.facets import Facet
 from opencode_lifecycle.model.group import GroupWish
@@ -142,6 +143,20 @@ async def test_a_plan_says_why_and_how_and_changes_nothing(four):
     assert sorted(each.wave for each in plan.stacks) == [0, 1, 2, 3]
     assert four.plane.releases.current == target
     assert not await four.plane.rollouts.is_active()
+
+
+async def test_whoever_is_being_replaced_counts_as_restarted_whatever_the_release_changes(four):
+    release = await a_new_release(four, instructions="Be brief.")
+    four.nomad.faults.fail_next("deregister", UpstreamUnavailable("nomad", "deregister"), times=None)
+    await four.plane.provisioning.recreate("ada", by=BACKEND, if_match=None)
+    await four.phase(Phase.STOPPING, "ada")
+
+    plan = await four.plane.rollouts.plan(RolloutSpecification(release=release), by=OPERATOR)
+
+    assert [each.migration_class for each in plan.stacks] == [
+        MigrationClass.RESTART,
+        *[MigrationClass.LIVE] * 3,
+    ]
 
 
 async def test_whoever_waits_has_a_turn_while_a_plan_is_made(four, monkeypatch):

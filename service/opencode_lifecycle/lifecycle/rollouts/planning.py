@@ -20,7 +20,7 @@ from opencode_lifecycle.model.rollout import BusyState, Member, MemberReason, Pl
 from opencode_lifecycle.model.rollout_specification import RolloutSpecification
 from opencode_lifecycle.model.stack import Stack
 from opencode_lifecycle.model.staleness import Staleness, class_of, facets_of, staleness_of
-from opencode_lifecycle.model.states import Desired
+from opencode_lifecycle.model.states import Desired, Phase
 
 SEEN_LATELY: Final = timedelta(minutes=5)
 """How long what was last seen of an agent says something of it."""
@@ -160,7 +160,7 @@ def _planned(known: Known, specification: RolloutSpecification, ground: Ground) 
         revision=runtime.revision if runtime is not None else None,
         release=stack.status.release if runtime is not None else None,
         why=why,
-        migration_class=None if is_down or left_out is not None else _class(why, specification),
+        migration_class=None if is_down or left_out is not None else _class(stack, why, specification),
         busy=busy_state(known, ground.now),
         left_out=left_out,
         message=message,
@@ -171,8 +171,15 @@ def _is_moved_anyway(specification: RolloutSpecification, *, rests: bool) -> boo
     return specification.rotate_passwords or (specification.recreate and not rests)
 
 
-def _class(why: Sequence[Staleness], specification: RolloutSpecification) -> MigrationClass:
-    if specification.moves_all:
+def _class(stack: Stack, why: Sequence[Staleness], specification: RolloutSpecification) -> MigrationClass:
+    """
+    Return the class of its migration. What is on its way down or up may come to run anything: that takes a restart.
+
+    1. A runtime is being replaced as a rollout is begun, so it is stale in nothing.
+    2. It starts on what it was before, or on the release already. Called live, it would not count as unavailable then, nor
+       when the rollout is taken back.
+    """
+    if specification.moves_all or stack.status.phase is not Phase.RUNNING:
         return MigrationClass.RESTART
     return class_of(why) or MigrationClass.LIVE
 
