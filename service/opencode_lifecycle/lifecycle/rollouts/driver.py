@@ -44,7 +44,7 @@ LOOKS_EVERY: Final = 0.5
 """Seconds after which the row of the rollout is read again: another replica may have been told to pause it."""
 GATHERING: Final = 0.1
 """Seconds in which changes of stacks are taken together, at least: with a fleet that moves they never end."""
-SHARE: Final = 5
+SHARE: Final = 10
 """How many times longer than it takes to work out a turn the next one is waited for."""
 DECISIONS_A_SECOND: Final = 100
 TOGETHER: Final = 8
@@ -85,7 +85,7 @@ class RolloutDriver:
         self._held: ClaimedRollout | None = None
         self._members: dict[UserId, Member] = {}
         self._news = asyncio.Event()
-        self._is_told = False
+        self._told = asyncio.Event()
         self.is_driving = False
 
     def notice(self, user_id: UserId | None = None) -> None:
@@ -95,14 +95,14 @@ class RolloutDriver:
 
     def told(self) -> None:
         """Read the rollout again before anything else is done: somebody here has changed it, or begun one."""
-        self._is_told = True
+        self._told.set()
         self._news.set()
 
     async def once(self) -> None:
         """Drive the active rollout until it ends or its claim is lost; where there is none, wait for one."""
         claimed = await self._claim()
         if claimed is None:
-            await self._wait(LOOKS_EVERY)
+            await self._wait(self._news, LOOKS_EVERY)
             return
         self.is_driving = True
         try:
@@ -114,7 +114,7 @@ class RolloutDriver:
             self.is_driving = False
 
     async def _claim(self) -> ClaimedRollout | None:
-        self._is_told = False
+        self._told.clear()
         # Else what was told once, and is none of ours to drive, would be news for ever.
         self._news.clear()
         held, now = self._held, self._now()
@@ -156,8 +156,9 @@ class RolloutDriver:
             claimed, has_come_of_it = await self._take(claimed, turn)
             if not claimed.rollout.is_active:
                 break
-            if self._is_told or monotonic() - read_at >= LOOKS_EVERY:
-                read_at, self._is_told = monotonic(), False
+            if self._told.is_set() or monotonic() - read_at >= LOOKS_EVERY:
+                read_at = monotonic()
+                self._told.clear()
                 await self._check(claimed)
             await self._rest(turn, took, has_come_of_it=has_come_of_it)
         self._held = None
@@ -196,7 +197,7 @@ class RolloutDriver:
         asks = [action for action in turn.actions if isinstance(action, Ask)]
         try:
             for some in _together(turn.actions):
-                if self._is_told:
+                if self._told.is_set():
                     raise ClaimLost
                 claimed = await self._kept(claimed)
                 rollout = await self._act(claimed, some, rollout, changed)
@@ -312,7 +313,7 @@ class RolloutDriver:
         try:
             while not answers.done():
                 await asyncio.wait((answers,), timeout=LOOKS_EVERY)
-                if self._is_told:
+                if self._told.is_set():
                     raise ClaimLost
                 await self._check(claimed)
                 claimed = await self._kept(claimed)
@@ -324,26 +325,24 @@ class RolloutDriver:
 
     async def _rest(self, turn: Turn, took: float, *, has_come_of_it: bool) -> None:
         """
-        Wait for news, but for changes that come together, and not beyond what the turn says.
+        Wait for news, and then for what comes together with it; and not beyond what the turn says.
 
-        What changed nothing is no news, whatever it was: it would be done again at once, without end.
+        What came of the turn is news itself. What changed nothing is none, whatever it was: it would be done again at once,
+        without end. Whoever changes the rollout waits for neither.
         """
-        if has_come_of_it:
-            await self._wait(max(GATHERING, SHARE * took))
-            return
-        left = LOOKS_EVERY
-        if turn.again_at is not None:
-            left = min(left, max(GATHERING, (turn.again_at - self._now()).total_seconds()))
-        await self._wait(left)
-        if not self._is_told:
-            await asyncio.sleep(max(GATHERING, SHARE * took))
+        if not has_come_of_it:
+            left = LOOKS_EVERY
+            if turn.again_at is not None:
+                left = min(left, max(GATHERING, (turn.again_at - self._now()).total_seconds()))
+            await self._wait(self._news, left)
+        await self._wait(self._told, max(GATHERING, SHARE * took))
 
-    async def _wait(self, seconds: float) -> None:
-        if self._is_told:
+    async def _wait(self, event: asyncio.Event, seconds: float) -> None:
+        if self._told.is_set():
             return
         try:
             async with asyncio.timeout(seconds):
-                await self._news.wait()
+                await event.wait()
         except TimeoutError:
             pass
 
