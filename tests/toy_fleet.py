@@ -255,7 +255,7 @@ class ToyFleet:
             return self._verified(stack, status)
         if stack.intent.wanted_release in self.bad:
             return replace(status, phase=Phase.FAILED, reason=Reason.NEVER_HEALTHY, message="never healthy")
-        return self._healthy(stack, status, stack.intent.wanted_release)
+        return self._healthy(status, stack.intent.wanted_release)
 
     def _verified(self, stack: Stack, status: Status) -> Status:
         """End a migration: on what is wanted, or back on what ran before."""
@@ -263,17 +263,15 @@ class ToyFleet:
         wanted = stack.intent.wanted_release
         fails = wanted in self.bad or stack.user_id in self.clumsy
         if fails and status.release not in {None, wanted}:
-            status = replace(
-                self._healthy(stack, status, status.release), migration_state=MigrationState.FAILED
-            )
+            status = replace(self._healthy(status, status.release), migration_state=MigrationState.FAILED)
         else:
-            status = self._healthy(stack, status, wanted)
+            status = self._healthy(status, wanted)
         if order is None:
             return status
         outcome = OrderOutcome.FAILED if fails else OrderOutcome.DONE
         return replace(status, order_done=order.id, order_outcome=outcome)
 
-    def _healthy(self, stack: Stack, status: Status, release: ReleaseId) -> Status:
+    def _healthy(self, status: Status, release: ReleaseId) -> Status:
         return replace(
             status,
             phase=Phase.RUNNING,

@@ -3,18 +3,15 @@ Runs the service as `opencode-lifecycle serve` does, and says its address, which
 
 For each line that it is told it says how many statements it has sent to its database so far.
 
-With BENCH_METER naming a file, it writes there at its end where its CPU time went; with BENCH_PROFILE, what Python's own
-profiler saw of the main thread.
+With BENCH_METER naming a file, it writes there at its end where its CPU time went.
 """
 
 import asyncio
-import cProfile
 import gc
 import json
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -72,14 +69,9 @@ async def _answer_lines(answer: Answer) -> None:
 
 def run(answer: Answer | None = None) -> None:
     """Serve with the settings that the first argument names, until told to end."""
-    where, profile = os.environ.get("BENCH_METER"), os.environ.get("BENCH_PROFILE")
+    where = os.environ.get("BENCH_METER")
     settings = Settings.model_validate_json(Path(sys.argv[1]).read_text())
-    profiler = cProfile.Profile(time.thread_time)
-    if profile:
-        profiler.enable()
     asyncio.run(main(settings, Path(where) if where else None, answer))
-    if profile:
-        profiler.dump_stats(profile)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,6 @@ async def test_a_job_that_was_never_registered_and_fits_could_be_placed_and_is_n
 async def test_a_job_that_fits_nowhere_could_not_and_it_is_said_why(world, job_id):
     planned = await world.plan_too_large(job_id)
 
-    assert not planned.is_possible
     assert "memory" in planned.failure
     assert "\n" not in planned.failure
 
@@ -56,8 +55,8 @@ async def test_what_runs_could_be_placed_as_it_is_and_otherwise_and_runs_on(worl
     index = await run(world, job_id)
     before = await world.orchestrator.observe(job_id, soon())
 
-    assert (await world.plan(job_id)).is_possible
-    assert (await world.plan(job_id, image="other")).is_possible
+    assert (await world.plan(job_id)).failure is None
+    assert (await world.plan(job_id, image="other")).failure is None
 
     after = await world.orchestrator.observe(job_id, soon())
     assert after.job.modify_index == index
@@ -67,7 +66,7 @@ async def test_what_runs_could_be_placed_as_it_is_and_otherwise_and_runs_on(worl
 async def test_what_runs_and_would_not_fit_any_more_is_told_so_and_runs_on(world, job_id):
     await run(world, job_id)
 
-    assert not (await world.plan_too_large(job_id)).is_possible
+    assert (await world.plan_too_large(job_id)).failure is not None
 
     assert (await world.orchestrator.observe(job_id, soon())).live
 
@@ -76,4 +75,4 @@ async def test_what_was_stopped_could_be_placed(world, job_id):
     await run(world, job_id)
     await world.orchestrator.deregister(job_id, purge=False, deadline=soon())
 
-    assert (await world.plan(job_id)).is_possible
+    assert (await world.plan(job_id)).failure is None

@@ -176,10 +176,6 @@ class Levers:
         """Let the live allocation end, as a client does after the stop, or a task that exits with 0."""
         return self._update(self._one_live(job_id), job_id, client_status=ClientStatus.COMPLETE)
 
-    def lose_allocation(self, job_id: JobId) -> AllocationSeen:
-        """Let the node of the live allocation be lost. Its volume is there, so nothing replaces it."""
-        return self._update(self._one_live(job_id), job_id, client_status=ClientStatus.LOST)
-
     def deliver(self, job_id: JobId) -> None:
         """Let the templates of the running task render what the pointer names now, also those that are deaf."""
         for allocation in self._live(job_id):

@@ -107,13 +107,6 @@ def a_recreate_is_done_for_ever() -> Iterator[None]:
 def the_sweeper_acts_on_an_old_decision() -> Iterator[None]:
     find, delete = OrphanSweep._find, OrphanSweep._delete
 
-    async def rows_first(self):
-        rows = {known.stack.job_id for known in self._fleet}
-        listing, finds = await find(self)
-        await asyncio.sleep(2)
-        self._old_rows = rows
-        return listing, finds
-
     def by_old_rows(finds, rows, kept):
         return [each for each in finds if each.job_id not in OLD_ROWS.get("rows", rows)]
 

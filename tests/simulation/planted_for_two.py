@@ -105,18 +105,3 @@ def what_was_removed_elsewhere_is_kept() -> Iterator[None]:
 
     with patch.object(Fleet, "apply_changes", without_removals):
         yield
-
-
-@contextmanager
-def a_row_that_is_made_during_a_sweep_is_free() -> Iterator[None]:
-    write = FakeStore._write_stack
-
-    def free(self, existing, decided, *, wake):
-        claims, self.orphan_claims = self.orphan_claims, {}
-        try:
-            return write(self, existing, decided, wake=wake)
-        finally:
-            self.orphan_claims = claims
-
-    with patch.object(FakeStore, "_write_stack", free):
-        yield

@@ -30,10 +30,6 @@ class Deadline:
         """Seconds that remain, never negative."""
         return max(0.0, self.ends_at - self.clock())
 
-    def capped(self, seconds: float, purpose: str) -> "Deadline":
-        """Return a budget of at most *seconds* that never outlives this one."""
-        return Deadline(purpose, min(self.ends_at, self.clock() + seconds), self.clock)
-
     @asynccontextmanager
     async def enforce(self) -> AsyncIterator[None]:
         """Cancel the body when the budget is spent and raise `DeadlineExceeded` in its place."""

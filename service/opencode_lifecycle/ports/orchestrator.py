@@ -92,10 +92,6 @@ class Placement:
 
     failure: str | None
 
-    @property
-    def is_possible(self) -> bool:
-        return self.failure is None
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:

@@ -35,9 +35,6 @@ log = structlog.get_logger(__name__)
 
 FIRST_PAUSE = 0.05
 """Seconds between the first looks: a start must not wait for us."""
-QUICK_LOOKS = 400
-"""After these, about as long as a slow start takes, nobody waits for the last tenth of a second any more."""
-SLOW_PAUSE = 0.5
 LAST_PAUSE = 1.0
 FIRST_PATIENCE = 0.1
 """Seconds for the first look at a runtime that accepted the connection."""

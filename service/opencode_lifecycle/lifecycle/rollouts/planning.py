@@ -12,7 +12,7 @@ from typing import Final
 
 from opencode_lifecycle.lifecycle.observing.known import Known
 from opencode_lifecycle.lifecycle.rollouts.standing import rests
-from opencode_lifecycle.lifecycle.rollouts.waves import Candidate, in_waves, turn_of
+from opencode_lifecycle.lifecycle.rollouts.waves import Candidate, in_waves
 from opencode_lifecycle.model.facets import Facets
 from opencode_lifecycle.model.identifiers import ReleaseId
 from opencode_lifecycle.model.migration import MigrationClass
@@ -92,10 +92,6 @@ def member_of(rollout: Rollout, planned: PlannedStack, stack: Stack, now: dateti
         generation=stack.intent.generation,
         changed_at=now,
     )
-
-
-def in_turns(members: Iterable[Member], release: ReleaseId | None) -> Sequence[Member]:
-    return sorted(members, key=lambda each: turn_of(release, each.user_id))
 
 
 def revision_of(stack: Stack) -> str | None:
