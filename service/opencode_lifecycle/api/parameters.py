@@ -256,7 +256,11 @@ MEMBER: Final[Parameter[UserId | None]] = Parameter(
     {"type": "string", "pattern": USER_ID_PATTERN},
     "Only the member of this user.",
 )
-REASON: Final = _enumeration("reason", Reason, "Only stacks with this reason.")
+REASON: Final = _enumeration(
+    "reason",
+    Reason,
+    "Only stacks with this `reason`. In which facet they are stale is `stale`.",
+)
 RELEASE: Final[Parameter[ReleaseId | None]] = Parameter(
     "release",
     lambda text: ReleaseId(_read_release(text)),

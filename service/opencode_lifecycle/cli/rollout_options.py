@@ -39,7 +39,12 @@ _OPTIONS: Final = (
     ),
     click.option("--all-stale", is_flag=True, help="Every stale stack; so it is without any selection, too."),
     click.option(
-        "--reason", "reasons", type=choice(Facet), metavar="FACET", multiple=True, help="Stale in this."
+        "--reason",
+        "reasons",
+        type=choice(Facet),
+        metavar="FACET",
+        multiple=True,
+        help=f"Those that are stale in this, which is `list --stale FACET`: {', '.join(Facet)}.",
     ),
     click.option(
         "--running", "releases", metavar="RELEASE", multiple=True, help="Those that run this release."

@@ -43,7 +43,12 @@ async def show(session: Session, user_id: UserId) -> None:
 @click.option("--phase", type=choice(Phase))
 @click.option("--health", type=choice(Health))
 @click.option("--migration-state", type=choice(MigrationState))
-@click.option("--reason", type=choice(Reason))
+@click.option(
+    "--reason",
+    type=choice(Reason),
+    metavar="REASON",
+    help=f"Only what is shown with this reason: {', '.join(Reason)}. In what it is stale is --stale FACET.",
+)
 @click.option("--release", metavar="RELEASE", help="Stacks that run this release.")
 @click.option("--group", metavar="NAME")
 @click.option(

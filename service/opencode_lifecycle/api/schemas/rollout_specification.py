@@ -86,7 +86,8 @@ ReleaseText = Annotated[str, Field(pattern=RELEASE_PATTERN)]
 class SelectorBody(Incoming):
     """
     Which stacks. Filters are joined by and, what one filter lists by or; without any it is every stack that differs from
-    what it is to become, which `all_stale` says in so many words. `releases` are those that run now.
+    what it is to become, which `all_stale` says in so many words. `releases` are those that run now, `reasons` the facets in
+    which a stack differs; the `reason` of a stack is something else.
     """
 
     all_stale: bool = False
