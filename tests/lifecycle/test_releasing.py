@@ -311,7 +311,7 @@ async def test_a_nomad_that_cannot_be_asked_is_no_verdict_and_nothing_is_stored(
 
 
 async def test_what_opencode_says_to_the_configuration_is_told(place):
-    message = 'OpenCode 1.18.34 refuses it: Expected "manual", got "nonsense" share'
+    message = 'OpenCode 1.18.34 refuses it; correct share: Expected "manual", got "nonsense"'
     place.config.verdict = ConfigVerdict(outcome=Outcome.REFUSED, message=message)
 
     _, faults = await place.refusal(CHANGED)

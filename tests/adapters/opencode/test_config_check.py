@@ -41,19 +41,26 @@ async def test_a_configuration_that_it_reads_is_accepted(tmp_path):
     assert (tmp_path / "seen").read_text() == '{"share": "disabled"}'
 
 
-async def test_what_it_says_to_one_that_it_does_not_take_is_told_in_one_plain_line(tmp_path):
-    said = (
-        "\\033[91m\\033[1mError: \\033[0mConfiguration is invalid at $managed\\n↳ Expected a string share\\n"
-    )
+@pytest.mark.parametrize(
+    ("issues", "told"),
+    [
+        (["Expected a string share"], "correct share: Expected a string"),
+        (
+            ["Expected a string share", "Expected a number, got true agent.build.steps"],
+            "correct share: Expected a string; agent.build.steps: Expected a number, got true",
+        ),
+        (["Unrecognized key: 'colour' "], "correct this: Unrecognized key: 'colour'"),
+        (["Unrecognized key: 'colour'"], "correct this: Unrecognized key: 'colour'"),
+    ],
+)
+async def test_each_value_that_it_does_not_take_is_named_with_what_is_wrong_about_it(tmp_path, issues, told):
+    listed = "".join(f"↳ {issue}\\n" for issue in issues)
+    said = f"\\033[91m\\033[1mError: \\033[0mConfiguration is invalid at $managed\\n{listed}"
     program = a_program(tmp_path, f'printf "{said}" >&2; exit 1')
 
     verdict = await check(program)
 
-    assert verdict.outcome is Outcome.REFUSED
-    assert (
-        verdict.message
-        == "OpenCode 1.18.34 refuses it: Configuration is invalid at opencode.json ; Expected a string share"
-    )
+    assert (verdict.outcome, verdict.message) == (Outcome.REFUSED, f"OpenCode 1.18.34 refuses it; {told}")
 
 
 async def test_the_configuration_itself_is_not_repeated(tmp_path):
@@ -66,7 +73,10 @@ async def test_the_configuration_itself_is_not_repeated(tmp_path):
     verdict = await check(program, f'{{"key": "{PLANTED}"')
 
     assert PLANTED not in verdict.message
-    assert verdict.message.endswith("CloseBraceExpected at line 1")
+    assert verdict.message == (
+        "OpenCode 1.18.34 refuses it; correct this: Config file at opencode.json is not valid JSON(C): "
+        "CloseBraceExpected at line 1"
+    )
 
 
 async def test_it_inherits_nothing_of_ours_and_leaves_nothing_behind(tmp_path, monkeypatch):
@@ -201,9 +211,7 @@ async def test_the_real_one_tells_good_from_bad(opencode_program):
 
     assert (good.outcome, good.message) == (Outcome.ACCEPTED, f"accepted by OpenCode {VERSION}")
     assert wrong.outcome is broken.outcome is missing.outcome is Outcome.REFUSED
-    assert wrong.message.startswith(
-        f"OpenCode {VERSION} refuses it: Configuration is invalid at opencode.json ; "
-    )
+    assert wrong.message.startswith(f"OpenCode {VERSION} refuses it; correct share: ")
     assert '"disabled"' in wrong.message
     assert PLANTED not in broken.message
     assert "nowhere.md does not exist" in missing.message

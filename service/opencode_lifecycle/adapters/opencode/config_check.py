@@ -30,6 +30,8 @@ _COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
 _ECHO: Final = re.compile(r"--- JSONC Input ---.*?--- Errors ---", re.DOTALL)
 _EXCERPT: Final = re.compile(r"^[ \t]*(?:Line \d+:.*|\^[ \t]*)$", re.MULTILINE)
 """The line that is wrong, and what points at the place in it."""
+_ISSUE: Final = re.compile(r"^\N{DOWNWARDS ARROW WITH TIP RIGHTWARDS} (.*?)(?: ([^\s\"']*))?$", re.MULTILINE)
+"""What is wrong with a value, and the way to it, which is empty for the whole."""
 _CLOSING: Final = re.compile(r"--- End ---\s*\Z")
 _VERSION: Final = re.compile(r"\d+\.\d+\.\d+\S*")
 
@@ -96,7 +98,7 @@ async def _debug_config(program: Path, place: Path, version: str, managed: str) 
             SYSTEM, _OPERATION, f"it ended with {code} and said nothing of the configuration"
         )
     return ConfigVerdict(
-        outcome=Outcome.REFUSED, message=f"OpenCode {version} refuses it: {_plain(said, folder)}"
+        outcome=Outcome.REFUSED, message=f"OpenCode {version} refuses it; correct {_plain(said, folder)}"
     )
 
 
@@ -167,8 +169,12 @@ async def _bounded(stream: asyncio.StreamReader) -> str:
 
 
 def _plain(said: str, folder: Path) -> str:
-    """Return what it said without colours, our paths and the configuration itself, on one line."""
-    text = _CLOSING.sub("", _EXCERPT.sub("", _ECHO.sub("", _COLOUR.sub("", said))))
-    text = text.replace(f"{folder}/", "").replace("\N{DOWNWARDS ARROW WITH TIP RIGHTWARDS}", ";")
-    line = " ".join(text.split()).removeprefix("Error: ")
+    """
+    Return what is to be corrected, on one line: each value that it names first, with what is wrong about it.
+
+    Colours, our paths and the configuration itself are left out.
+    """
+    text = _CLOSING.sub("", _EXCERPT.sub("", _ECHO.sub("", _COLOUR.sub("", said)))).replace(f"{folder}/", "")
+    issues = [f"{place or 'this'}: {what}" for what, place in _ISSUE.findall(text)]
+    line = " ".join(("; ".join(issues) or f"this: {text.strip().removeprefix('Error: ')}").split())
     return line[:_LONGEST_MESSAGE]
