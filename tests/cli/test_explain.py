@@ -151,6 +151,15 @@ def test_an_order_back_is_told_as_such_and_names_its_rollout():
     assert said("to do", back) == ["see the rollout: `opencode-lifecycle rollout show ro_1`"]
 
 
+def test_an_order_that_takes_a_stack_back_is_told_with_who_asked_for_that():
+    back = moving("draining", order=order(id="ro_1.back.2"))
+    rollout = in_rollout("ordered") | ROLLED_BACK_BY_OLGA | {"state": "rolling_back"}
+
+    assert said("migration", back, rollout=rollout) == [
+        "draining, class restart, by order of rollout ro_1, which takes it back, as olga asked"
+    ]
+
+
 def test_an_order_without_a_deadline_waits_as_long_as_it_takes():
     draining = moving("draining", order=order(id="op_7"))
 
@@ -307,6 +316,13 @@ def test_what_a_newer_service_says_is_not_guessed_at():
     assert said("migration", newer) == ["hovering, class warp"]
 
 
+ROLLED_BACK_BY_OLGA = {
+    "state": "rolled_back",
+    "reason": "operator",
+    "message": "by olga; 1 stack kept the newer version with what was written since: bob",
+}
+
+
 def in_rollout(state, *, over=False, **changes):
     return {
         "id": "ro_1",
@@ -343,13 +359,21 @@ def test_a_stack_that_gave_its_place_to_another_says_why():
         ("skipped", {"reason": "at_work"}, "skipped in ro_1: its agent is at work"),
         ("left_out", {"reason": "pinned"}, "left out in ro_1: it is pinned to another release"),
         ("failed", {"message": "exit code 1"}, "failed in ro_1: exit code 1"),
-        ("taken_back", {}, "taken back in ro_1: olga asked for it"),
+        ("taken_back", {}, "taken back in ro_1, which olga rolled back"),
     ],
 )
 def test_what_became_of_a_stack_in_the_last_rollout_is_told_when_it_was_not_moved(state, changes, expected):
-    rollout = in_rollout(state, over=True, **changes) | {"reason": "operator", "message": "by olga"}
+    rollout = in_rollout(state, over=True, **changes) | ROLLED_BACK_BY_OLGA
 
     assert said("rollout", rollout=rollout) == [expected]
+
+
+def test_what_a_rollout_has_taken_back_by_itself_is_told_with_the_cause():
+    failed = {"state": "failed", "reason": "canary_failed", "message": "1 stack failed: bob (exit code 1)"}
+
+    assert said("rollout", rollout=in_rollout("taken_back", over=True) | failed) == [
+        "taken back in ro_1: a canary did not pass: 1 stack failed: bob (exit code 1)"
+    ]
 
 
 def test_that_a_stack_was_moved_is_told_until_its_rollout_is_over():

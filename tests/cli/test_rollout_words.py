@@ -2,7 +2,7 @@
 
 import pytest
 
-from opencode_lifecycle.cli.rollout_words import done_text
+from opencode_lifecycle.cli.rollout_words import because, done_text
 
 
 @pytest.mark.parametrize(
@@ -17,3 +17,11 @@ from opencode_lifecycle.cli.rollout_words import done_text
 )
 def test_who_was_left_out_is_not_done(counts, said):
     assert done_text(counts) == said
+
+
+def test_who_asked_for_it_is_told_apart_from_what_came_of_it():
+    message = "by olga; 1 stack kept the newer version with what was written since: ada"
+
+    assert because({"reason": "operator", "message": message}) == (
+        "olga asked for it; 1 stack kept the newer version with what was written since: ada"
+    )

@@ -9,7 +9,7 @@ from typing import Any, Final
 from opencode_lifecycle.cli.advice import about_condition, meaning_of
 from opencode_lifecycle.cli.client import JsonObject
 from opencode_lifecycle.cli.output import duration, parse_time
-from opencode_lifecycle.cli.rollout_words import because, in_rollout, waits_for_its_turn
+from opencode_lifecycle.cli.rollout_words import because, in_rollout, waits_for_its_turn, who_rolled_back
 from opencode_lifecycle.cli.situation import situation_of, what_to_do
 from opencode_lifecycle.model.rollout import RolloutState
 from opencode_lifecycle.model.states import FINAL_REASONS, OUTAGES, Desired, MigrationState, Phase, Reason
@@ -90,7 +90,7 @@ def explain(known: Known, *, now: datetime) -> Sequence[Row]:
         ("should be", _should_be(stack)),
         *(("is", sentence) for sentence in _is(stack)),
         *(("stale", _difference(reason)) for reason in stack.get("staleness") or []),
-        *_migration(stack, now),
+        *_migration(known, now),
         *(("rollout", sentence) for sentence in _in_rollout(known)),
         *(("next", sentence) for sentence in _next(known)),
         *(("next", sentence) for sentence in _next_look(known, now)),
@@ -128,15 +128,15 @@ def _difference(reason: JsonObject) -> str:
     return f"{reason.get('facet')}: {change} ({reason.get('severity')}, {needs})"
 
 
-def _migration(stack: JsonObject, now: datetime) -> Iterator[Row]:
-    migration = _migration_of(stack)
+def _migration(known: Known, now: datetime) -> Iterator[Row]:
+    stack, migration = known.stack, _migration_of(known.stack)
     said = str(stack.get("migration_state"))
     if kind := migration.get("class"):
         said += f", class {kind}"
     if since := parse_time(migration.get("since")):
         said += f", for {_span(since, now)}"
     if order := _order_of(stack):
-        said += f", by order of {_whose(order)}"
+        said += f", by order of {_whose(order, known.rollout)}"
     yield "migration", said
 
 
@@ -328,10 +328,13 @@ def rollout_of(stack: JsonObject) -> str | None:
     return _rollout_id(order) if order and _is_rollout(order) else None
 
 
-def _whose(order: JsonObject) -> str:
+def _whose(order: JsonObject, rollout: JsonObject | None) -> str:
     if not _is_rollout(order):
         return f"operation {order.get('id')}"
-    return f"rollout {_rollout_id(order)}{', which takes it back' if BACK in str(order.get('id')) else ''}"
+    if BACK not in str(order.get("id")):
+        return f"rollout {_rollout_id(order)}"
+    who = who_rolled_back(rollout) if rollout is not None else ""
+    return f"rollout {_rollout_id(order)}, which takes it back{f', as {who} asked' if who else ''}"
 
 
 def _rollout_id(order: JsonObject) -> str:

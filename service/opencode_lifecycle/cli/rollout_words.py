@@ -153,9 +153,18 @@ def because(rollout: JsonObject) -> str:
     if message and reason in _SAID_BY_MESSAGE:
         return message
     if reason == RolloutReason.OPERATOR and message.startswith("by "):
-        return f"{message.removeprefix('by ')} asked for it"
+        who, _, more = message.removeprefix("by ").partition("; ")
+        return f"{who} asked for it{f'; {more}' if more else ''}"
     meaning = OF_ROLLOUTS[RolloutReason(reason)] if reason in set(RolloutReason) else str(reason or "")
     return ": ".join(part for part in (meaning, message) if part)
+
+
+def who_rolled_back(rollout: JsonObject) -> str:
+    """Return who had it rolled back, or an empty text where it goes back by itself, goes forward, or does not say."""
+    is_on_its_way = rollout.get("state") in {RolloutState.ROLLING_BACK, RolloutState.ROLLED_BACK}
+    is_by_somebody = rollout.get("reason") == RolloutReason.OPERATOR
+    message = str(rollout.get("message") or "").partition("; ")[0]
+    return message.removeprefix("by ") if is_on_its_way and is_by_somebody else ""
 
 
 def outcome(rollout: JsonObject) -> str:
@@ -252,6 +261,8 @@ def in_rollout(rollout: JsonObject) -> Iterator[str]:
         yield f"its turn comes {place} of {rollout_id}, which is {standing(rollout)}{f'; {why}' if why else ''}"
     elif state == MemberState.MIGRATED and not is_over(rollout):
         yield f"it was moved by {rollout_id}, which is {standing(rollout)}"
+    elif state == MemberState.TAKEN_BACK and (who := who_rolled_back(rollout)):
+        yield f"taken back in {rollout_id}, which {who} rolled back{f': {why}' if why else ''}"
     elif state not in {MemberState.WAITING, MemberState.ORDERED, MemberState.MIGRATED}:
         why = why or because(rollout)
         yield f"{str(state).replace('_', ' ')} in {rollout_id}{f': {why}' if why else ''}"
