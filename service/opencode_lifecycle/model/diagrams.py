@@ -50,7 +50,9 @@ MACHINES: Final = (
     ),
     Machine(
         title="Migration state",
-        about="How far a stack is on its way to what it should run. Stopping it makes every state current.",
+        about="How far a stack is on its way to what it should run. Before it is interrupted it is *queued* while nobody can\n"
+        "see whether its agent works, and *draining* while the agent does or a backend holds a lease; it is *held* where its\n"
+        "node, or an order whose deadline has passed, keeps it as it is. Stopping it makes every state current.",
         moves=MIGRATION_MOVES,
         entries=(MigrationState.CURRENT,),
     ),
@@ -110,8 +112,7 @@ Drawn from the tables in `opencode_lifecycle/model/states.py`, `operation.py` an
 
     python -m opencode_lifecycle.model.diagrams > service/STATES.md
 
-Staying in a state is always legal and not drawn. The migration states *queued*, *draining*, *verifying* and *held* belong
-to rollouts and their gate; a replacement without one goes from *stale* to *replacing*."""
+Staying in a state is always legal and not drawn."""
 
 
 if __name__ == "__main__":

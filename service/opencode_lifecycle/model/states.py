@@ -179,7 +179,7 @@ PHASE_EXITS: Final[Mapping[Phase, str]] = {
     Phase.STARTING: "`start_deadline`, then failed with the reason. While Vault or Consul is away and so nothing can be "
     "proven, it is looked at again and again until that neighbour is back: it may be as healthy as can be",
     Phase.RUNNING: "where it is meant to stay: probed every `liveness_interval`, listed every `resync_interval`. A wedge "
-    "is replaced after 6 unanswered probes in a row, three times as many when it was seen at work",
+    "is replaced after 6 unanswered probes in a row, three times as many when it was seen at work or is leased",
     Phase.STOPPING: "Nomad's word that the last allocation ended or that its node is lost; after `stop_deadline` the "
     "operation fails and says which node is waited for, and the stop goes on",
     Phase.STOPPED: "where it is meant to stay until an ensure, a start or a deletion, or with reason `node_draining` until "

@@ -20,7 +20,7 @@ from opencode_lifecycle.ports.orchestrator import Listing
 LEAST: Final = 3
 """Fewer may go at the same time by chance, or by an operator's hand."""
 SHARE: Final = 0.05
-"""A larger share than this does not go at the same time by itself. Five percent is what F18 of the fault list names."""
+"""A larger share than this does not go at the same time by itself: in a fleet of sixty these are the three of `LEAST`."""
 SILENT_SHARE: Final = 0.25
 """A node that is lost takes its runtimes with it; a quarter of all at once is more likely our own way to them."""
 _NAMED: Final = 10
