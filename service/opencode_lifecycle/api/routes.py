@@ -116,7 +116,7 @@ ROUTES: Final[tuple[Route, ...]] = (
           ACCEPTED, None, (query.WORKSPACE,), idempotent=True, conditional=True),
     Route("PUT", STACK + "/pin", "pin", _roles(OPERATOR), LIFECYCLE, "Hold the stack on a release",
           ACCEPTED, schemas.PinBody, (), idempotent=True, conditional=True),
-    Route("DELETE", STACK + "/pin", "unpin", _roles(OPERATOR), LIFECYCLE, "Let the stack want the fleet's target again",
+    Route("DELETE", STACK + "/pin", "unpin", _roles(OPERATOR), LIFECYCLE, "Let the stack want what its group and the fleet want again",
           ACCEPTED, None, (), idempotent=True, conditional=True),
     Route("GET", STACK + "/logs", "log", _roles(OPERATOR, USER), READ, "The runtime's log, from Nomad",
           {200: "text/plain"}, None, LOG, streams=True),
