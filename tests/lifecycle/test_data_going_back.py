@@ -1,257 +1,35 @@
-"""OpenCode's data and its versions: what is kept of it, when it goes back, and how a refusal is told."""
+"""OpenCode's data and its versions: when it goes back, when it is its user's, and how a refusal is told."""
 
-import asyncio
-import json
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
-from lifecycle.test_migrating import QUICK, a_release, kinds_of_events, order, until_outcome
+from data_worlds import (
+    NEW,
+    OLD,
+    WRITTEN,
+    Entrypoints,
+    moved_to_a_newer_version,
+    order_back_what_never_became_healthy,
+    receipt,
+    world_with,
+)
+from migrating import QUICK, a_release, kinds_of_events, order, until_outcome
 from opencode_lifecycle.model.clock import utc_now
 from opencode_lifecycle.model.deadline import Deadline
-from opencode_lifecycle.model.errors import UpstreamRejected, UpstreamUnavailable
-from opencode_lifecycle.model.migration import AtDeadline, DataPolicy, OrderOutcome
+from opencode_lifecycle.model.errors import UpstreamUnavailable
+from opencode_lifecycle.model.migration import DataPolicy, OrderOutcome
 from opencode_lifecycle.model.observation import TaskTrouble
 from opencode_lifecycle.model.operation import OperationState
-from opencode_lifecycle.model.snapshot import REPORT_PATH
-from opencode_lifecycle.model.states import MigrationState, Phase, Reason, WhenStale
-from world import ADA, OPERATOR, World
-
-OLD, NEW = "1.18.34", "1.19.0"
-WRITTEN = "since snapshot S it was written to: 1 session, 2 messages"
-
-
-class Entrypoints:
-    """What entrypoints do for the data, by the rules of the real one, in every allocation that starts to run."""
-
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self.last = ""
-        self.is_written = False
-        self.is_full = False
-        self.snapshots: list[dict] = []
-        self.taken = 0
-        self.named: list[str] = []
-        world.nomad.on_run = self.on_run
-
-    def on_run(self, job_id, allocation) -> None:
-        variables = self.world.nomad.jobs[job_id].specification["Variables"]
-        version, named = variables["opencode_version"], variables.get("restore_snapshot", "")
-        self.named.append(named)
-        refused = None
-        if self.last not in {"", version}:
-            is_older = tuple(map(int, version.split("."))) < tuple(map(int, self.last.split(".")))
-            if self.is_full:
-                refused = (74, "no room for a snapshot of the data", TaskTrouble.DISK_FULL)
-            elif is_older and self.is_written and not named:
-                refused = (65, WRITTEN, TaskTrouble.DATA_NEWER)
-            else:
-                self.snapshots.append(receipt(self.taken, self.last, version))
-                self.taken += 1
-                self.is_written = False
-        report = {
-            "version": version,
-            "snapshots": self.snapshots,
-            "refused": {"code": refused[0], "reason": refused[1]} if refused else None,
-        }
-        self.world.nomad.files.of.setdefault(allocation.id, {})[REPORT_PATH] = json.dumps(report).encode()
-        if refused:
-            asyncio.get_running_loop().call_soon(
-                self.world.nomad.trouble_allocation, job_id, refused[2], f"Exit Code: {refused[0]}"
-            )
-        else:
-            self.last = version
-            self.world._on_run(job_id, allocation)
-
-
-def receipt(number: int, of: str, before: str) -> dict:
-    return {
-        "id": f"01ARZ3NDEKTSV4RRFFQ69G5F{number:02}",
-        "taken_at": "2026-11-24T17:00:00Z",
-        "opencode_version": of,
-        "before_version": before,
-        "migrations": {"count": 32, "last": "20260511173437_session-metadata"},
-        "bytes": 12,
-        "files": [{"path": "opencode.db", "bytes": 12, "sha256": "a" * 64}],
-    }
-
-
-async def world_with(tmp_path, **changes) -> World:
-    return World(tmp_path, **{"limits": QUICK, "when_stale": WhenStale.REPORT, **changes})
+from opencode_lifecycle.model.states import MigrationState, Phase, Reason
+from world import ADA, OPERATOR
 
 
 @pytest.fixture
 async def world(tmp_path):
-    """One whose stack was moved to a newer version by an order, and can be ordered back to `world.older`."""
-    world = await world_with(tmp_path)
-    entrypoints = Entrypoints(world)
-    async with world.running():
-        await world.ensure()
-        world.older, world.entrypoints = world.stack().intent.wanted_release, entrypoints
-        world.newer = await a_release(world, opencode_version=NEW)
-        assert await until_outcome(world, await order(world, world.newer)) is OrderOutcome.DONE
+    async with moved_to_a_newer_version(tmp_path) as world:
         yield world
-
-
-async def order_back_what_never_became_healthy(world: World) -> OrderOutcome | None:
-    """Have a version fail, and the stack ordered back to what ran before while that is being stopped."""
-    even_newer = await a_release(world, opencode_version="1.20.0")
-    world.server_changes = {"version": "0.0.1"}
-    world.nomad.autostop = False
-    order_id = await order(world, even_newer)
-    await world.phase(Phase.STOPPING)
-    world.nomad.end_allocation(world.job_id())
-    await until_outcome(world, order_id)
-    world.entrypoints.is_written = True
-    world.server_changes = {}
-    back = await order(world, world.newer)
-    world.nomad.end_allocation(world.job_id())
-    return await until_outcome(world, back)
-
-
-async def stored(world: World) -> list[str]:
-    return [snapshot.id for snapshot in (await world.store.snapshots_of(ADA)).snapshots]
-
-
-async def test_receipts_are_kept_of_a_start_that_took_a_snapshot_without_anybody_asking(world):
-    assert await stored(world) == [world.entrypoints.snapshots[0]["id"]]
-    told = (await kinds_of_events(world))["stack.snapshots"]
-    assert told["taken"] == await stored(world)
-    assert (told["opencode_version"], told["pruned"], told["restored"]) == (NEW, [], None)
-
-
-async def taken(world: World) -> list[str]:
-    page = await world.store.find_events(user_id=ADA, after=None, limit=200)
-    return [id_ for event in page.items if event.kind == "stack.snapshots" for id_ in event.data["taken"]]
-
-
-async def test_a_receipt_is_told_once_also_where_somebody_else_has_looked_before(world):
-    hold = world.nomad.faults.hold_next("read_file")
-    order_id = await order(world, world.older)
-    await hold.reached.wait()
-    assert len((await world.plane.snapshots.of(ADA)).snapshots) == 2
-
-    hold.release()
-    await until_outcome(world, order_id)
-
-    assert await taken(world) == await stored(world)
-
-
-async def test_a_receipt_is_told_also_of_a_snapshot_that_is_looked_up_in_order_to_be_named(world):
-    even_newer = await a_release(world, opencode_version="1.20.0")
-    world.server_changes = {"version": "0.0.1"}
-    order_id = await order(world, even_newer)
-    await until_outcome(world, order_id)
-    world.server_changes = {}
-    await world.phase(Phase.RUNNING)
-    await world.until(lambda: world.stack().status.migrating_since is None)
-
-    assert await taken(world) == await stored(world)
-
-
-async def test_a_receipt_is_told_also_of_what_was_set_aside_for_a_version_that_is_ordered_back(world):
-    await order_back_what_never_became_healthy(world)
-
-    assert await taken(world) == await stored(world)
-    assert await stored(world) == [snapshot["id"] for snapshot in world.entrypoints.snapshots]
-
-
-async def test_a_receipt_is_told_also_where_data_goes_back_that_nobody_has_named_a_snapshot_of(world):
-    world.server_changes = {"version": "0.0.1"}
-    world.prober.servers.clear()
-    order_id = await order(world, world.older)
-    await until_outcome(world, order_id)
-    world.server_changes = {}
-
-    await world.phase(Phase.RUNNING)
-    await world.until(lambda: world.stack().status.migrating_since is None)
-
-    assert await stored(world) == [snapshot["id"] for snapshot in world.entrypoints.snapshots]
-
-
-async def test_a_receipt_is_told_also_where_a_version_that_nobody_waited_for_is_ordered_back_at_once(world):
-    by = {"by": OPERATOR, "if_match": None}
-    await world.finished(await world.plane.provisioning.stop(ADA, hold=False, **by))
-    await world.plane.provisioning.pin(ADA, await a_release(world, opencode_version="1.20.0"), **by)
-    world.nomad.autorun = False
-    await world.plane.provisioning.start(ADA, **by)
-    await world.until(lambda: len(world.live_allocations()) == 1)
-    order_id = await order(world, world.newer)
-    world.nomad.autorun = True
-    world.nomad.run_allocation(world.job_id())
-
-    assert await until_outcome(world, order_id) is OrderOutcome.DONE
-
-    assert len(world.entrypoints.snapshots) == 3
-    assert await stored(world) == [snapshot["id"] for snapshot in world.entrypoints.snapshots]
-
-
-async def test_a_receipt_is_told_also_where_a_start_is_taken_back_that_replaced_nothing(world):
-    by = {"by": OPERATOR, "if_match": None}
-    await world.finished(await world.plane.provisioning.stop(ADA, hold=False, **by))
-    await world.plane.provisioning.pin(ADA, await a_release(world, opencode_version="1.20.0"), **by)
-    world.server_changes = {"version": "0.0.1"}
-    await world.plane.provisioning.start(ADA, **by)
-    await world.until(lambda: world.stack().status.refused is not None)
-    world.server_changes = {}
-
-    await world.phase(Phase.RUNNING)
-    await world.until(lambda: world.stack().is_settled and world.plane.dispatcher.at_work == 0)
-
-    assert len(world.entrypoints.snapshots) == 3
-    assert await stored(world) == [snapshot["id"] for snapshot in world.entrypoints.snapshots]
-
-
-async def test_a_receipt_is_told_also_where_the_stack_is_held_as_soon_as_it_runs(world):
-    by = {"by": OPERATOR, "if_match": None}
-    await world.finished(await world.plane.provisioning.stop(ADA, hold=False, **by))
-    await world.plane.provisioning.pin(ADA, await a_release(world, opencode_version="1.20.0"), **by)
-    world.nomad.autorun = False
-    world.server_changes = {"busy": True}
-    await world.plane.provisioning.start(ADA, **by)
-    await world.until(lambda: len(world.live_allocations()) == 1)
-    another = await a_release(world, opencode_version="1.20.0", environment={"LANG": "C"})
-    order_id = await order(world, another, deadline=utc_now(), at_deadline=AtDeadline.HOLD)
-    world.nomad.autorun = True
-    world.nomad.run_allocation(world.job_id())
-
-    assert await until_outcome(world, order_id) is OrderOutcome.HELD
-
-    assert len(world.entrypoints.snapshots) == 2
-    assert await taken(world) == [snapshot["id"] for snapshot in world.entrypoints.snapshots]
-
-
-async def is_found(world: World, version: str) -> None:
-    """Have another version registered, nobody told of it, and by the time it is found something else wanted again."""
-    by = {"by": OPERATOR, "if_match": None}
-    await world.finished(await world.plane.provisioning.stop(ADA, hold=False, **by))
-    await world.plane.provisioning.pin(ADA, await a_release(world, opencode_version=version), **by)
-    lost = UpstreamUnavailable("nomad", "register", "the reply was lost")
-    world.nomad.faults.fail_next("register", lost, after_commit=True)
-    await world.plane.provisioning.start(ADA, **by)
-    await world.until(lambda: len(world.live_allocations()) == 1)
-    await world.plane.provisioning.pin(ADA, world.newer, **by)
-    await world.phase(Phase.RUNNING)
-    assert world.stack().status.runtime.opencode_version == version
-
-
-async def test_a_receipt_is_told_also_of_a_version_that_was_found_and_is_left_as_it_is(world):
-    await is_found(world, "1.20.0")
-
-    await world.until(lambda: world.stack().is_settled and world.plane.dispatcher.at_work == 0)
-
-    assert len(world.entrypoints.snapshots) == 2
-    assert await taken(world) == [snapshot["id"] for snapshot in world.entrypoints.snapshots]
-
-
-async def test_a_receipt_is_told_also_of_the_start_that_follows_on_a_version_that_was_found(world):
-    await is_found(world, "1.20.0")
-
-    assert await until_outcome(world, await order(world, world.newer)) is OrderOutcome.DONE
-
-    assert len(world.entrypoints.snapshots) == 3
-    assert await taken(world) == [snapshot["id"] for snapshot in world.entrypoints.snapshots]
 
 
 async def test_what_a_job_was_built_of_stays_known_when_its_stop_is_taken_back(world):
@@ -267,59 +45,6 @@ async def test_what_a_job_was_built_of_stays_known_when_its_stop_is_taken_back(w
 
     await world.phase(Phase.RUNNING)
     assert world.stack().status.built == before
-
-
-async def test_a_receipt_is_told_also_where_an_operator_has_registered_another_version_meanwhile(world):
-    world.nomad.change_outside(world.job_id(), opencode_version="1.20.0")
-    world.nomad.edit_outside(world.job_id(), opencode_version="1.20.0")
-    await world.phase(Phase.FAILED)
-
-    assert await until_outcome(world, await order(world, world.newer)) is OrderOutcome.DONE
-
-    assert len(world.entrypoints.snapshots) == 3
-    assert await taken(world) == [snapshot["id"] for snapshot in world.entrypoints.snapshots]
-
-
-async def test_a_receipt_is_told_also_where_a_failed_stack_gives_up_what_was_written(tmp_path):
-    world = await world_with(tmp_path)
-    entrypoints = Entrypoints(world)
-    entrypoints.last, entrypoints.is_written = NEW, True
-    entrypoints.snapshots = [receipt(9, OLD, NEW)]
-    async with world.running():
-        await world.ensure(wait=None)
-        await world.phase(Phase.FAILED)
-
-        await world.plane.provisioning.recover(ADA, by=OPERATOR, if_match=None, data=DataPolicy.RESTORE)
-        await world.phase(Phase.RUNNING)
-        await world.until(lambda: world.stack().is_settled)
-
-        assert sorted(await stored(world)) == sorted(snapshot["id"] for snapshot in entrypoints.snapshots)
-
-
-async def test_what_is_forgotten_in_the_workspace_is_told(world):
-    [forgotten] = await stored(world)
-    del world.entrypoints.snapshots[0]
-
-    await until_outcome(world, await order(world, world.older))
-
-    assert (await kinds_of_events(world))["stack.snapshots"]["pruned"] == [forgotten]
-    assert forgotten not in await stored(world)
-
-
-async def test_a_report_that_cannot_be_read_is_asked_for_again_before_the_start_is_taken_for_granted(world):
-    away = UpstreamUnavailable("nomad", "read file", "away")
-    world.nomad.faults.fail_next("read_file", away, times=3)
-
-    await until_outcome(world, await order(world, world.older))
-
-    assert len(await stored(world)) == 2
-
-
-async def test_what_is_no_file_is_no_report_and_holds_nothing_up(world):
-    refused = UpstreamRejected("nomad", "read file", "it is no file")
-    world.nomad.faults.fail_next("read_file", refused, times=None)
-
-    assert await until_outcome(world, await order(world, world.older)) is OrderOutcome.DONE
 
 
 async def test_an_older_version_is_left_to_find_out_whether_anything_was_written(world):

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from lifecycle.test_migrating import QUICK, a_release, ids, order, until_outcome
+from migrating import QUICK, a_release, ids, order, until_outcome
 from opencode_lifecycle.model.errors import StackDraining, UpstreamUnavailable
 from opencode_lifecycle.model.identifiers import UserId
 from opencode_lifecycle.model.migration import OrderOutcome
