@@ -10,6 +10,9 @@ Everything that can go wrong, as one tree with stable codes. Nothing here knows 
     │   ├── StackNotFound                stack-not-found
     │   ├── OperationNotFound            operation-not-found
     │   ├── TokenNotFound                token-not-found
+    │   ├── ConditionNotFound            condition-not-found
+    │   ├── OrphanNotFound               orphan-not-found
+    │   ├── OrphanNotProven              orphan-not-proven         it may be somebody else's
     │   ├── ReleaseNotFound              release-not-found
     │   ├── RolloutActive                rollout-active            what is wanted changes by its waves alone
     │   ├── RolloutNotFound              rollout-not-found
