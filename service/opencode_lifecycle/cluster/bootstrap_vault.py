@@ -23,6 +23,7 @@ TOKEN_PERIOD: Final = timedelta(days=3)
 """The service and the supervisor renew their tokens within it; one that lapsed is replaced at the next start."""
 _ACCESSOR: Final = "AUTH_METHOD_ACCESSOR"
 _WORKLOAD_TOKEN_PERIOD: Final = "30m"  # noqa: S105  (a duration)
+_WITHOUT_KEYS: Final = "Vault's key file {} is gone; put it back, or give up all data with `opencode-lifecycle cluster destroy` and begin anew."
 
 
 def discard_a_lost_initialisation(layout: Layout) -> None:
@@ -36,7 +37,7 @@ def discard_a_lost_initialisation(layout: Layout) -> None:
     if layout.vault_keys.exists():
         return
     if layout.token("vault").exists():
-        raise BootstrapFailed(f"Vault's key file {layout.vault_keys} is gone; put it back.")
+        raise BootstrapFailed(_WITHOUT_KEYS.format(layout.vault_keys))
     shutil.rmtree(layout.data("vault"), ignore_errors=True)
     layout.data("vault").mkdir(mode=0o700)
 
@@ -47,7 +48,7 @@ def initialise(layout: Layout, record: Record) -> None:
         client = hvac.Client(url=record.address("vault"), timeout=30)
         if client.sys.is_initialized():
             if not layout.vault_keys.exists():
-                raise BootstrapFailed("Vault is initialised, but its key file is gone.")
+                raise BootstrapFailed(_WITHOUT_KEYS.format(layout.vault_keys))
             return
         answer = client.sys.initialize(secret_shares=1, secret_threshold=1)
         write_json(
@@ -148,7 +149,7 @@ def trust_nomad(layout: Layout, record: Record) -> None:
 def root_token(layout: Layout) -> str:
     keys = read_json(layout.vault_keys)
     if keys is None:
-        raise BootstrapFailed("Vault is not initialised.")
+        raise BootstrapFailed(_WITHOUT_KEYS.format(layout.vault_keys))
     return str(keys["root_token"])
 
 
