@@ -4,7 +4,6 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from random import Random
@@ -30,56 +29,11 @@ from opencode_lifecycle.workspace_data.documents import EXIT_DISK_FULL
 from simulation.data import Start, Workspaces
 from simulation.loop import VirtualLoop
 from simulation.nodes import Nodes
+from simulation.trouble import UNTOLD, WRITES, Trouble
 from world import SITE, content
 
 LIFE: ContextVar[int] = ContextVar("LIFE", default=0)
 """Which life of the control plane a call belongs to."""
-
-WRITES = frozenset(
-    {
-        "register",
-        "deregister",
-        "ensure",
-        "rotate",
-        "destroy",
-        "mark",
-        "void_claims",
-        "append",
-        "claim_orphan",
-        "release_orphan",
-        "use_release",
-        "add_release",
-        "publish",
-        "point",
-        "clear",
-        "write_mark",
-        "decide",
-        "claim",
-        "save",
-        "release_claim",
-        "renew_claim",
-        "finish_deletion",
-        "put_condition",
-        "change_condition",
-        "put_orphans",
-        "put_cluster_mark",
-        "extend_lease",
-        "create_rollout",
-        "change_rollout",
-        "claim_rollout",
-        "save_rollout",
-        "release_rollout",
-        "put_plan",
-        "put_group",
-        "put_snapshots",
-        "reload",
-        "abort_turns",
-    }
-)
-"""The external effects: before and after each of them the control plane may die."""
-
-_UNTOLD = frozenset({"claim", "claim_rollout"})
-"""Effects that have none most of the time."""
 
 _POLL = 4.0
 """Seconds between two looks for stacks that are due, where nobody has hinted at one."""
@@ -97,26 +51,6 @@ MANNER = "MANNER"
 """The variable of a release's environment that says how its servers behave: `dud` or `mute`; as they should without it."""
 BAD_CONFIG = '{"provider": "none"}'
 """A managed configuration that no server can load."""
-
-
-@dataclass(slots=True)
-class Trouble:
-    """What goes wrong at the moment: chances per call, and systems that are away."""
-
-    fail: float = 0.0
-    lose_reply: float = 0.0
-    slow: float = 0.0
-    away: set[str] = field(default_factory=set)
-    cut_off: set[tuple[int, str]] = field(default_factory=set)
-    """Systems that one replica cannot reach, by its number."""
-    hang: float = 0.0
-    """The chance that a call is never answered; only its deadline ends it."""
-    die_at: tuple[str, bool, int] | None = None
-    """Die before (False) or after (True) the n-th call of this method from now."""
-    fail_at: tuple[str, bool, int] | None = None
-    """Let that call fail instead: before it took effect, or after, so that only its reply is lost."""
-    failed: bool = False
-    """Whether it came to that."""
 
 
 class SharedStore(FakeStore):
@@ -299,7 +233,7 @@ class Cluster:
             full = effects.get(method)
             if full is not None:
                 self.effects.append((full, after))
-                if after and method not in _UNTOLD:
+                if after and method not in UNTOLD:
                     self.say(f"  {full}")
                 if self.trouble.die_at is not None:
                     self._die_if_so(full, after, life)
