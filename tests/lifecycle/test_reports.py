@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from opencode_lifecycle.api import conditions
+from opencode_lifecycle.api import conditional_requests
 from opencode_lifecycle.cli import client
 from opencode_lifecycle.lifecycle.requests import oversight
 from opencode_lifecycle.model.states import WhenStale
@@ -51,4 +51,6 @@ async def test_what_could_not_be_planned_in_time_is_named_and_says_so(edited, mo
 
 
 async def test_a_reconcile_answers_before_its_key_lapses_and_its_caller_gives_up():
-    assert min(conditions.IN_FLIGHT.total_seconds(), client.WHOLE_SECONDS) > oversight.REPORT_SECONDS
+    assert (
+        min(conditional_requests.IN_FLIGHT.total_seconds(), client.WHOLE_SECONDS) > oversight.REPORT_SECONDS
+    )

@@ -4,7 +4,7 @@ from aiohttp import web
 
 from opencode_lifecycle.api.bodies import BodyReader
 from opencode_lifecycle.api.calls import principal_of
-from opencode_lifecycle.api.conditions import Idempotency
+from opencode_lifecycle.api.conditional_requests import Idempotency
 from opencode_lifecycle.api.identifiers import group_of
 from opencode_lifecycle.api.release_use_cases import Groups
 from opencode_lifecycle.api.responses import respond

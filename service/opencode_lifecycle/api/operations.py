@@ -7,7 +7,7 @@ from aiohttp import web
 from opencode_lifecycle.api import parameters as query
 from opencode_lifecycle.api.bodies import BodyReader
 from opencode_lifecycle.api.calls import arguments_of, principal_of, route_of, stack_of
-from opencode_lifecycle.api.conditions import Idempotency, if_match
+from opencode_lifecycle.api.conditional_requests import Idempotency, if_match
 from opencode_lifecycle.api.identifiers import operation_id_of
 from opencode_lifecycle.api.responses import accepted, respond
 from opencode_lifecycle.api.schemas import DataBody, NothingBody, OperationShape

@@ -9,7 +9,7 @@ from opencode_lifecycle.api import cursors
 from opencode_lifecycle.api import parameters as query
 from opencode_lifecycle.api.bodies import BodyReader
 from opencode_lifecycle.api.calls import arguments_of, principal_of, stack_of
-from opencode_lifecycle.api.conditions import Idempotency
+from opencode_lifecycle.api.conditional_requests import Idempotency
 from opencode_lifecycle.api.identifiers import condition_id_of, is_condition_id, is_orphan_id, orphan_id_of
 from opencode_lifecycle.api.responses import respond
 from opencode_lifecycle.api.routes import CONDITIONS, ORPHANS

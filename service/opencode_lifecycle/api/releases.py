@@ -9,7 +9,7 @@ from opencode_lifecycle.api import cursors
 from opencode_lifecycle.api import parameters as query
 from opencode_lifecycle.api.bodies import BodyReader
 from opencode_lifecycle.api.calls import arguments_of, principal_of, stack_of
-from opencode_lifecycle.api.conditions import Idempotency, if_match
+from opencode_lifecycle.api.conditional_requests import Idempotency, if_match
 from opencode_lifecycle.api.identifiers import release_id_in, release_id_of
 from opencode_lifecycle.api.release_use_cases import Releasing
 from opencode_lifecycle.api.responses import accepted, respond

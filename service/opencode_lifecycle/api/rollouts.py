@@ -9,7 +9,7 @@ from opencode_lifecycle.api import cursors
 from opencode_lifecycle.api import parameters as query
 from opencode_lifecycle.api.bodies import BodyReader
 from opencode_lifecycle.api.calls import arguments_of, principal_of
-from opencode_lifecycle.api.conditions import PLACE, Idempotency
+from opencode_lifecycle.api.conditional_requests import PLACE, Idempotency
 from opencode_lifecycle.api.identifiers import is_rollout_id, rollout_id_of
 from opencode_lifecycle.api.responses import respond
 from opencode_lifecycle.api.rollout_use_cases import Rollouts

@@ -19,7 +19,7 @@ from yarl import URL
 from opencode_lifecycle.api import problems
 from opencode_lifecycle.api.activity import ActivityHandlers
 from opencode_lifecycle.api.bodies import BodyReader
-from opencode_lifecycle.api.conditions import Idempotency
+from opencode_lifecycle.api.conditional_requests import Idempotency
 from opencode_lifecycle.api.documentation import DocumentationHandlers
 from opencode_lifecycle.api.gate import Gate, Handler, expect_nothing_yet
 from opencode_lifecycle.api.groups import GroupHandlers

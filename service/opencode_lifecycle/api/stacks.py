@@ -11,7 +11,7 @@ from opencode_lifecycle.api import cursors
 from opencode_lifecycle.api import parameters as query
 from opencode_lifecycle.api.bodies import BodyReader
 from opencode_lifecycle.api.calls import CALL, arguments_of, principal_of, stack_of
-from opencode_lifecycle.api.conditions import Idempotency, entity_tag, idempotency_key, if_match
+from opencode_lifecycle.api.conditional_requests import Idempotency, entity_tag, idempotency_key, if_match
 from opencode_lifecycle.api.responses import JSON, location_of_operation, respond
 from opencode_lifecycle.api.routes import FILTERS, STACKS
 from opencode_lifecycle.api.schemas import (

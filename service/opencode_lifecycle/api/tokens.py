@@ -8,7 +8,7 @@ from opencode_lifecycle.api import cursors
 from opencode_lifecycle.api import parameters as query
 from opencode_lifecycle.api.bodies import BodyReader
 from opencode_lifecycle.api.calls import arguments_of, principal_of
-from opencode_lifecycle.api.conditions import Idempotency
+from opencode_lifecycle.api.conditional_requests import Idempotency
 from opencode_lifecycle.api.identifiers import is_token_id, token_id_of
 from opencode_lifecycle.api.responses import respond
 from opencode_lifecycle.api.routes import TOKENS
