@@ -32,15 +32,6 @@ variable "revision" { type = string }
 """A job template that keeps no workspace."""
 
 
-def server_of(world: World):
-    (allocation,) = world.live_allocations()
-    return world.prober.servers[allocation.address.host, allocation.address.port]
-
-
-def ids(world: World) -> list[str]:
-    return [allocation.id for allocation in world.live_allocations()]
-
-
 async def waits_for_its_agent(world: World) -> None:
     await world.until(lambda: world.stack().status.migration_state is MigrationState.DRAINING)
 

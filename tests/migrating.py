@@ -67,15 +67,6 @@ async def until_state(world: World, state: MigrationState) -> None:
     await world.until(lambda: world.stack().status.migration_state is state)
 
 
-def server_of(world: World):
-    (allocation,) = world.live_allocations()
-    return world.prober.servers[allocation.address.host, allocation.address.port]
-
-
-def ids(world: World) -> list[str]:
-    return [allocation.id for allocation in world.live_allocations()]
-
-
 async def kinds_of_events(world: World) -> dict[str, dict]:
     page = await world.store.find_events(user_id=ADA, after=None, limit=200)
     return {event.kind: dict(event.data) for event in page.items}

@@ -64,8 +64,3 @@ async def ended(world, rollout_id) -> Rollout:
 async def members(world, rollout_id) -> dict[str, Member]:
     page = await world.plane.rollouts.members(rollout_id, state=None, after=None, limit=500)
     return {member.user_id: member for member in page.items}
-
-
-def server_of(world, user: str):
-    (allocation,) = world.live_allocations(user)
-    return world.prober.servers[allocation.address.host, allocation.address.port]

@@ -24,7 +24,7 @@ from opencode_lifecycle.lifecycle.observing.fleet import Known
 from opencode_lifecycle.lifecycle.reconciling.steps import Limits
 from opencode_lifecycle.lifecycle.reconciling.wanted import Site
 from opencode_lifecycle.lifecycle.releases import ReleaseContent
-from opencode_lifecycle.model.identifiers import JobId, TokenId, UserId, job_id_of
+from opencode_lifecycle.model.identifiers import AllocationId, JobId, TokenId, UserId, job_id_of
 from opencode_lifecycle.model.observation import AllocationSeen
 from opencode_lifecycle.model.operation import Operation
 from opencode_lifecycle.model.principal import Principal, Role
@@ -195,3 +195,14 @@ class World:
 
     def _known(self, user: str) -> Known | None:
         return self.plane.fleet.get(UserId(user))
+
+
+def server_of(world: World, user: str = ADA) -> FakeOpenCode:
+    """Return what answers for the one live allocation of *user*."""
+    (allocation,) = world.live_allocations(user)
+    return world.prober.servers[allocation.address.host, allocation.address.port]
+
+
+def ids(world: World) -> list[AllocationId]:
+    """Return the allocations that live, of `ADA`'s stack."""
+    return [allocation.id for allocation in world.live_allocations()]

@@ -5,12 +5,12 @@ from datetime import timedelta
 
 import pytest
 
-from migrating import QUICK, a_release, ids, order, server_of, until_outcome, until_state
+from migrating import QUICK, a_release, order, until_outcome, until_state
 from opencode_lifecycle.model.errors import UpstreamRejected, UpstreamUnavailable
 from opencode_lifecycle.model.migration import OrderOutcome
 from opencode_lifecycle.model.operation import OperationState
 from opencode_lifecycle.model.states import MigrationState, Phase, Reason, WhenStale
-from world import ADA, OPERATOR, World
+from world import ADA, OPERATOR, World, ids, server_of
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from opencode_lifecycle.model.identifiers import AllocationId, JobId
 from opencode_lifecycle.model.observation import TaskTrouble
 from opencode_lifecycle.model.states import Health, Phase, Reason
 from opencode_lifecycle.ports.prober import Activity
-from world import BACKEND, World
+from world import BACKEND, World, server_of
 
 LIMITS = {
     "start": timedelta(seconds=60),
@@ -39,11 +39,6 @@ async def world(tmp_path):
     world = a_world(tmp_path)
     async with world.running():
         yield world
-
-
-def server_of(world: World, user: str = "ada"):
-    address = world.live_allocations(user)[0].address
-    return world.prober.servers[address.host, address.port]
 
 
 async def test_a_runtime_that_takes_connections_and_answers_none_is_replaced(world):

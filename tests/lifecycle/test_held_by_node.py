@@ -11,24 +11,22 @@ from draining import (
     QUICK,
     UNBOUND,
     has_listed_the_nodes,
-    ids,
     is_held,
     is_held_on_a_drained_node,
     runs_again,
     said_of,
-    server_of,
     waits_for_its_agent,
 )
+from migrating import a_release
 from opencode_lifecycle.model.clock import utc_now
 from opencode_lifecycle.model.errors import UpstreamUnavailable
 from opencode_lifecycle.model.group import GroupWish
 from opencode_lifecycle.model.identifiers import ReleaseId
 from opencode_lifecycle.model.migration import AtDeadline, MigrationOrder, OrderOutcome
 from opencode_lifecycle.model.operation import OperationState
-from opencode_lifecycle.model.release import Release
 from opencode_lifecycle.model.states import MigrationState, Phase, Reason, WhenStale
 from opencode_lifecycle.ports.stores import Decision
-from world import ADA, BACKEND, OPERATOR, World, content
+from world import ADA, BACKEND, OPERATOR, World, ids, server_of
 
 
 @pytest.fixture
@@ -244,13 +242,6 @@ async def test_what_else_is_asked_of_it_is_done_when_it_starts(world, call):
 
 
 # --- orders, and what else would stop it
-
-
-async def a_release(world: World, **changes) -> ReleaseId:
-    made = content(**changes)
-    values = {name: getattr(made, name) for name in made.__dataclass_fields__}
-    await world.store.add_release(Release(id=made.id, number=0, created_at=utc_now(), **values))
-    return made.id
 
 
 async def order(world: World, release: ReleaseId | None = None, *, fresh: bool = False, **what) -> None:

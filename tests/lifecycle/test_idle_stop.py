@@ -13,7 +13,7 @@ from opencode_lifecycle.model.operation import OperationState
 from opencode_lifecycle.model.states import Desired, MigrationState, Phase, Reason
 from opencode_lifecycle.ports.stores import Decision
 from rollout_worlds import a_new_release
-from world import ADA, OPERATOR, World
+from world import ADA, OPERATOR, World, server_of
 
 QUICK = Limits(
     start=timedelta(seconds=60),
@@ -36,11 +36,6 @@ async def world(tmp_path):
 async def let_idle_ones_stop(world: World, after: timedelta = SOON) -> None:
     await world.plane.groups.put("default", GroupWish(names=NAMES, idle_stop_after=after), by=OPERATOR)
     world.plane.dispatcher.hint(ADA)
-
-
-def server_of(world: World):
-    (allocation,) = world.live_allocations()
-    return world.prober.servers[allocation.address.host, allocation.address.port]
 
 
 async def test_a_stack_that_nobody_uses_is_stopped_and_says_so(world):

@@ -4,14 +4,14 @@ from datetime import timedelta
 
 import pytest
 
-from fakes.opencode import FakeOpenCode, FakeSession
+from fakes.opencode import FakeSession
 from lifecycle.test_pins_and_groups import another_release, pin
 from opencode_lifecycle.lifecycle.reconciling.steps import Limits
 from opencode_lifecycle.model.clock import utc_now
 from opencode_lifecycle.model.errors import StackDraining
 from opencode_lifecycle.model.identifiers import AllocationId
 from opencode_lifecycle.model.states import MigrationState, Phase, Reason, WhenStale
-from world import ADA, BACKEND, OPERATOR, World
+from world import ADA, BACKEND, OPERATOR, World, ids, server_of
 
 MINUTE = timedelta(seconds=60)
 A_SECOND = timedelta(seconds=1)
@@ -32,15 +32,6 @@ async def world(tmp_path):
     async with world.running():
         await world.ensure()
         yield world
-
-
-def server_of(world: World) -> FakeOpenCode:
-    (allocation,) = world.live_allocations()
-    return world.prober.servers[allocation.address.host, allocation.address.port]
-
-
-def ids(world: World) -> list[AllocationId]:
-    return [each.id for each in world.live_allocations()]
 
 
 async def replaced(world: World, before: list[AllocationId]) -> None:

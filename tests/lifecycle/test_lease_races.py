@@ -11,12 +11,11 @@ from lifecycle.racing import order_fresh_start
 from opencode_lifecycle.lifecycle.reconciling.steps import Limits
 from opencode_lifecycle.model.clock import utc_now
 from opencode_lifecycle.model.errors import StackDraining
-from opencode_lifecycle.model.identifiers import AllocationId
 from opencode_lifecycle.model.release import Release
 from opencode_lifecycle.model.states import MigrationState, Phase
 from opencode_lifecycle.ports.prober import Activity
 from opencode_lifecycle.ports.stores import Decision
-from world import ADA, World, content
+from world import ADA, World, content, ids
 
 MINUTE = timedelta(seconds=60)
 
@@ -57,10 +56,6 @@ async def world(tmp_path):
 def server_of(world: World) -> FakeOpenCode:
     (server,) = world.prober.servers.values()
     return server
-
-
-def ids(world: World) -> list[AllocationId]:
-    return [each.id for each in world.live_allocations()]
 
 
 async def want(world: World, **changes: object) -> None:

@@ -11,11 +11,9 @@ from draining import (
     UNBOUND,
     has_listed_the_nodes,
     history,
-    ids,
     is_held,
     runs_again,
     said_of,
-    server_of,
     waits_for_its_agent,
 )
 from fakes.opencode import FakeSession
@@ -25,7 +23,7 @@ from opencode_lifecycle.model.identifiers import UserId
 from opencode_lifecycle.model.lease import check_may_be_leased
 from opencode_lifecycle.model.node import DRAIN_MARGIN
 from opencode_lifecycle.model.states import Desired, MigrationState, Phase, Reason, WhenStale
-from world import ADA, World, content
+from world import ADA, World, content, ids, server_of
 
 LATER = DRAIN_MARGIN + timedelta(hours=1)
 """A deadline before which nobody is forced for a while."""

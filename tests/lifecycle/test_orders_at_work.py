@@ -5,12 +5,12 @@ from datetime import timedelta
 import pytest
 
 from fakes.opencode import FakeSession
-from migrating import QUICK, a_release, ids, kinds_of_events, order, server_of, until_outcome, until_state
+from migrating import QUICK, a_release, kinds_of_events, order, until_outcome, until_state
 from opencode_lifecycle.model.clock import utc_now
 from opencode_lifecycle.model.identifiers import UserId
 from opencode_lifecycle.model.migration import AtDeadline, OrderOutcome
 from opencode_lifecycle.model.states import MigrationState, Phase, WhenStale
-from world import ADA, World
+from world import ADA, World, ids, server_of
 
 PAST = timedelta(seconds=-1)
 

@@ -4,13 +4,13 @@ from datetime import timedelta
 
 import pytest
 
-from migrating import QUICK, a_release, ids, order, until_outcome
+from migrating import QUICK, a_release, order, until_outcome
 from opencode_lifecycle.model.errors import StackDraining, UpstreamUnavailable
 from opencode_lifecycle.model.identifiers import UserId
 from opencode_lifecycle.model.migration import OrderOutcome
 from opencode_lifecycle.model.observation import ClientStatus
 from opencode_lifecycle.model.states import MigrationState, Phase, WhenStale
-from world import ADA, World
+from world import ADA, World, ids
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from opencode_lifecycle.model.migration import MigrationClass
 from opencode_lifecycle.model.rollout import MemberReason, MemberState
 from opencode_lifecycle.model.rollout_specification import RolloutSpecification
 from opencode_lifecycle.model.states import MigrationState, Phase
-from rollout_worlds import AT_ONCE, USERS, a_new_release, ended, four_that_run, members, server_of
-from world import BACKEND, OPERATOR
+from rollout_worlds import AT_ONCE, USERS, a_new_release, ended, four_that_run, members
+from world import BACKEND, OPERATOR, server_of
 
 
 @pytest.fixture

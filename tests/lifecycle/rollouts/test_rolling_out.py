@@ -26,8 +26,8 @@ from opencode_lifecycle.model.rollout_specification import (
 )
 from opencode_lifecycle.model.states import Phase
 from opencode_lifecycle.ports.prober import PromptOutcome, PromptResult
-from rollout_worlds import AT_ONCE, USERS, a_new_release, ended, four_that_run, members, server_of
-from world import BACKEND, OPERATOR
+from rollout_worlds import AT_ONCE, USERS, a_new_release, ended, four_that_run, members
+from world import BACKEND, OPERATOR, server_of
 
 
 @pytest.fixture
