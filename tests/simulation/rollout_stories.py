@@ -9,8 +9,10 @@ from opencode_lifecycle.model.identifiers import ReleaseId, UserId, job_id_of
 from opencode_lifecycle.model.migration import AtDeadline
 from opencode_lifecycle.model.rollout import MemberState, Rollout, RolloutReason, RolloutState
 from opencode_lifecycle.model.rollout_specification import Amount, Gate, RolloutSpecification
+from opencode_lifecycle.model.stack import Stack
 from opencode_lifecycle.model.states import Phase
 from opencode_lifecycle.model.view import UNCHANGED
+from opencode_lifecycle.ports.stores import Claimed, Progress
 from simulation.fleets import GROUP
 from simulation.schedule import Schedule
 from simulation.telling import Scenario, hold
@@ -236,24 +238,21 @@ async def _an_agent_that_begins_unheard(schedule: Schedule) -> None:
 
 
 async def _a_lease_in_the_last_moment(schedule: Schedule) -> None:
-    """Take a lease in the moment after the last look at the runtime, while its stop is on the way to the database."""
+    """Take a lease after the last look at the runtime, while its stop is on the way to the database."""
     cluster, random, fleet = schedule.cluster, schedule.random, schedule.fleet
     await fleet.gather()
     await fleet.make(random.choice(("restart", "reload")))
-    look, taken = cluster.prober.activity, set[UserId]()
+    save, taken = cluster.store.save, set[UserId]()
 
-    async def looked(**asked: object) -> object:
-        activity = await look(**asked)
-        owner = cluster.owner.get((asked["address"].host, asked["address"].port))
-        for user in schedule.users:
-            is_its = job_id_of("main", user) == owner and user not in taken
-            if is_its and activity is not None and not activity.busy and random.random() < 0.7:
-                taken.add(user)
-                delay = random.choice((0.0, 0.001, 0.2, 0.5))
-                schedule.loop.call_later(delay, lambda user=user: schedule.begin(_leasing(schedule, user)))
-        return activity
+    async def saved(claimed: Claimed, progress: Progress) -> Stack:
+        user = claimed.stack.user_id
+        if progress.unless_busy_at is not None and user not in taken and random.random() < 0.5:
+            taken.add(user)
+            schedule.begin(_leasing(schedule, user))
+            await asyncio.sleep(random.choice((0.0, 0.01, 0.5)))
+        return await save(claimed, progress)
 
-    cluster.prober.activity = looked
+    cluster.store.save = saved
     cluster.trouble.slow = random.choice((0.0, 0.6))
     await fleet.roll(fleet.to_last(max_in_flight=3))
     await asyncio.sleep(90)
