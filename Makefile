@@ -2,10 +2,9 @@
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
-# How many run tests side by side, each with servers of its own; 0 for one after the other. Tests with servers mostly wait.
+# How many run tests side by side, each with servers of its own; 0 for one after the other.
 WORKERS := 2
-SERVER_WORKERS := 3
-PYTEST := $(PYTHON) -m pytest -q
+PYTEST := $(PYTHON) -m pytest -q --numprocesses $(WORKERS)
 MAKEFLAGS += --no-print-directory
 # Else every process that a test starts compiles the whole package.
 unexport PYTHONDONTWRITEBYTECODE
@@ -48,10 +47,10 @@ test: $(STAMP) ## everything that must always pass; the servers are built meanwh
 	$(MAKE) test-servers && exit $$fast
 
 test-fast: $(STAMP) ## what needs no Nomad, Consul, Vault or OpenCode
-	@$(PYTEST) --numprocesses $(WORKERS) --dist worksteal -m "not servers and not opencode"
+	@$(PYTEST) --dist worksteal -m "not servers and not opencode"
 
 test-servers: $(STAMP) ## what needs them
-	@$(PYTEST) --numprocesses $(SERVER_WORKERS) --dist loadgroup -m "servers or opencode"
+	@$(PYTEST) --dist loadgroup -m "servers or opencode"
 
 simulate: $(STAMP) ## the reconcile core in virtual time: 200,000 schedules, every point to die at, planted bugs
 	@PYTHONPATH=tests $(PYTHON) -m simulation $(SIMULATION)

@@ -18,13 +18,7 @@ from end_to_end.servers import Servers
 from end_to_end.service_process import ServiceProcess
 from opencode_session import ask, open_session
 
-pytestmark = [
-    pytest.mark.servers,
-    pytest.mark.opencode,
-    pytest.mark.timeout(600, func_only=True),
-    # One runtime, and most of the time nothing happens: others need not wait for that.
-    pytest.mark.xdist_group("drains"),
-]
+pytestmark = [pytest.mark.servers, pytest.mark.opencode, pytest.mark.timeout(600, func_only=True)]
 
 USER = "drained"
 HELD = ("stopped", "held", "node_draining")
