@@ -50,7 +50,7 @@ test-fast: $(STAMP) ## what needs no Nomad, Consul, Vault or OpenCode
 	@$(PYTEST) --dist worksteal -m "not servers and not opencode"
 
 test-servers: $(STAMP) ## what needs them
-	@$(PYTEST) --dist loadgroup -m "servers or opencode"
+	@$(PYTEST) --dist loadfile -m "servers or opencode"
 
 simulate: $(STAMP) ## the reconcile core in virtual time: 200,000 schedules, every point to die at, planted bugs
 	@PYTHONPATH=tests $(PYTHON) -m simulation $(SIMULATION)

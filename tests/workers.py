@@ -1,24 +1,10 @@
-"""Several workers (`pytest -n 2`): what they share out, and how they end: none is given up before it has tidied up."""
+"""Several workers (`pytest -n 2`), and how they end: none is given up before it has tidied up."""
 
 import contextlib
 
 import pytest
 
 TIDYING_SECONDS = 180
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """
-    Keep the tests of a file together, and all files with real runtimes.
-
-    They act on the same servers, and one runtime's start takes seconds of a core: those of two workers would be late for
-    their deadlines.
-    """
-    with_runtimes = {item.path for item in items if item.get_closest_marker("opencode")}
-    for item in items:
-        group = "runtimes" if item.path in with_runtimes else item.location[0]
-        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.hookimpl(tryfirst=True)
