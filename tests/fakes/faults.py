@@ -29,7 +29,7 @@ class Hold:
 
 
 class _Turn:
-    """Lets others run first, as `asyncio.sleep(0)` does, in a third of its time."""
+    """Lets others run first, as `asyncio.sleep(0)` does, without a coroutine of its own: most calls of a schedule pass here."""
 
     def __await__(self) -> Generator[None, None, None]:
         yield

@@ -31,7 +31,7 @@ def _time() -> float:
 
 
 async def set_within(event: asyncio.Event, seconds: float) -> None:
-    """Return when *event* is set. After *seconds* it is, by us: that costs a fifth of a wait that is cancelled."""
+    """Return when *event* is set. After *seconds* it is, by us, which spares a cancellation for each wait that ends so."""
     alarm = asyncio.get_running_loop().call_later(seconds, event.set)
     try:
         await event.wait()

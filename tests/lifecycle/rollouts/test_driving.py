@@ -9,6 +9,7 @@ import pytest
 
 from opencode_lifecycle.lifecycle.reconciling.steps import Limits
 from opencode_lifecycle.lifecycle.rollouts import driver as driving
+from opencode_lifecycle.lifecycle.rollouts.turns import Order
 from opencode_lifecycle.model.clock import utc_now
 from opencode_lifecycle.model.errors import ClaimLost
 from opencode_lifecycle.model.identifiers import ReleaseId
@@ -179,6 +180,32 @@ async def test_a_driver_that_is_told_of_a_change_reads_it_before_it_takes_anothe
     await four.until(lambda: RolloutState.PAUSED in seen)
 
     assert len(seen) < 20
+
+
+async def test_what_a_turn_orders_and_what_becomes_of_it_are_gathered_unless_somebody_changes_the_rollout(
+    four, monkeypatch
+):
+    driver = four.plane._rollout_driver
+    next_turn, seen = driver._next_turn, []
+
+    def counted(rollout):
+        turn = next_turn(rollout)
+        seen.append(rollout.state)
+        if any(isinstance(action, Order) for action in turn.actions):
+            seen.clear()
+            monkeypatch.setattr(driving, "GATHERING", 3600)
+        return turn
+
+    monkeypatch.setattr(driver, "_next_turn", counted)
+    monkeypatch.setattr(driver, "_pause_between", 0)
+    rollout = await started(four)
+    await four.until(lambda: all(four.stack(user).status.release == rollout.release for user in USERS))
+    for _ in range(200):
+        await asyncio.sleep(0)
+
+    assert seen == []
+    await four.plane.rollouts.pause(rollout.id, by=OPERATOR)
+    await four.until(lambda: RolloutState.PAUSED in seen)
 
 
 async def test_orders_of_which_nothing_comes_are_not_tried_again_without_a_pause(four, monkeypatch):
