@@ -135,6 +135,12 @@ class World:
         finally:
             await self.store.close()
 
+    async def begin(self, plane: ControlPlane) -> None:
+        """Have *plane* know what there is now, and leave it at that: nothing of it goes on."""
+        await plane._load(self.content)
+        await plane._nomad.list_once()
+        await plane._begin()
+
     def another_plane(self) -> ControlPlane:
         """Return a second replica on the same database and neighbours."""
         return ControlPlane(self.plane._neighbours, Parameters(**self.parameters))

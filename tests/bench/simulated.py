@@ -86,7 +86,7 @@ class _SeenBy:
             self._see_all(job_id, seen)
         return listing
 
-    async def follow(self, index: int) -> AsyncIterator[Change]:
+    async def follow(self, index: int | None) -> AsyncIterator[Change]:
         async for change in self._nomad.follow(index):
             if isinstance(change, AllocationChanged):
                 self._runtimes.see(change.job_id, change.allocation)

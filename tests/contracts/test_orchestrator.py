@@ -292,13 +292,14 @@ async def test_the_listing_says_why_a_job_fits_nowhere(world, job_id):
     assert "memory" in listing.stacks[job_id].placement_failure
 
 
-async def test_the_stream_opens_and_tells_of_what_happens_afterwards(world, job_id):
+@pytest.mark.parametrize("begins", ["after a listing", "now"])
+async def test_the_stream_opens_and_tells_of_what_happens_afterwards(world, job_id, begins):
     told: list[Change] = []
     opened = asyncio.Event()
     index = (await world.orchestrator.list_all(soon())).index
 
     async def listen() -> None:
-        async for change in world.orchestrator.follow(index):
+        async for change in world.orchestrator.follow(index if begins == "after a listing" else None):
             told.append(change)
             opened.set()
 

@@ -222,7 +222,7 @@ class FakeNomad(Levers):
         async with self.faults.call("closed_nodes", deadline):
             return list(self.nodes.closed.values())
 
-    async def follow(self, index: int) -> AsyncIterator[Change]:
+    async def follow(self, index: int | None) -> AsyncIterator[Change]:
         del index  # like a server whose buffer is empty: nothing is replayed
         changes: asyncio.Queue[Change | None] = asyncio.Queue()
         async with self.faults.call("follow", Deadline.after(30, "open the event stream")):

@@ -7,6 +7,7 @@ from datetime import timedelta
 from opencode_lifecycle.model.errors import UpstreamUnavailable
 from opencode_lifecycle.model.migration import MigrationOrder
 from opencode_lifecycle.model.view import EnsureRequest
+from opencode_lifecycle.ports.orchestrator import Connected
 from opencode_lifecycle.ports.stores import Decision
 from world import ADA, BACKEND, World
 
@@ -54,6 +55,6 @@ class StuckNomad:
                 await asyncio.Event().wait()
         return await self._real.list_all(deadline)
 
-    async def follow(self, index: int):
+    async def follow(self, index: int | None):
+        yield Connected(index=index or 0)
         await asyncio.Event().wait()
-        yield index

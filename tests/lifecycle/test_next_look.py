@@ -76,3 +76,38 @@ async def test_a_stack_that_a_worker_is_at_says_so(world):
 async def test_of_a_user_without_a_stack_nothing_is_next(world):
     with pytest.raises(StackNotFound):
         await world.plane.oversight.next_look(UserId("nobody"))
+
+
+async def test_hints_are_taken_up_without_asking_each_time_who_else_is_due(world, monkeypatch):
+    await world.ensure()
+    claim, asked = world.store.claim, []
+
+    async def noting(*, limit, hinted, **values):
+        if hinted:
+            asked.append((limit, len(hinted)))
+        return await claim(limit=limit, hinted=hinted, **values)
+
+    monkeypatch.setattr(world.store, "claim", noting)
+    monkeypatch.setattr(world.plane.dispatcher, "_poll", 60.0)
+
+    await world.ensure("bob")
+
+    assert [limit for limit, hinted in asked[1:] if limit != hinted] == []
+    assert len(asked) > 1
+
+
+async def test_others_that_are_due_are_asked_for_beside_hints_once_a_period(world, monkeypatch):
+    await world.ensure()
+    claim, asked = world.store.claim, []
+
+    async def noting(*, limit, hinted, **values):
+        asked.append(limit > len(hinted))
+        return await claim(limit=limit, hinted=hinted, **values)
+
+    monkeypatch.setattr(world.store, "claim", noting)
+    monkeypatch.setattr(world.plane.dispatcher, "_poll", 0.0)
+
+    await world.ensure("bob")
+
+    assert all(asked)
+    assert asked

@@ -400,7 +400,7 @@ async def test_two_replicas_adopt_an_orphan_once(world):
     lose_row(world, EVE)
     await sweep(world)
     other = world.another_plane()
-    await other._begin(world.content)
+    await world.begin(other)
 
     await gather(*(plane._orphans.sweep_once() for plane in (world.plane, other, world.plane, other)))
 
@@ -432,7 +432,7 @@ async def confirmations(world: World) -> int:
 async def test_two_replicas_that_compare_at_once_confirm_once(world):
     await a_secret_without_a_row(world)
     other = world.another_plane()
-    await other._begin(world.content)
+    await world.begin(other)
     await sweep(world)
     # Both have read what is known, and both look.
     hold = world.vault.hold_next("list_all")
@@ -452,7 +452,7 @@ async def test_replicas_and_reconciles_do_not_make_up_in_numbers_for_time(tmp_pa
         await first_sweep(world)
         await a_secret_without_a_row(world)
         other = world.another_plane()
-        await other._begin(world.content)
+        await world.begin(other)
 
         for _ in range(3):
             await world.plane._orphans.sweep_once()

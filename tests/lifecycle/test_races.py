@@ -70,7 +70,7 @@ async def test_a_replica_that_starts_leaves_the_claims_of_another_alone(tmp_path
         await world.ensure(wait=None)
         await hold.reached.wait()
 
-        await world.another_plane()._begin(world.content)
+        await world.begin(world.another_plane())
 
         now = utc_now()
         lapses_at = now + timedelta(minutes=1)
@@ -86,7 +86,7 @@ async def cut_off(tmp_path):
         await world.ensure()
         await world.until(lambda: of(world).hot(ADA, UNCHANGED) is not None)
         other = world.another_plane()
-        await other._begin(world.content)
+        await world.begin(other)
         world.plane.dispatcher._workers = 0
 
         async def fail() -> None:

@@ -1,5 +1,6 @@
 """Why a runtime is not as it should be, and how it is put right."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from opencode_lifecycle.lifecycle.reconciling.steps import Limits
 from opencode_lifecycle.model.errors import UpstreamRejected
 from opencode_lifecycle.model.facets import Facet
+from opencode_lifecycle.model.identifiers import UserId
 from opencode_lifecycle.model.staleness import Severity
 from opencode_lifecycle.model.states import Desired, MigrationState, Phase, WhenStale
 from opencode_lifecycle.ports.secrets import SecretSeen
@@ -332,14 +334,50 @@ async def test_the_service_is_ready_only_when_every_stack_was_compared(tmp_path)
     world = World(tmp_path, when_stale=WhenStale.REPORT)
     async with world.running():
         await world.ensure()
-    world.nomad.change_outside(world.job_id(), memory=999)
+    world.nomad.change_outside(world.job_id(), labels={"team": "blue"})
     hold = world.nomad.faults.hold_next("compare")
     async with world.running():
         await hold.reached.wait()
         before = {line.name: line.ok for line in await world.plane.readiness.report()}
         hold.release()
-        await world.until(lambda: world.plane.dispatcher.has_compared)
+        await world.until(world.plane.dispatcher.compared.is_set)
         after = {line.name: line.ok for line in await world.plane.readiness.report()}
 
         assert (before["comparison"], after["comparison"]) == (False, True)
         assert Facet.EDITED_OUTSIDE in world.stack().status.stale
+
+
+async def test_the_service_is_ready_when_every_stack_was_compared_whatever_else_is_under_way(tmp_path):
+    world = World(tmp_path, when_stale=WhenStale.REPORT)
+    async with world.running():
+        await world.ensure()
+    world.nomad.change_outside(world.job_id(), labels={"team": "blue"})
+    comparing, registering = (world.nomad.faults.hold_next(call) for call in ("compare", "register"))
+    async with world.running():
+        await comparing.reached.wait()
+        starting = asyncio.create_task(world.ensure("bob"))
+        await registering.reached.wait()
+        comparing.release()
+
+        await world.until(world.plane.dispatcher.compared.is_set)
+
+        assert UserId("bob") in world.plane.dispatcher._at_work
+        registering.release()
+        await starting
+
+
+async def test_orphans_are_looked_for_when_every_stack_was_compared(tmp_path):
+    world = World(tmp_path, when_stale=WhenStale.REPORT, comparison_interval=timedelta(milliseconds=1))
+    async with world.running():
+        await world.ensure()
+    world.nomad.change_outside(world.job_id(), labels={"team": "blue"})
+    hold = world.nomad.faults.hold_next("compare")
+    async with world.running():
+        await hold.reached.wait()
+        await world.ensure("bob")
+        before = world.plane._orphans.pulse.age()
+        hold.release()
+
+        await world.until(lambda: world.plane._orphans.pulse.age() is not None)
+
+        assert before is None

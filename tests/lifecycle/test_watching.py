@@ -21,6 +21,7 @@ async def world(tmp_path):
     follow = world.nomad.follow
 
     async def as_the_adapter_does(index):
+        index = world.nomad.index if index is None else index
         async for change in follow(index):
             if isinstance(change, Connected) or change.index > index:
                 yield change
@@ -29,8 +30,34 @@ async def world(tmp_path):
     async with world.running():
         await world.until(lambda: world.plane._nomad.stream_age() == 0.0)
         await world.until(lambda: world.plane._orphans.pulse.age() is not None)
-        await world.until(lambda: world.nomad.faults.calls["list_all"] >= 3)
         yield world
+
+
+async def test_a_start_lists_everything_once_under_the_stream_that_is_open(tmp_path):
+    world = World(tmp_path, comparison_interval=timedelta(hours=1))
+    async with world.running():
+        await world.ensure()
+    calls, follow, listed_before_opening = world.nomad.faults.calls, world.nomad.follow, []
+
+    async def noting(index):
+        listed_before_opening.append(calls["list_all"])
+        async for change in follow(index):
+            yield change
+
+    world.nomad.follow = noting
+    before = calls["list_all"]
+    async with world.running():
+        assert (listed_before_opening, calls["list_all"]) == ([before], before + 1)
+        assert world.plane.fleet.observation(world.job_id()) is not None
+
+
+async def test_a_start_is_not_kept_up_by_a_stream_that_cannot_be_opened(tmp_path):
+    world = World(tmp_path)
+    async with world.running():
+        await world.ensure()
+    world.nomad.faults.fail_next("follow", NO, times=None)
+    async with world.running():
+        assert world.plane.fleet.observation(world.job_id()) is not None
 
 
 async def test_the_end_of_the_stream_is_followed_by_a_listing(world):

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from secrets import token_hex
+from typing import Final
 
 import structlog
 
@@ -45,6 +46,8 @@ from opencode_lifecycle.model.errors import DeadlineExceeded, UpstreamError
 from opencode_lifecycle.model.identifiers import UserId
 
 log = structlog.get_logger(__name__)
+
+_FIRST_SWEEP_AFTER: Final = timedelta(seconds=1)
 
 
 def _loop_time() -> float:
@@ -209,7 +212,7 @@ class ControlPlane:
             },
             fleet=self.fleet,
             worker_pulse=self.dispatcher.pulse,
-            has_compared=lambda: self.dispatcher.has_compared,
+            has_compared=self.dispatcher.compared.is_set,
             watches=ages,
             max_age=p.observation_max_age.total_seconds(),
             timeout=min(3.0, p.upstream_timeout.total_seconds()),
@@ -223,20 +226,12 @@ class ControlPlane:
         A Nomad that cannot be reached does not keep the service down: it starts, knows that it sees nothing, and acts
         as soon as it does.
         """
-        await self._begin(content)
-        tasks = [
-            asyncio.create_task(self.dispatcher.run(), name="dispatcher"),
-            *(
-                asyncio.create_task(
-                    keep_going(
-                        name, once, backoff=Backoff(first=0.2, most=5), random=self._parameters.random
-                    ),
-                    name=name,
-                )
-                for name, once in self._loops().items()
-            ),
-        ]
+        await self._load(content)
+        tasks = [self._keeping_going("nomad events", self._nomad.follow_once)]
         try:
+            await self._begin()
+            tasks.append(asyncio.create_task(self.dispatcher.run(), name="dispatcher"))
+            tasks += [self._keeping_going(name, once) for name, once in self._loops().items()]
             yield
         finally:
             self.fleet.on_change = self.fleet.on_idle = None
@@ -246,7 +241,12 @@ class ControlPlane:
             await self._observers.close()
             await self._hand_over()
 
-    async def _begin(self, content: ReleaseContent) -> None:
+    def _keeping_going(self, name: str, once: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
+        backoff, random = Backoff(first=0.2, most=5), self._parameters.random
+        return asyncio.create_task(keep_going(name, once, backoff=backoff, random=random), name=name)
+
+    async def _load(self, content: ReleaseContent) -> None:
+        """Bring the rows into memory, and what belongs to them."""
         now = self._parameters.clock()
         release = await release_of_settings(content, self._neighbours.store, now=now)
         self.releases.current = release
@@ -260,18 +260,26 @@ class ControlPlane:
         for known in self.fleet:
             await self._aims.load(known.stack)
         await self.conditions.load()
+
+    async def _begin(self) -> None:
+        """Have what is there seen, and every stack judged by it."""
         self.fleet.on_removal = self._on_removal
         self.fleet.on_idle = self._on_idle
-        try:
-            await self._nomad.list_once()
-            await self._observers.nodes.list_once()
-        except (UpstreamError, DeadlineExceeded) as error:
-            log.warning("nomad cannot be seen yet", error=error.message)
+        await self._nomad.looked.wait()
+        is_seen = self.fleet.listing_pulse.age() is not None
+        if is_seen:
+            await self._list_nodes()
         # Only now: every stack is judged below, and once is enough.
         self.fleet.on_change = self._on_change
         for known in self.fleet:
             self._on_change(known)
-        log.info("memory is up to date", stacks=len(self.fleet), release=release.id)
+        log.info("memory is up to date", stacks=len(self.fleet), nomad_is_seen=is_seen)
+
+    async def _list_nodes(self) -> None:
+        try:
+            await self._observers.nodes.list_once()
+        except (UpstreamError, DeadlineExceeded) as error:
+            log.warning("the nodes cannot be seen yet", error=error.message)
 
     async def _hand_over(self) -> None:
         """Leave what this replica suspects to the others; a database that is away keeps nobody from ending."""
@@ -319,7 +327,7 @@ class ControlPlane:
     def _loops(self) -> dict[str, Callable[[], Awaitable[None]]]:
         loops: dict[str, Callable[[], Awaitable[None]]] = {
             **self._observers.loops(),
-            "orphans": self._orphans.sweep_periodically,
+            "orphans": self._sweep_orphans,
             "retention": self._retention.round,
             "rollouts": self._rollout_driver.once,
         }
@@ -328,6 +336,13 @@ class ControlPlane:
             loops["tokens"] = self._refresh_tokens
             loops["targets"] = self._refresh_targets
         return loops
+
+    async def _sweep_orphans(self) -> None:
+        """Look for what nobody owns. At a start every stack comes first, and then whoever waits for the service."""
+        if self._orphans.pulse.age() is None:
+            await self.dispatcher.compared.wait()
+            await asyncio.sleep(min(_FIRST_SWEEP_AFTER, self._parameters.comparison_interval).total_seconds())
+        await self._orphans.sweep_periodically()
 
     async def _refresh_tokens(self) -> None:
         await asyncio.sleep(0.5)

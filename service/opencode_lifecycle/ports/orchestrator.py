@@ -170,10 +170,12 @@ class Orchestrator(Protocol):
         """
         ...
 
-    def follow(self, index: int) -> AsyncIterator[Change]:
+    def follow(self, index: int | None) -> AsyncIterator[Change]:
         """
         Yield changes after *index*, beginning with `Connected`, until the connection ends; then raise
         `UpstreamUnavailable`. Gaps are silent: a stream is a hint, the listing is the guarantee.
+
+        Without an *index* it begins about now: whatever a listing lacks that is begun at `Connected` is told.
         """
         ...
 

@@ -59,9 +59,11 @@ class EventStream:
         self._read_allocation = read_allocation
         self._silence = silence_seconds
 
-    async def follow(self, index: int) -> AsyncIterator[Change]:
+    async def follow(self, index: int | None) -> AsyncIterator[Change]:
         """Yield `Connected`, then every change after *index* of a node or a job of our prefix; raise at the end."""
         deadline = Deadline.after(_OPEN_SECONDS, "open Nomad's event stream")
+        if index is None:
+            index = await self._index_now(deadline)
         query: Query = {"index": index + 1, "topic": _TOPICS}
         path = path_of("event", "stream")
         async with self._connection.stream(OPERATION, path, query, deadline=deadline) as response:
@@ -77,6 +79,11 @@ class EventStream:
                         yield change
                 line = await self._next_line(response, self._silence)
         raise UpstreamUnavailable(SYSTEM, OPERATION, "the event stream ended")
+
+    async def _index_now(self, deadline: Deadline) -> int:
+        """Return the index of the last write to a job: without any, Nomad tells all that it still has in its buffer."""
+        query: Query = {"prefix": PREFIX, "per_page": 1}
+        return (await self._connection.get(OPERATION, path_of("jobs"), query, deadline=deadline)).index
 
     @staticmethod
     async def _next_line(response: aiohttp.ClientResponse, seconds: float) -> bytes:

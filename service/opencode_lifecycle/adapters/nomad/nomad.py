@@ -198,7 +198,7 @@ class Nomad:
     async def closed_nodes(self, deadline: Deadline) -> Sequence[ClosedNode]:
         return await closed_nodes(self._connection, deadline)
 
-    async def follow(self, index: int) -> AsyncIterator[Change]:
+    async def follow(self, index: int | None) -> AsyncIterator[Change]:
         async for change in self._events.follow(index):
             if hasattr(change, "allocation"):
                 self._versions.learn_allocation(change.allocation)

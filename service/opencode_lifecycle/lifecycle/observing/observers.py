@@ -45,7 +45,6 @@ class Observers:
         """Return what is to be kept going, by the name under which it is reported."""
         return {
             "nomad listing": self.nomad.list_periodically,
-            "nomad events": self.nomad.follow_once,
             "nomad nodes": self.nodes.round,
             "steady probes": self.probes.round,
             "busy watch": self.busy.round,

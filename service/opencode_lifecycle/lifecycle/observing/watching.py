@@ -38,9 +38,12 @@ class NomadWatch:
         self._fleet = fleet
         self._interval = interval.total_seconds()
         self._timeout = timeout.total_seconds()
-        self._index = 0
-        self._followed_from = 0
+        self._index: int | None = None
+        """Of the last listing."""
+        self._followed_from: int | None = None
         """The index after which the stream tells."""
+        self.looked = asyncio.Event()
+        """Set when Nomad was seen for the first time, or could not be."""
         self._patience: asyncio.Timeout | None = None
         """Of the wait for the next event, while there is one."""
         self._listing = asyncio.Lock()
@@ -49,14 +52,19 @@ class NomadWatch:
 
     async def list_once(self) -> Listing:
         """Read everything, once. One at a time: of two that overlap, the older would look like a Nomad gone back in time."""
-        async with self._listing:
-            listing = await self._list()
+        try:
+            async with self._listing:
+                listing = await self._list()
+        finally:
+            self.looked.set()
         self._end_if_past()
         return listing
 
     def _end_if_past(self) -> None:
         """Leave the stream when Nomad counts from an older index: what happens now lies before what it is to tell."""
-        if self._index < self._followed_from and self._patience is not None:
+        if self._index is None or self._followed_from is None or self._patience is None:
+            return
+        if self._index < self._followed_from:
             patience, self._patience = self._patience, None
             patience.reschedule(asyncio.get_running_loop().time())
 
@@ -77,6 +85,7 @@ class NomadWatch:
         """
         Follow the stream until it ends, then list, since what it left out cannot be told. Raises why it ended.
 
+        The first thing that is seen of Nomad is a listing, too: under the stream, or without one that cannot be opened.
         It is left, to be opened anew, when a listing shows that Nomad went back to an index before that of its opening.
         """
         self._followed_from = self._index
@@ -89,7 +98,7 @@ class NomadWatch:
         except TimeoutError:
             log.warning("event stream opened anew", index=self._index, before=self._followed_from)
         except UpstreamError:
-            if self._has_ended():
+            if self._has_ended() or not self.looked.is_set():
                 await self.list_once()
             raise
         finally:
@@ -107,8 +116,8 @@ class NomadWatch:
             self._patience = None
             if isinstance(change, Connected):
                 log.info("event stream open", index=change.index)
-                self._stream_is_open = True
-                # What happened between the listing and the opening may be in no buffer any more.
+                self._stream_is_open, self._followed_from = True, change.index
+                # What happened since the last listing, and before the opening, may be in no buffer any more.
                 await self.list_once()
                 self._on_nodes()
             elif isinstance(change, NodesChanged):

@@ -60,9 +60,12 @@ class Dispatcher:
         """What was known when a pass had come to rest and there seemed to be something to do still."""
         self._said: dict[UserId, tuple[object, ...]] = {}
         """By what knowledge a stack was last taken to rest."""
-        self.has_compared = False
-        """Whether everything that the first listing gave rise to was seen to once: what is stale is marked by then."""
+        self._to_compare: set[UserId] | None = None
+        """Of what the first listing gave rise to, who was not seen to yet; None before that listing."""
+        self.compared = asyncio.Event()
+        """Set when everything that the first listing gave rise to was seen to once: what is stale is marked by then."""
         self.pulse = Pulse()
+        self._asked_for_due = Pulse()
         self._wake = asyncio.Event()
 
     @property
@@ -80,7 +83,9 @@ class Dispatcher:
     def attend(self, known: Known) -> None:
         """Hint at the stack if there is something to do for it now."""
         user_id = known.stack.user_id
-        if user_id in self._at_work or self._left_alone.get(user_id) == self._known_of(known):
+        if user_id in self._at_work:
+            return
+        if user_id in self._left_alone and self._left_alone[user_id] == self._known_of(known):
             return
         if self.needs_attention(known) and not self._has_said_so(known):
             self.hint(user_id)
@@ -108,14 +113,14 @@ class Dispatcher:
         work = self._desk.work_on(stack, known)
         if work is None:
             return True
-        if self._fleet.observation(stack.job_id) is None:
+        if work.observation is None:
             # Not seen: the row says when it is due. Unknown is no reason to act.
             return False
         step = plan(work, now=self._now(), limits=self._limits)
         if not isinstance(step, Rest):
             return True
         # A change of prose alone is not worth a write.
-        return _worth_a_write(stack.status) != _worth_a_write(step.status)
+        return step.status is not stack.status and _worth_a_write(stack.status) != _worth_a_write(step.status)
 
     def _has_said_so(self, known: Known) -> bool:
         """
@@ -127,7 +132,8 @@ class Dispatcher:
 
         So each does what it knows once, until it learns something else or the stack is due.
         """
-        return self._said.get(known.stack.user_id) == self._known_of(known)
+        said = self._said.get(known.stack.user_id)
+        return said is not None and said == self._known_of(known)
 
     async def run(self) -> None:
         """Claim and work until cancelled; then let the workers finish what they are at."""
@@ -153,9 +159,15 @@ class Dispatcher:
                 self._note_comparison()
 
     def _note_comparison(self) -> None:
-        waits = self._hinted or self._urgent or self._at_work
-        if not waits and self._fleet.listing_pulse.age() is not None:
-            self.has_compared = True
+        """Take note of who is to be seen to since the first listing, and then of that it was done: others always come."""
+        if self._to_compare is None and self._fleet.listing_pulse.age() is not None:
+            self._to_compare = {*self._hinted, *self._urgent, *self._at_work}
+        if self._to_compare is not None and not self._to_compare:
+            self.compared.set()
+
+    def _is_compared(self, user_id: UserId) -> None:
+        if self._to_compare is not None:
+            self._to_compare.discard(user_id)
 
     async def _pause(self) -> None:
         await set_within(self._wake, self._poll)
@@ -166,15 +178,23 @@ class Dispatcher:
             return []
         hinted = self._take_hints(free)
         now = self._now()
+        age = self._asked_for_due.age()
+        # With hints the others that are due are asked for once a period: each time would cost as much as the hints.
+        limit = len(hinted) if hinted and age is not None and age < self._poll else free
+        if limit > len(hinted):
+            self._asked_for_due.beat()
         try:
             claimed = await self._stacks.claim(
-                limit=free, now=now, lapses_at=now + self._claim_lifetime, hinted=hinted
+                limit=limit, now=now, lapses_at=now + self._claim_lifetime, hinted=hinted
             )
         except BaseException:
             self._hinted.update(dict.fromkeys(hinted))
             raise
         if self._urgent or self._hinted:
             self._wake.set()
+        for user_id in set(hinted) - {each.stack.user_id for each in claimed}:
+            # Another replica is at it, or it is no more.
+            self._is_compared(user_id)
         ours = [each for each in claimed if each.stack.user_id not in self._at_work]
         for each in claimed:
             if each not in ours:
@@ -211,6 +231,8 @@ class Dispatcher:
             self._at_work.discard(user_id)
             self._wake.set()
         self._finished(claimed, rests=rests)
+        if user_id not in self._hinted and user_id not in self._urgent:
+            self._is_compared(user_id)
 
     def _finished(self, claimed: Claimed, *, rests: bool) -> None:
         """
