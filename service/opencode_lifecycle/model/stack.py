@@ -9,6 +9,7 @@ the claim.
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import Any
 
 from opencode_lifecycle.model.facets import Facet, Facets
 from opencode_lifecycle.model.identifiers import AllocationId, JobId, OperationId, ReleaseId, UserId, VolumeId
@@ -156,6 +157,12 @@ class Status:
     order_outcome: OrderOutcome | None = None
     stale: frozenset[Facet] = frozenset()
     """The facets in which it was stale when this was saved: for counting a fleet. What is shown is worked out anew."""
+
+    def changed(self, **values: Any) -> "Status":
+        """Return it with *values*, or itself where it has them: most looks at a stack find nothing new."""
+        if all(getattr(self, name) == value for name, value in values.items()):
+            return self
+        return replace(self, **values)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

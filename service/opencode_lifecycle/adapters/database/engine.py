@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
+import orjson
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
@@ -78,6 +79,7 @@ def reading_engine(url: URL) -> AsyncEngine:
             skip_autocommit_rollback=True,
             hide_parameters=True,
             json_serializer=json_text,
+            json_deserializer=orjson.loads,
             pool_size=_READERS,
             max_overflow=0,
             pool_timeout=BUSY_TIMEOUT_SECONDS,
@@ -94,6 +96,7 @@ def _postgresql_engine(url: URL, **options: Any) -> AsyncEngine:
         url,
         hide_parameters=True,
         json_serializer=json_text,
+        json_deserializer=orjson.loads,
         pool_pre_ping=True,
         pool_timeout=COMMAND_TIMEOUT_SECONDS,
         connect_args={
@@ -149,6 +152,7 @@ class SqliteWriting:
             url.set(drivername="sqlite+pysqlite"),
             hide_parameters=True,
             json_serializer=json_text,
+            json_deserializer=orjson.loads,
             pool_size=1,
             max_overflow=0,
         )

@@ -85,7 +85,7 @@ def _put_right(work: Work, seen: Observation, now: datetime, limits: Limits) -> 
     ):
         return leave(work, now, limits)
     if is_due and _is_left_alone(work):
-        return Rest(replace(stack.status, health=health_of(work, limits)), None)
+        return Rest(stack.status.changed(health=health_of(work, limits)), None)
     if rotation := new_password(work):
         return rotation
     if _is_going_back(work):
@@ -291,8 +291,7 @@ def _settled(work: Work, stale: frozenset[Facet], now: datetime, limits: Limits)
     was_restarted = _was_restarted(stack.status)
     if was_restarted and Part.TURNS not in work.done:
         return LookForCutTurns()
-    status = replace(
-        stack.status,
+    status = stack.status.changed(
         observed_generation=stack.intent.generation,
         health=health_of(work, limits),
         reason=None,
@@ -312,7 +311,7 @@ def _settled(work: Work, stale: frozenset[Facet], now: datetime, limits: Limits)
             falling_asleep = limits.poll
         wait = min(wait, falling_asleep) if wait is not None else falling_asleep
     if stale:
-        return Rest(replace(status, migration_state=MigrationState.STALE), wait, succeeded=True)
+        return Rest(status.changed(migration_state=MigrationState.STALE), wait, succeeded=True)
     if _is_unread(work):
         # A start is not taken for granted before that.
         return Rest(
@@ -321,8 +320,7 @@ def _settled(work: Work, stale: frozenset[Facet], now: datetime, limits: Limits)
     # It is as it should be, so that tells what its job was built of, also of one that was found.
     restore = status.built.restore if status.built is not None else ""
     built = replace(work.building, restore=restore, used=True)
-    status = replace(
-        status,
+    status = status.changed(
         migration_state=MigrationState.CURRENT,
         migrating_since=None,
         built=built,
