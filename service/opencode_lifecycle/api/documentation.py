@@ -1,10 +1,12 @@
 """The description of the API for people: one page without scripts or anything from elsewhere."""
 
+import asyncio
 import base64
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from html import escape
 from typing import Any, Final
 
@@ -26,11 +28,10 @@ _CODE: Final = re.compile(r"`([^`]+)`")
 
 
 class DocumentationHandlers:
-    """Serves the description and its page. Both are made once."""
+    """Serves the description and its page. Both are made once, when somebody asks: no start waits for them."""
 
-    def __init__(self, description: Mapping[str, Any]) -> None:
-        self._json = json.dumps(description, separators=(",", ":")).encode()
-        self._page = page(description).encode()
+    def __init__(self, describe: Callable[[], Mapping[str, Any]]) -> None:
+        self._describe = describe
         digest = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
         self._headers = {
             "Content-Type": "text/html; charset=utf-8",
@@ -44,11 +45,18 @@ class DocumentationHandlers:
 
     async def description(self, request: web.Request) -> web.Response:
         del request
-        return web.Response(body=self._json, headers={"Content-Type": JSON})
+        json_of_all, _ = await asyncio.to_thread(lambda: self._made)
+        return web.Response(body=json_of_all, headers={"Content-Type": JSON})
 
     async def documentation(self, request: web.Request) -> web.Response:
         del request
-        return web.Response(body=self._page, headers=self._headers)
+        _, page_of_all = await asyncio.to_thread(lambda: self._made)
+        return web.Response(body=page_of_all, headers=self._headers)
+
+    @cached_property
+    def _made(self) -> tuple[bytes, bytes]:
+        description = self._describe()
+        return json.dumps(description, separators=(",", ":")).encode(), page(description).encode()
 
 
 def page(description: Mapping[str, Any]) -> str:

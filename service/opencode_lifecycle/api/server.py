@@ -122,7 +122,7 @@ def build_app(
 @cache
 def _documentation() -> DocumentationHandlers:
     """Describe the API once for every application of this process: it takes longer than all the rest of one."""
-    return DocumentationHandlers(describe(ROUTES, version=version("opencode-lifecycle")))
+    return DocumentationHandlers(lambda: describe(ROUTES, version=version("opencode-lifecycle")))
 
 
 def _register(app: web.Application, gate: Gate, groups: Collection[object]) -> None:
