@@ -8,14 +8,17 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
+from opencode_lifecycle.adapters.consul.service_catalog import ConsulServiceCatalog
 from opencode_lifecycle.adapters.database.database import Database
 from opencode_lifecycle.adapters.nomad.connection import NomadConnection
 from opencode_lifecycle.adapters.nomad.nomad import Nomad
 from opencode_lifecycle.adapters.vault.password_store import VaultPasswordStore
 from opencode_lifecycle.api.stacks import StackHandlers
 from opencode_lifecycle.lifecycle.observing.fleet import Fleet
+from opencode_lifecycle.lifecycle.observing.proving import Proving
 from opencode_lifecycle.lifecycle.reconciling.dispatcher import Dispatcher
 from opencode_lifecycle.lifecycle.reconciling.reconciler import Reconciler
+from opencode_lifecycle.lifecycle.rollouts.driver import RolloutDriver
 
 _COROUTINES = (
     (StackHandlers, "ensure", "api: ensure"),
@@ -23,6 +26,9 @@ _COROUTINES = (
     (Database, "claim", "database: claim"),
     (Database, "save", "database: save"),
     (VaultPasswordStore, "ensure", "vault: put"),
+    (VaultPasswordStore, "read", "vault: read"),
+    (ConsulServiceCatalog, "instances", "consul: instances"),
+    (Proving, "_look", "proving: look"),
     (Nomad, "render", "nomad: parse"),
     (Nomad, "register", "nomad: register"),
     (Nomad, "observe", "nomad: observe"),
@@ -30,7 +36,11 @@ _COROUTINES = (
     (NomadConnection, "get", "nomad: any GET"),
     (NomadConnection, "put", "nomad: any PUT"),
 )
-_FUNCTIONS = ((Fleet, "apply", "fleet: event"), (Dispatcher, "attend", "dispatcher: attend"))
+_FUNCTIONS = (
+    (Fleet, "apply", "fleet: event"),
+    (Dispatcher, "attend", "dispatcher: attend"),
+    (RolloutDriver, "_next_turn", "rollout: turn"),
+)
 
 
 class _Metered:

@@ -44,7 +44,7 @@ SHARE_OF_INTERVAL = 0.9
 """Of the time between two steady looks at a runtime, what the first of them may take."""
 ASKED_AT_ONCE = 32
 """Runtimes that begin to be silent. With more at once none is replaced for it anyway."""
-LOOKS_PER_SECOND = 200
+LOOKS_PER_SECOND = 100
 """All proving together; with many at once each is looked at less often."""
 
 

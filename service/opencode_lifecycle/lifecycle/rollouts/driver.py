@@ -42,7 +42,7 @@ AskPrompt = Callable[[Stack, str], Awaitable[tuple[PromptVerdict, str]]]
 
 LOOKS_EVERY: Final = 0.5
 """Seconds after which the row of the rollout is read again: another replica may have been told to pause it."""
-GATHERING: Final = 0.1
+GATHERING: Final = 0.2
 """Seconds in which changes of stacks are taken together, at least: with a fleet that moves they never end."""
 SHARE: Final = 10
 """How many times longer than it takes to work out a turn the next one is waited for."""

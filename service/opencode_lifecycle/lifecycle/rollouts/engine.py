@@ -113,8 +113,10 @@ def _forward(making: Making) -> None:
     if unresolved:
         if rollout.settled_at is not None:
             making.rollout = replace(rollout, settled_at=None)
-        _move_wave(making, [case for case in unresolved if case.member.state is MemberState.WAITING])
-        _give_places(making)
+        pace = Pace(rollout, making.cases)
+        was_full = pace.is_full
+        _move_wave(making, [case for case in unresolved if case.member.state is MemberState.WAITING], pace)
+        _give_places(making, is_full=was_full)
         _heed_pins(making)
         _watch_for_stalls(making)
         return
@@ -170,10 +172,10 @@ def _lacks_canaries(making: Making) -> bool:
     return bool(drawn)
 
 
-def _move_wave(making: Making, waiting: Sequence[Case]) -> None:
+def _move_wave(making: Making, waiting: Sequence[Case], pace: Pace) -> None:
     """Order as many of *waiting* as there are places, and see to those that only need to want something else."""
     rollout = making.rollout
-    pace, prepared, blocked = Pace(rollout, making.cases), 0, False
+    prepared, blocked = 0, False
     for case in in_turn(waiting, making.sights):
         member, stack = case.member, case.stack
         if stack is None or is_past(member, stack) or not may_be_moved(rollout, member, stack):
@@ -211,7 +213,7 @@ def _pause_when_blocked(making: Making) -> None:
     )
 
 
-def _give_places(making: Making) -> None:
+def _give_places(making: Making, *, is_full: bool) -> None:
     """
     Let agents that are at work keep nobody waiting: their stacks are moved last, and take turns there.
 
@@ -221,7 +223,7 @@ def _give_places(making: Making) -> None:
     waiting = any(
         case.member.state is MemberState.WAITING and not _rests(rollout, case) for case in making.cases
     )
-    deadline, is_full = rollout.specification.strategy.deadline, Pace(rollout, making.cases).is_full
+    deadline = rollout.specification.strategy.deadline
     for case in making.with_state(MemberState.ORDERED):
         member = case.member
         if not waiting or (member.wave >= last and not is_full):

@@ -19,6 +19,7 @@ from opencode_lifecycle.model.states import OUTAGES, Desired, Health, MigrationS
 
 _ORDER: Final = re.compile(r"(\.back)?(?:\.([1-9][0-9]*))?\Z", re.ASCII)
 _BEGUN: Final = frozenset({MigrationState.REPLACING, MigrationState.VERIFYING})
+_DOWN: Final = frozenset({Phase.STOPPING, Phase.STOPPED})
 _FATAL: Final = frozenset({Reason.CRASH_LOOP, Reason.OUT_OF_MEMORY, Reason.OPEN_WITHOUT_PASSWORD})
 _MOVED: Final = frozenset({MemberState.MIGRATED, MemberState.SKIPPED, MemberState.HELD, MemberState.FAILED})
 
@@ -80,9 +81,9 @@ def is_asleep(stack: Stack) -> bool:
     """
     status = stack.status
     return (
-        stack.intent.desired is Desired.RUNNING
-        and status.phase in {Phase.STOPPING, Phase.STOPPED}
-        and status.reason is Reason.IDLE
+        status.reason is Reason.IDLE
+        and stack.intent.desired is Desired.RUNNING
+        and status.phase in _DOWN
         and stack.is_settled
     )
 
