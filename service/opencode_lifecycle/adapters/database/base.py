@@ -17,6 +17,8 @@ class Store:
     _writer: Writer
     _takes_turns: bool
     """Whether all writes must queue in this process (SQLite)."""
+    _reads = 0
+    """Statements executed for reading."""
 
     async def _read(
         self,
@@ -24,6 +26,7 @@ class Store:
         statement: Select[Any] | CompoundSelect[Any],
         values: Mapping[str, Any] | None = None,
     ) -> Sequence[Mapping[str, Any]]:
+        self._reads += 1
         with translated(operation):
             async with self._reading.connect() as connection:
                 result = await connection.execute(statement, values)

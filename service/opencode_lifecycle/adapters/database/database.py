@@ -1,9 +1,8 @@
 """All stores together, on one database."""
 
 import asyncio
-from typing import Any
 
-from sqlalchemy import event, select, true
+from sqlalchemy import select, true
 
 from opencode_lifecycle.adapters.database.changes import Changes, Listener
 from opencode_lifecycle.adapters.database.claims import ClaimRows
@@ -66,10 +65,11 @@ class Database(
         self._writing = writing(self._url)
         self._writer = Writer(writing=self._writing, changes=self._changes, clock=clock)
         self._listener = None if self._takes_turns else Listener(engine=self._reading, changes=self._changes)
-        self.statements = 0
+
+    @property
+    def statements(self) -> int:
         """Statements executed since it was opened, to show what needs none."""
-        for engine in (self._reading.sync_engine, self._writing.engine):
-            event.listen(engine, "before_cursor_execute", self._count)
+        return self._reads + self._writer.statements
 
     async def open(self) -> None:
         """Begin to serve. Raises `InvalidSettings` when another process serves on the same SQLite file."""
@@ -105,6 +105,3 @@ class Database(
         With *after* it returns at once when a change later than that one is known already.
         """
         await self._changes.wait(timeout, after=after)
-
-    def _count(self, *_: Any) -> None:
-        self.statements += 1

@@ -31,6 +31,8 @@ _IDLE_IN_TRANSACTION: Final = "10s"
 """A replica that is frozen inside a transaction would keep every other from writing."""
 _LOCK_TIMEOUT: Final = "8s"
 _READERS: Final = 4
+_TAKE_THE_LOCK: Final = "BEGIN IMMEDIATE"
+"""SQLite's write lock: a transaction that reads first, and then writes, fails at once when another wrote in between."""
 
 
 def parse_url(text: str) -> URL:
@@ -157,7 +159,6 @@ class SqliteWriting:
             max_overflow=0,
         )
         _prepare_sqlite(self.engine)
-        event.listen(self.engine, "begin", _begin_immediate)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="database-writer")
         self._connection: Connection | None = None
         """Of the thread's own, since taking it from a pool and giving it back costs as much as a statement."""
@@ -170,6 +171,8 @@ class SqliteWriting:
         self._connection = connection
         try:
             with connection.begin():
+                # At once, and no listener of the engine's events, which would slow down every statement.
+                connection.exec_driver_sql(_TAKE_THE_LOCK)
                 return work(connection)
         except SQLAlchemyError:
             # Whatever state it is in, the next transaction begins on a new one.
@@ -185,15 +188,6 @@ class SqliteWriting:
     async def close(self) -> None:
         await asyncio.get_running_loop().run_in_executor(self._thread, self._disconnect)
         self._thread.shutdown(wait=False)
-
-
-def _begin_immediate(connection: Connection) -> None:
-    """
-    Take SQLite's write lock at once.
-
-    A transaction that begins by reading and then writes fails without any waiting when another wrote in between.
-    """
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 class PostgresqlWriting:

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, Select, UpdateBase, bindparam, func, select, update
+from sqlalchemy import Connection, CursorResult, Select, UpdateBase, bindparam, func, select, update
 
 from opencode_lifecycle.adapters.database.tables import sequences
 from opencode_lifecycle.model.clock import Clock
@@ -45,11 +45,14 @@ class Transaction:
         self._clock = clock
         self.writes = 0
         """Statements so far that may have changed something."""
+        self.statements = 0
+        """All statements so far."""
         self.announces = False
         """Whether others should hear of this transaction."""
         self._changes = self._events = self._first_change = self._first_event = 0
         if in_turn:
-            self._changes, self._events = connection.execute(_TAKE_TURN).one()
+            numbers = self._execute(_TAKE_TURN).mappings().one()
+            self._changes, self._events = numbers["changes"], numbers["events"]
             self._first_change, self._first_event = self._changes, self._events
 
     @property
@@ -60,14 +63,14 @@ class Transaction:
         return self._clock()
 
     def read(self, statement: Select[Any], values: Values | None = None) -> Sequence[Mapping[str, Any]]:
-        result = self._connection.execute(statement, values)
+        result = self._execute(statement, values)
         names = tuple(result.keys())
         return [dict(zip(names, row, strict=True)) for row in result]
 
     def write(self, statement: UpdateBase, values: Values | Sequence[Values] | None = None) -> int:
         """Execute it and return how many rows it touched."""
         self.writes += 1
-        return self._connection.execute(statement, values).rowcount
+        return self._execute(statement, values).rowcount
 
     def next_change(self) -> int:
         self._changes += 1
@@ -81,8 +84,12 @@ class Transaction:
         """Keep the numbers that were given out. Listeners of other processes hear of it when this is committed."""
         if (self._changes, self._events) != (self._first_change, self._first_event):
             self.announces = True
-            self._connection.execute(
-                _KEEP_NUMBERS, {"last_change": self._changes, "last_event": self._events}
-            )
+            self._execute(_KEEP_NUMBERS, {"last_change": self._changes, "last_event": self._events})
         if self.announces and self._connection.dialect.name == "postgresql":
-            self._connection.execute(_NOTIFY, {"payload": str(self._changes)})
+            self._execute(_NOTIFY, {"payload": str(self._changes)})
+
+    def _execute(
+        self, statement: Select[Any] | UpdateBase, values: Values | Sequence[Values] | None = None
+    ) -> CursorResult[Any]:
+        self.statements += 1
+        return self._connection.execute(statement, values)

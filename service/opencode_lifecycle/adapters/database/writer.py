@@ -60,6 +60,8 @@ class Writer:
         self._clock = clock
         self._queue: asyncio.Queue[_Waiting | None] = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None
+        self.statements = 0
+        """Statements executed, of transactions that were undone as well."""
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._serve(), name="database writer")
@@ -89,7 +91,11 @@ class Writer:
         """Run *work* in a transaction of its own that does not take a turn and may give out no numbers."""
 
         def attempt(connection: Connection) -> Result:
-            return work(Transaction(connection, self._clock, in_turn=False))
+            transaction = Transaction(connection, self._clock, in_turn=False)
+            try:
+                return work(transaction)
+            finally:
+                self.statements += transaction.statements
 
         with translated(operation):
             return await self._writing.transact(attempt)
@@ -142,16 +148,21 @@ class Writer:
         Work that fails half way spoils it for all: it is undone, and each is tried again alone.
         """
         transaction = Transaction(connection, self._clock)
-        answers: list[Any] = []
-        for waiting in group:
-            written = transaction.writes
-            try:
-                answers.append(waiting.work(transaction))
-            except SQLAlchemyError:
-                raise
-            except Exception as error:
-                if transaction.writes != written:
-                    raise
-                answers.append(_Refused(error))
-        transaction.finish()
+        try:
+            answers = [_answer_of(waiting, transaction) for waiting in group]
+            transaction.finish()
+        finally:
+            self.statements += transaction.statements
         return answers, transaction.last_change if transaction.announces else None
+
+
+def _answer_of(waiting: _Waiting, transaction: Transaction) -> Any:
+    written = transaction.writes
+    try:
+        return waiting.work(transaction)
+    except SQLAlchemyError:
+        raise
+    except Exception as error:
+        if transaction.writes != written:
+            raise
+        return _Refused(error)

@@ -267,6 +267,7 @@ class NomadConnection:
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
                 read_bufsize=_LARGEST_EVENT,
+                json_serialize_bytes=orjson.dumps,
                 trust_env=False,
             )
         return self._session
