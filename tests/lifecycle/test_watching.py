@@ -7,7 +7,8 @@ import pytest
 
 from opencode_lifecycle.lifecycle.background import keep_going
 from opencode_lifecycle.lifecycle.backoff import Backoff
-from opencode_lifecycle.model.errors import UpstreamUnavailable
+from opencode_lifecycle.model.errors import DeadlineExceeded, UpstreamUnavailable
+from opencode_lifecycle.model.states import Phase
 from opencode_lifecycle.ports.orchestrator import Connected
 from world import World
 
@@ -51,13 +52,26 @@ async def test_a_start_lists_everything_once_under_the_stream_that_is_open(tmp_p
         assert world.plane.fleet.observation(world.job_id()) is not None
 
 
-async def test_a_start_is_not_kept_up_by_a_stream_that_cannot_be_opened(tmp_path):
+@pytest.mark.parametrize("error", [NO, DeadlineExceeded("open the stream")], ids=["refused", "hangs"])
+async def test_a_start_is_not_kept_up_by_a_stream_that_cannot_be_opened(tmp_path, error):
     world = World(tmp_path)
     async with world.running():
         await world.ensure()
-    world.nomad.faults.fail_next("follow", NO, times=None)
+    world.nomad.faults.fail_next("follow", error, times=None)
     async with world.running():
         assert world.plane.fleet.observation(world.job_id()) is not None
+
+
+@pytest.mark.parametrize("error", [NO, DeadlineExceeded("list all")], ids=["refused", "hangs"])
+async def test_a_start_is_not_kept_up_by_a_nomad_that_cannot_be_seen(tmp_path, error):
+    world = World(tmp_path)
+    async with world.running():
+        await world.ensure()
+    for call in ("follow", "list_all"):
+        world.nomad.faults.fail_next(call, error, times=None)
+    async with world.running():
+        assert world.stack().status.phase is Phase.RUNNING
+        assert world.plane.fleet.observation(world.job_id()) is None
 
 
 async def test_the_end_of_the_stream_is_followed_by_a_listing(world):

@@ -6,7 +6,7 @@ Starting it brings memory up to date before anything is decided; from then on th
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from secrets import token_hex
 from typing import Final
@@ -47,6 +47,7 @@ from opencode_lifecycle.model.identifiers import UserId
 
 log = structlog.get_logger(__name__)
 
+_PATIENCE_WITH_COMPARISON: Final = timedelta(minutes=1)
 _FIRST_SWEEP_AFTER: Final = timedelta(seconds=1)
 
 
@@ -338,9 +339,16 @@ class ControlPlane:
         return loops
 
     async def _sweep_orphans(self) -> None:
-        """Look for what nobody owns. At a start every stack comes first, and then whoever waits for the service."""
+        """
+        Look for what nobody owns. At a start every stack comes first, and then whoever waits for the service.
+
+        With a Nomad that cannot be seen, or is not believed, that comparison is not over; who is to look at what there is
+        sees the orphans all the same.
+        """
         if self._orphans.pulse.age() is None:
-            await self.dispatcher.compared.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_PATIENCE_WITH_COMPARISON.total_seconds()):
+                    await self.dispatcher.compared.wait()
             await asyncio.sleep(min(_FIRST_SWEEP_AFTER, self._parameters.comparison_interval).total_seconds())
         await self._orphans.sweep_periodically()
 
