@@ -377,3 +377,32 @@ async def test_nobody_is_put_to_sleep_whom_nobody_could_wake(world):
     await has_listed_the_nodes(world)
 
     assert ids(world) == before
+
+
+async def test_a_recreate_takes_down_nothing_that_could_not_start_again(world):
+    await world.ensure()
+    before = ids(world)
+    world.nomad.nodes.close(NODE)
+    await has_listed_the_nodes(world)
+
+    operation = await world.plane.provisioning.recreate(ADA, by=OPERATOR, if_match=None)
+    done = await world.finished(operation)
+
+    assert (done.state, done.reason) == (OperationState.FAILED, Reason.NODE_DRAINING)
+    assert "Recreate it when the node takes jobs again" in done.message
+    await has_listed_the_nodes(world)
+    assert (ids(world), world.stack().status.phase) == (before, Phase.RUNNING)
+    world.nomad.nodes.open(NODE)
+    await has_listed_the_nodes(world)
+    assert ids(world) == before
+
+
+async def test_a_rotation_ends_the_old_password_also_where_nothing_could_start_again(world):
+    await world.ensure()
+    world.nomad.nodes.close(NODE)
+    await has_listed_the_nodes(world)
+
+    await world.plane.provisioning.rotate_password(ADA, by=OPERATOR, if_match=None)
+
+    await is_held(world)
+    assert world.live_allocations() == []

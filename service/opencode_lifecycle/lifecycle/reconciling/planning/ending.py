@@ -7,6 +7,7 @@ from opencode_lifecycle.lifecycle.reconciling.planning.interrupting import end_t
 from opencode_lifecycle.lifecycle.reconciling.planning.leaving import plan_held
 from opencode_lifecycle.lifecycle.reconciling.planning.moves import (
     entered,
+    is_shut_out,
     new_password,
     not_found_yet,
     wait_for_end,
@@ -39,7 +40,7 @@ def plan_fresh_start(work: Work, seen: Observation, now: datetime, limits: Limit
     End the old allocation before a new one is asked for, exactly once.
 
     1. A recreate is accepted: `fresh_start` is ahead of `fresh_start_done`. What runs runs on if Nomad would refuse the
-       job that is to follow.
+       job that is to follow, or its node takes nothing new.
     2. The job is stopped; we may die and do it again, which changes nothing.
     3. Nothing runs any more: `fresh_start_done` is saved, together with the phase that starts anew.
     4. Only then is the job registered. Dying before it, we register; dying after it, we adopt what runs, because the
@@ -52,6 +53,8 @@ def plan_fresh_start(work: Work, seen: Observation, now: datetime, limits: Limit
     if running and stack.status.phase is Phase.RUNNING:
         if rotation := new_password(work):
             return rotation
+        if is_shut_out(work) and not _waits_for_another_password(work):
+            return _left_running(work, limits)
         if Part.CHECK not in work.done:
             return CheckJob()
         return end_turns(work) or replacing(work, Reason.RECREATE, "stopping in order to start afresh", now)
@@ -71,6 +74,29 @@ def plan_fresh_start(work: Work, seen: Observation, now: datetime, limits: Limit
             stack, Phase.PENDING, now=now, fresh_start_done=stack.intent.fresh_start, runtime=None, attempts=0
         )
     )
+
+
+def _waits_for_another_password(work: Work) -> bool:
+    """Whether the old password is to be of no use any more, at whatever price."""
+    status = work.stack.status
+    return status.runtime is not None and status.runtime.secret_version != status.secret_version
+
+
+def _left_running(work: Work, limits: Limits) -> Rest:
+    """Refuse a fresh start that would take down what could not start again."""
+    assert work.closed_node is not None, "it is shut out by a node"
+    message = (
+        f"node {work.closed_node.name} takes nothing new, and its workspace lies there, so it could not start again; what "
+        "runs runs on. Recreate it when the node takes jobs again"
+    )
+    status = replace(
+        work.stack.status,
+        observed_generation=work.stack.intent.generation,
+        fresh_start_done=work.stack.intent.fresh_start,
+        reason=Reason.NODE_DRAINING,
+        message=message,
+    )
+    return Rest(status, limits.poll, succeeded=False)
 
 
 _REPLACING = TAKEN_BACK | {
