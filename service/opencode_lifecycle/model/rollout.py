@@ -208,6 +208,9 @@ class Rollout:
     message: str = ""
     goes_back: bool = False
     """Whether it is on its way back; a pause keeps the direction."""
+    turned_for: RolloutReason | None = None
+    """Why it turned back, in a word and in prose: what it ends with, also when it was paused on that way."""
+    turned_because: str = ""
     rollback_data: DataPolicy = DataPolicy.KEEP
     """What becomes on that way of what was written since OpenCode's data was migrated."""
     promoted_at: datetime | None = None

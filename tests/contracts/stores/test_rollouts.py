@@ -100,6 +100,8 @@ async def test_a_rollout_comes_back_as_it_was_made(database):
         reason=RolloutReason.FAILURES,
         message="two failed",
         goes_back=True,
+        turned_for=RolloutReason.CANARY_FAILED,
+        turned_because="one failed",
         rollback_data=DataPolicy.RESTORE,
         promoted_at=NOW,
         wave=2,

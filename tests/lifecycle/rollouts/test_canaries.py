@@ -217,3 +217,21 @@ def test_a_release_that_was_proven_stays_so_when_its_canary_is_stopped_before_th
 
     assert driver.rollout.state is RolloutState.SUCCEEDED
     assert fleet.target == NEW
+
+
+def test_a_failed_canary_is_what_it_ends_for_also_when_its_way_back_was_paused():
+    fleet = a_fleet(4)
+    driver = driven(fleet)
+    fleet.clumsy = frozenset(fleet.stacks)
+    driver.run(stop=lambda: driver.rollout.goes_back)
+    message = driver.rollout.message
+
+    driver.pause()
+    driver.resume()
+    assert (driver.rollout.reason, driver.rollout.message) == (RolloutReason.CANARY_FAILED, message)
+    driver.run()
+
+    assert (driver.rollout.state, driver.rollout.reason) == (
+        RolloutState.FAILED,
+        RolloutReason.CANARY_FAILED,
+    )

@@ -103,6 +103,8 @@ def rollout_values(rollout: Rollout) -> dict[str, Any]:
         "progress": {
             "entered_at": rollout.entered_at.isoformat(),
             "goes_back": rollout.goes_back,
+            "turned_for": rollout.turned_for.value if rollout.turned_for is not None else None,
+            "turned_because": rollout.turned_because,
             "rollback_data": rollout.rollback_data.value,
             "promoted_at": _text(rollout.promoted_at),
             "wave": rollout.wave,
@@ -132,6 +134,9 @@ def rollout_of(row: Row) -> Rollout:
         reason=RolloutReason(row["reason"]) if row["reason"] is not None else None,
         message=row["message"],
         goes_back=progress["goes_back"],
+        # Rollouts of before that was kept have none.
+        turned_for=RolloutReason(turned_for) if (turned_for := progress.get("turned_for")) else None,
+        turned_because=progress.get("turned_because", ""),
         rollback_data=DataPolicy(progress.get("rollback_data", DataPolicy.KEEP)),
         promoted_at=_instant(progress["promoted_at"]),
         wave=progress["wave"],

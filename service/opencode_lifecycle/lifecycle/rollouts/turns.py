@@ -102,9 +102,15 @@ def entered(
 
     One that is aborted has ended only when nothing of it is in flight any more; one that has ended and goes back begins
     anew. Failures on the way there say nothing of the way back.
+
+    Why it turned back is what it goes back for, also when that was paused and goes on.
     """
     check_rollout_move(rollout.id, rollout.state, state)
     turns = state is RolloutState.ROLLING_BACK and not rollout.goes_back
+    if turns:
+        rollout = replace(rollout, turned_for=reason, turned_because=message)
+    elif state is RolloutState.ROLLING_BACK and reason is None:
+        reason, message = rollout.turned_for, rollout.turned_because
     return replace(
         rollout,
         state=state,
