@@ -127,3 +127,33 @@ async def test_a_renewal_is_no_line_of_the_access_log_and_a_refusal_is(world, lo
 
     assert [line["log_level"] for line in renewed] in ([], ["debug"])
     assert refused[-1]["log_level"] == "info"
+
+
+async def test_a_lease_that_is_asked_for_again_with_its_key_is_answered_as_it_was_and_taken_once(world):
+    key = {"Idempotency-Key": "k"}
+    first = await world.call("POST", ACTIVITY, json={"ttl": "60s"}, headers=key)
+    again = await world.call("POST", ACTIVITY, json={"ttl": "60s"}, headers=key)
+
+    assert (again.status, again.json, again.headers["Idempotent-Replayed"]) == (200, first.json, "true")
+    assert world.leases.calls == [("ada", timedelta(seconds=60))]
+
+
+async def test_a_key_of_another_lease_is_refused(world):
+    key = {"Idempotency-Key": "k"}
+    await world.call("POST", ACTIVITY, json={"ttl": "60s"}, headers=key)
+
+    answer = await world.call("POST", ACTIVITY, json={"ttl": "61s"}, headers=key)
+
+    assert (answer.status, answer.code) == (422, "idempotency-mismatch")
+    assert len(world.leases.calls) == 1
+
+
+async def test_a_lease_that_was_refused_leaves_its_key_free(world):
+    key = {"Idempotency-Key": "k"}
+    world.leases.refuses_with = StackDraining(retry_after=2)
+    refused = await world.call("POST", ACTIVITY, json={"ttl": "60s"}, headers=key)
+    world.leases.refuses_with = None
+
+    answer = await world.call("POST", ACTIVITY, json={"ttl": "60s"}, headers=key)
+
+    assert (refused.status, answer.status) == (409, 200)

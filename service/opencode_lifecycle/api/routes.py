@@ -101,7 +101,7 @@ ROUTES: Final[tuple[Route, ...]] = (
           CREDENTIALS, NOTHING, (query.WRAP,)),
     # At work, each user's backend says so twice a minute: at the rate of a lifecycle call, 50/s, one backend could do that for 1,500.
     Route("POST", STACK + "/activity", "lease", _roles(BACKEND, USER), READ, "Say that the runtime is at work, so that it is not interrupted",
-          {200: schemas.LeaseShape}, schemas.LeaseBody),
+          {200: schemas.LeaseShape}, schemas.LeaseBody, (), idempotent=True),
     Route("POST", STACK + "/start", "start", _roles(BACKEND, OPERATOR, USER), LIFECYCLE, "Start the runtime",
           ACCEPTED, NOTHING, (), idempotent=True, conditional=True),
     Route("POST", STACK + "/stop", "stop", _roles(BACKEND, OPERATOR, USER), LIFECYCLE, "Stop the runtime at once, also under a lease, and keep its workspace",

@@ -100,7 +100,7 @@ def build_app(
             bodies=bodies,
             allowed_environment=allowed_environment,
         ),
-        ActivityHandlers(leases=leases, bodies=bodies),
+        ActivityHandlers(leases=leases, idempotency=once, bodies=bodies),
         OperationHandlers(provisioning=provisioning, idempotency=once, bodies=bodies),
         OversightHandlers(oversight=oversight, provisioning=provisioning, idempotency=once, bodies=bodies),
         ReleaseHandlers(releasing=releasing, idempotency=once, bodies=bodies, texts=texts),
