@@ -29,6 +29,7 @@ from opencode_lifecycle.model.identifiers import (
     VolumeId,
     job_id_of,
 )
+from opencode_lifecycle.model.migration import Footing
 from opencode_lifecycle.model.release import Release, ResourceClass
 from opencode_lifecycle.model.stack import Address, Intent, Runtime, Stack, Status, Workspace
 from opencode_lifecycle.model.states import Desired, Health, Phase
@@ -136,6 +137,13 @@ def _stack(
         address=Address(host=member.host, port=port),
         proven_at=_SINCE,
     )
+    built = facets and Footing(
+        release=release.id,
+        resources=parameters.default_resources,
+        environment={},
+        facets=facets,
+        used=True,
+    )
     return Stack(
         user_id=member.user_id,
         job_id=job_id_of(parameters.site.installation, member.user_id),
@@ -164,6 +172,8 @@ def _stack(
             ),
             job_modify_index=member.job_modify_index,
             runtime=runtime,
+            built=built,
+            footing=built,
         ),
         created_at=_SINCE,
         updated_at=_SINCE,

@@ -99,6 +99,15 @@ class Footing:
     used: bool = False
     moved_data: bool = False
 
+    def is_as(self, other: "Footing") -> bool:
+        """Whether both are of the same things, whatever became of the data of either."""
+        return (self.release, self.resources, self.facets, self.environment) == (
+            other.release,
+            other.resources,
+            other.facets,
+            other.environment,
+        )
+
     def after(self, before: "Footing | None") -> "Footing":
         """
         Return this, whose job takes the place of the one that was built of *before*, on the same data.

@@ -251,6 +251,8 @@ class Fleet:
 
     def closed_node(self, stack: Stack) -> ClosedNode | None:
         """Return the node of the stack if it is known to take nothing new."""
+        if not self.nodes.any_was_closed:
+            return None
         return self.nodes.closed_node(node_of(stack, self._seen.get(stack.job_id)))
 
     def see(self, job_id: JobId, observation: Observation) -> None:

@@ -53,4 +53,11 @@ class Nodes:
 
     def closed_node(self, node_id: str | None) -> ClosedNode | None:
         """Return the node if it is known to take nothing new."""
-        return self._closed.get(node_id) if node_id is not None and self.are_known else None
+        if not self._closed or node_id is None or not self.are_known:
+            return None
+        return self._closed.get(node_id)
+
+    @property
+    def any_was_closed(self) -> bool:
+        """Whether a node was closed when they were listed last, however long ago: mostly none is, and nobody need ask for his."""
+        return bool(self._closed)

@@ -37,7 +37,7 @@ from opencode_lifecycle.lifecycle.reconciling.steps import (
     Work,
 )
 from opencode_lifecycle.model.facets import Facet
-from opencode_lifecycle.model.migration import OrderOutcome, Refusal
+from opencode_lifecycle.model.migration import Footing, OrderOutcome, Refusal
 from opencode_lifecycle.model.observation import JobSeen, Observation
 from opencode_lifecycle.model.stack import Status
 from opencode_lifecycle.model.staleness import Staleness, facets_of, staleness_of
@@ -317,9 +317,7 @@ def _settled(work: Work, stale: frozenset[Facet], now: datetime, limits: Limits)
         return Rest(
             replace(stack.status, message="waits for what its entrypoint says of its data"), limits.poll
         )
-    # It is as it should be, so that tells what its job was built of, also of one that was found.
-    restore = status.built.restore if status.built is not None else ""
-    built = replace(work.building, restore=restore, used=True)
+    built = _built_now(work)
     status = status.changed(
         migration_state=MigrationState.CURRENT,
         migrating_since=None,
@@ -331,6 +329,14 @@ def _settled(work: Work, stale: frozenset[Facet], now: datetime, limits: Limits)
     if order is not None:
         status = replace(status, order_done=order.id, order_outcome=OrderOutcome.DONE)
     return Rest(status, wait, succeeded=True)
+
+
+def _built_now(work: Work) -> Footing:
+    """Return what the job of a stack was built of that is as it should be: its row tells, or, of one that was found, that."""
+    before, building = work.stack.status.built, work.building
+    if before is not None and before.used and not before.moved_data and before.is_as(building):
+        return before
+    return replace(building, restore=before.restore if before is not None else "", used=True)
 
 
 def _was_restarted(status: Status) -> bool:
