@@ -7,13 +7,18 @@ another, are told apart and paged alike everywhere.
 
 import json
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Final
 
+import orjson
 from sqlalchemy import JSON, BigInteger, Column, DateTime, Dialect, String, Text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import TypeDecorator
 
+_ALIKE: Final = 2048
+"""Bytes of a document that may be the same for many. Larger ones, such as a release, are read now and then."""
 _ESCAPED_NUL: Final = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
 """An escaped NUL, and not a backslash of its own followed by `u0000`."""
 
@@ -32,11 +37,20 @@ class Instant(TypeDecorator[datetime]):
         moment = value.astimezone(UTC)
         return moment.replace(tzinfo=None) if dialect.name == "sqlite" else moment
 
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], datetime | None] | None:
+        # At a start a whole fleet is read, ten times in each row.
+        return _moment_of if dialect.name == "sqlite" else super().result_processor(dialect, coltype)
+
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         del dialect
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def _moment_of(text: str | None) -> datetime | None:
+    """Read a moment as SQLAlchemy writes it into SQLite's text."""
+    return None if text is None else datetime.fromisoformat(f"{text}+00:00")
 
 
 class Prose(TypeDecorator[str]):
@@ -66,6 +80,20 @@ def json_text(value: Any) -> str:
     """
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return _ESCAPED_NUL.sub(r"\1\\ufffd", storable(text)) if "\\u0000" in text else storable(text)
+
+
+def json_value(text: str | bytes) -> Any:
+    """
+    Read a JSON document that is kept in a database.
+
+    Most of a fleet is alike, and so are its documents: what is the same is one object, which nobody may change.
+    """
+    return _read_once(text) if len(text) <= _ALIKE else orjson.loads(text)
+
+
+@lru_cache(maxsize=4096)
+def _read_once(text: str | bytes) -> Any:
+    return orjson.loads(text)
 
 
 def identifier(name: str, *constraints: Any, nullable: bool = False, **options: Any) -> Column[str]:

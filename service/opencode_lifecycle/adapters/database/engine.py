@@ -12,14 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
-import orjson
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from opencode_lifecycle.adapters.database.columns import json_text
+from opencode_lifecycle.adapters.database.columns import json_text, json_value
 from opencode_lifecycle.model.errors import InvalidSettings
 
 Result = TypeVar("Result")
@@ -81,7 +80,7 @@ def reading_engine(url: URL) -> AsyncEngine:
             skip_autocommit_rollback=True,
             hide_parameters=True,
             json_serializer=json_text,
-            json_deserializer=orjson.loads,
+            json_deserializer=json_value,
             pool_size=_READERS,
             max_overflow=0,
             pool_timeout=BUSY_TIMEOUT_SECONDS,
@@ -98,7 +97,7 @@ def _postgresql_engine(url: URL, **options: Any) -> AsyncEngine:
         url,
         hide_parameters=True,
         json_serializer=json_text,
-        json_deserializer=orjson.loads,
+        json_deserializer=json_value,
         pool_pre_ping=True,
         pool_timeout=COMMAND_TIMEOUT_SECONDS,
         connect_args={
@@ -154,7 +153,7 @@ class SqliteWriting:
             url.set(drivername="sqlite+pysqlite"),
             hide_parameters=True,
             json_serializer=json_text,
-            json_deserializer=orjson.loads,
+            json_deserializer=json_value,
             pool_size=1,
             max_overflow=0,
         )

@@ -55,6 +55,7 @@ _RUNTIME = (
     "started_at",
     "proven_at",
 )
+_FACETS_OF: Final = itemgetter(*_FACETS)
 _FACETS_IN: Final = itemgetter(*(f"facet_{name}" for name in _FACETS))
 _NO_FACETS = {f"facet_{name}": None for name in _FACETS}
 _SHARED_OF_RUNTIME = ("node", "image", "opencode_version", "revision", "release")
@@ -169,7 +170,7 @@ def _footing_of(document: Row | None) -> Footing | None:
         document["release"],
         document["resources"],
         tuple(document["environment"].items()),
-        tuple(document["facets"][name] for name in _FACETS),
+        _FACETS_OF(document["facets"]),
         # Of one that was written down before that was, it is not known whether it was used: it counts as that.
         (document["restore"], document.get("used", True), document.get("moved_data", False)),
     )
