@@ -25,7 +25,7 @@ def impatient(new_service: NewService) -> ServiceProcess:
         "small": {"cpu": 10, "memory": 32, "memory_max": 64},
         "huge": {"cpu": 10, "memory": IMPOSSIBLE_MIB, "memory_max": IMPOSSIBLE_MIB},
     }
-    return new_service(start_deadline=8, resource_classes=classes, resync_interval=1, observation_max_age=5)
+    return new_service(start_deadline=15, resource_classes=classes, resync_interval=1, observation_max_age=5)
 
 
 @pytest.fixture
