@@ -19,10 +19,6 @@ class Hold:
     def release(self) -> None:
         self._go.set()
 
-    @property
-    def is_released(self) -> bool:
-        return self._go.is_set()
-
     async def wait(self) -> None:
         self.reached.set()
         await self._go.wait()

@@ -66,9 +66,10 @@ class HeldAnswer(Hold):
     _models: asyncio.AbstractEventLoop | None = None
 
     def release(self) -> None:
-        Hold.release(self)
-        if self._models is not None:
-            self._models.call_soon_threadsafe(lambda: None)  # it may be asleep
+        if self._models is None:
+            self._go.set()
+        else:
+            self._models.call_soon_threadsafe(self._go.set)
 
     async def wait(self) -> None:
         self._models = asyncio.get_running_loop()
@@ -87,7 +88,7 @@ class ModelServer:
     """Base address, with `/v1`."""
     script: Script = field(default=lambda request: f"You said: {request.last_text}")
     requests: list[ModelRequest] = field(default_factory=list)
-    _holds: dict[str, Hold] = field(default_factory=dict)
+    _holds: dict[str, HeldAnswer] = field(default_factory=dict)
 
     def say(self, text: str) -> None:
         """Answer everything with *text* from now on."""
@@ -109,7 +110,7 @@ class ModelServer:
         """Refuse everything from now on."""
         self.script = lambda _: Refusal(status=status)
 
-    def hold(self, question: str) -> Hold:
+    def hold(self, question: str) -> HeldAnswer:
         """
         Stop every streamed answer to *question* after its first word, until they are released.
 
@@ -195,10 +196,7 @@ class ModelServer:
         first, *rest = text.split(" ") if text else [""]
         await send({"role": "assistant", "content": first})
         if hold is not None:
-            hold.reached.set()
-            # Whoever releases it may run in another thread, whose events wake nobody here.
-            while not hold.is_released:  # noqa: ASYNC110 - see above
-                await asyncio.sleep(0.02)
+            await hold.wait()
         for word in rest:
             await send({"content": f" {word}"})
         await send({}, "stop")
