@@ -330,11 +330,16 @@ async def test_a_rotation_is_not_taken_for_the_work_of_an_administrator(tmp_path
         assert await reasons(world) == {}
 
 
-async def test_the_service_is_ready_only_when_every_stack_was_compared(tmp_path):
-    world = World(tmp_path, when_stale=WhenStale.REPORT)
+async def one_that_was_edited_while_nobody_looked(tmp_path, **parameters) -> World:
+    world = World(tmp_path, when_stale=WhenStale.REPORT, **parameters)
     async with world.running():
         await world.ensure()
     world.nomad.change_outside(world.job_id(), labels={"team": "blue"})
+    return world
+
+
+async def test_the_service_is_ready_only_when_every_stack_was_compared(tmp_path):
+    world = await one_that_was_edited_while_nobody_looked(tmp_path)
     hold = world.nomad.faults.hold_next("compare")
     async with world.running():
         await hold.reached.wait()
@@ -348,10 +353,7 @@ async def test_the_service_is_ready_only_when_every_stack_was_compared(tmp_path)
 
 
 async def test_the_service_is_ready_when_every_stack_was_compared_whatever_else_is_under_way(tmp_path):
-    world = World(tmp_path, when_stale=WhenStale.REPORT)
-    async with world.running():
-        await world.ensure()
-    world.nomad.change_outside(world.job_id(), labels={"team": "blue"})
+    world = await one_that_was_edited_while_nobody_looked(tmp_path)
     comparing, registering = (world.nomad.faults.hold_next(call) for call in ("compare", "register"))
     async with world.running():
         await comparing.reached.wait()
@@ -367,10 +369,9 @@ async def test_the_service_is_ready_when_every_stack_was_compared_whatever_else_
 
 
 async def test_orphans_are_looked_for_when_every_stack_was_compared(tmp_path):
-    world = World(tmp_path, when_stale=WhenStale.REPORT, comparison_interval=timedelta(milliseconds=1))
-    async with world.running():
-        await world.ensure()
-    world.nomad.change_outside(world.job_id(), labels={"team": "blue"})
+    world = await one_that_was_edited_while_nobody_looked(
+        tmp_path, comparison_interval=timedelta(milliseconds=1)
+    )
     hold = world.nomad.faults.hold_next("compare")
     async with world.running():
         await hold.reached.wait()

@@ -34,10 +34,16 @@ async def world(tmp_path):
         yield world
 
 
-async def test_a_start_lists_everything_once_under_the_stream_that_is_open(tmp_path):
+async def one_that_ran(tmp_path) -> World:
+    """Give a world with one runtime, whose service is down."""
     world = World(tmp_path, comparison_interval=timedelta(hours=1))
     async with world.running():
         await world.ensure()
+    return world
+
+
+async def test_a_start_lists_everything_once_under_the_stream_that_is_open(tmp_path):
+    world = await one_that_ran(tmp_path)
     calls, follow, listed_before_opening = world.nomad.faults.calls, world.nomad.follow, []
 
     async def noting(index):
@@ -52,11 +58,13 @@ async def test_a_start_lists_everything_once_under_the_stream_that_is_open(tmp_p
         assert world.plane.fleet.observation(world.job_id()) is not None
 
 
-@pytest.mark.parametrize("error", [NO, DeadlineExceeded("open the stream")], ids=["refused", "hangs"])
+@pytest.mark.parametrize(
+    "error",
+    [NO, DeadlineExceeded("open the stream"), RuntimeError("of ours")],
+    ids=["refused", "hangs", "a_defect"],
+)
 async def test_a_start_is_not_kept_up_by_a_stream_that_cannot_be_opened(tmp_path, error):
-    world = World(tmp_path)
-    async with world.running():
-        await world.ensure()
+    world = await one_that_ran(tmp_path)
     world.nomad.faults.fail_next("follow", error, times=None)
     async with world.running():
         assert world.plane.fleet.observation(world.job_id()) is not None
@@ -64,9 +72,7 @@ async def test_a_start_is_not_kept_up_by_a_stream_that_cannot_be_opened(tmp_path
 
 @pytest.mark.parametrize("error", [NO, DeadlineExceeded("list all")], ids=["refused", "hangs"])
 async def test_a_start_is_not_kept_up_by_a_nomad_that_cannot_be_seen(tmp_path, error):
-    world = World(tmp_path)
-    async with world.running():
-        await world.ensure()
+    world = await one_that_ran(tmp_path)
     for call in ("follow", "list_all"):
         world.nomad.faults.fail_next(call, error, times=None)
     async with world.running():

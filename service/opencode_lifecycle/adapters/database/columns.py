@@ -42,10 +42,8 @@ class Instant(TypeDecorator[datetime]):
         return _moment_of if dialect.name == "sqlite" else super().result_processor(dialect, coltype)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        del dialect
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        del dialect  # never SQLite's
+        return None if value is None else value.astimezone(UTC)
 
 
 def _moment_of(text: str | None) -> datetime | None:

@@ -53,11 +53,9 @@ class Nodes:
 
     def closed_node(self, node_id: str | None) -> ClosedNode | None:
         """Return the node if it is known to take nothing new."""
-        if not self._closed or node_id is None or not self.are_known:
-            return None
-        return self._closed.get(node_id)
+        return self._closed.get(node_id) if node_id is not None and self.are_known else None
 
     @property
     def any_was_closed(self) -> bool:
-        """Whether a node was closed when they were listed last, however long ago: mostly none is, and nobody need ask for his."""
+        """Whether a node was closed when they were listed last, however long ago. Mostly none is, so that none need be named."""
         return bool(self._closed)

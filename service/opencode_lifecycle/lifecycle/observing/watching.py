@@ -12,7 +12,6 @@ from opencode_lifecycle.lifecycle.braking.admission import Admission
 from opencode_lifecycle.lifecycle.observing.fleet import Fleet
 from opencode_lifecycle.model.condition import ConditionKind
 from opencode_lifecycle.model.deadline import Deadline
-from opencode_lifecycle.model.errors import DeadlineExceeded, UpstreamError
 from opencode_lifecycle.ports.orchestrator import Connected, Listing, NodesChanged, Orchestrator
 from opencode_lifecycle.ports.stores import StackStore
 
@@ -97,7 +96,8 @@ class NomadWatch:
                     self._patience = None
         except TimeoutError:
             log.warning("event stream opened anew", index=self._index, before=self._followed_from)
-        except (UpstreamError, DeadlineExceeded):
+        except Exception:
+            # Whatever it ended of, a defect of ours too: who has not seen Nomad yet shall.
             if self._has_ended() or not self.looked.is_set():
                 await self.list_once()
             raise

@@ -181,8 +181,6 @@ class Dispatcher:
         age = self._asked_for_due.age()
         # With hints the others that are due are asked for once a period: each time would cost as much as the hints.
         limit = len(hinted) if hinted and age is not None and age < self._poll else free
-        if limit > len(hinted):
-            self._asked_for_due.beat()
         try:
             claimed = await self._stacks.claim(
                 limit=limit, now=now, lapses_at=now + self._claim_lifetime, hinted=hinted
@@ -190,6 +188,8 @@ class Dispatcher:
         except BaseException:
             self._hinted.update(dict.fromkeys(hinted))
             raise
+        if limit > len(hinted):
+            self._asked_for_due.beat()
         if self._urgent or self._hinted:
             self._wake.set()
         for user_id in set(hinted) - {each.stack.user_id for each in claimed}:
