@@ -162,7 +162,7 @@ _SERVER: pytest.StashKey[Postgresql] = pytest.StashKey()
 def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give a SQLite file with the schema, to copy."""
     path = tmp_path_factory.mktemp("migrated") / "lifecycle.db"
-    schema.upgrade(f"sqlite+aiosqlite:///{path}")
+    schema.upgrade(f"sqlite:///{path}")
     return path
 
 
@@ -171,7 +171,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
     """Give a database with the schema and nothing in it, once on each system."""
     if request.param == "sqlite":
         shutil.copy(request.getfixturevalue("migrated_sqlite"), tmp_path / "lifecycle.db")
-        yield f"sqlite+aiosqlite:///{tmp_path / 'lifecycle.db'}"
+        yield f"sqlite:///{tmp_path / 'lifecycle.db'}"
     else:
         yield request.getfixturevalue("migrated_postgresql").new_database(template="migrated")
 
@@ -179,4 +179,4 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
 @pytest.fixture
 def sqlite_url(migrated_sqlite: Path, tmp_path: Path) -> str:
     shutil.copy(migrated_sqlite, tmp_path / "lifecycle.db")
-    return f"sqlite+aiosqlite:///{tmp_path / 'lifecycle.db'}"
+    return f"sqlite:///{tmp_path / 'lifecycle.db'}"

@@ -72,7 +72,7 @@ def _empty_database() -> bytes:
     """Return a database with the schema and nothing in it, made once: making it takes longer than most tests."""
     with TemporaryDirectory() as directory:
         file = Path(directory) / "empty.db"
-        schema.upgrade(f"sqlite+aiosqlite:///{file}")
+        schema.upgrade(f"sqlite:///{file}")
         return file.read_bytes()
 
 
@@ -81,7 +81,7 @@ class World:
 
     def __init__(self, path: Path, **parameters) -> None:
         self.path = path
-        self.url = f"sqlite+aiosqlite:///{path / 'world.db'}"
+        self.url = f"sqlite:///{path / 'world.db'}"
         self.nomad = FakeNomad()
         self.vault = FakeVault()
         self.consul = FakeConsul()

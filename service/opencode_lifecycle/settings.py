@@ -87,7 +87,7 @@ class Settings(BaseSettings):
     listen_port: Annotated[int, Field(ge=0, le=65535)] = 8700
 
     # What we remember in
-    database_url: str = "sqlite+aiosqlite:///opencode-lifecycle.db"
+    database_url: str = "sqlite:///opencode-lifecycle.db"
 
     # Nomad
     nomad_address: str = "http://127.0.0.1:4646"

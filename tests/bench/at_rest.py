@@ -64,7 +64,7 @@ async def at_rest(directory: Path, count: int, **settings: Any) -> AsyncIterator
         chosen = Settings(
             installation=INSTALLATION,
             listen_port=0,
-            database_url=f"sqlite+aiosqlite:///{directory / 'service.db'}",
+            database_url=f"sqlite:///{directory / 'service.db'}",
             nomad_token_file=token,
             vault_token_file=token,
             consul_token_file=token,

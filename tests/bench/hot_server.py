@@ -27,7 +27,7 @@ def settings_in(directory: Path) -> Settings:
         nomad_token_file=token,
         vault_token_file=token,
         consul_token_file=token,
-        database_url=f"sqlite+aiosqlite:///{directory / 'hot.db'}",
+        database_url=f"sqlite:///{directory / 'hot.db'}",
         driver="raw_exec",
         opencode_path=Path("/bin/true"),
         listen_port=0,

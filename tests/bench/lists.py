@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any, Final
 
 import asyncpg
-from sqlalchemy import func, insert, literal, select, text
+from sqlalchemy import Connection, create_engine, func, insert, literal, select, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from bench.figures import Block, Figure, ratio_of, spread
@@ -99,7 +99,7 @@ async def _figures(store: _Store) -> list[Figure]:
 
 @asynccontextmanager
 async def _sqlite(place: Path) -> AsyncIterator[_Store]:
-    url = f"sqlite+aiosqlite:///{place / 'lists.db'}"
+    url = f"sqlite:///{place / 'lists.db'}"
     await _fill(url)
     database = Database(url=url)
     await database.open()
@@ -144,34 +144,55 @@ async def _postgresql() -> AsyncIterator[_Store]:
 async def _fill(url: str) -> None:
     """Write one row as the store does, and have the database make the others of it."""
     await asyncio.to_thread(schema.upgrade, url)
+    if url.startswith("sqlite"):
+        await asyncio.to_thread(_fill_sqlite, url)
+        return
     engine = create_async_engine(url)
+    async with engine.begin() as connection:
+        await connection.run_sync(_put_rows)
+    async with engine.connect() as connection:
+        await (await connection.execution_options(isolation_level="AUTOCOMMIT")).run_sync(_tidy)
+    await engine.dispose()
+
+
+def _fill_sqlite(url: str) -> None:
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        _put_rows(connection)
+    with engine.connect() as connection:
+        _tidy(connection.execution_options(isolation_level="AUTOCOMMIT"))
+    engine.dispose()
+
+
+def _put_rows(connection: Connection) -> None:
     release, like = stack_for_lists()
     stack = replace(like, user_id=UserId("specimen"), job_id=JobId("oc-specimen"))
-    numbers = _numbers(engine.dialect.name)
+    dialect = connection.dialect.name
+    numbers = _numbers(dialect)
     own = {
-        "user_id": literal("user-") + _padded(numbers.c.n, engine.dialect.name) + literal("@example.org"),
-        "job_id": literal("oc-user-") + _padded(numbers.c.n, engine.dialect.name),
+        "user_id": literal("user-") + _padded(numbers.c.n, dialect) + literal("@example.org"),
+        "job_id": literal("oc-user-") + _padded(numbers.c.n, dialect),
         "change_seq": numbers.c.n + 2,
         "stale": text(
             f"CASE WHEN n % {STALE_OF} = 0 THEN 1 << CAST(n / {STALE_OF} % 8 AS INTEGER) ELSE 0 END"
         ),
     }
     names = [column.name for column in user_stacks.columns]
-    async with engine.begin() as connection:
-        await connection.execute(release)
-        await connection.execute(insert(user_stacks), values_of(stack))
-        chosen = [own.get(name, user_stacks.c[name]) for name in names]
-        source = (
-            select(*chosen)
-            .select_from(user_stacks.join(numbers, text("true")))
-            .where(user_stacks.c.user_id == stack.user_id)
-        )
-        await connection.execute(insert(user_stacks).from_select(names, source))
-        await connection.execute(user_stacks.delete().where(user_stacks.c.user_id == stack.user_id))
-    async with engine.connect() as connection:
-        await (await connection.execution_options(isolation_level="AUTOCOMMIT")).execute(text("VACUUM"))
-        await connection.execute(text("ANALYZE"))
-    await engine.dispose()
+    connection.execute(release)
+    connection.execute(insert(user_stacks), values_of(stack))
+    chosen = [own.get(name, user_stacks.c[name]) for name in names]
+    source = (
+        select(*chosen)
+        .select_from(user_stacks.join(numbers, text("true")))
+        .where(user_stacks.c.user_id == stack.user_id)
+    )
+    connection.execute(insert(user_stacks).from_select(names, source))
+    connection.execute(user_stacks.delete().where(user_stacks.c.user_id == stack.user_id))
+
+
+def _tidy(connection: Connection) -> None:
+    connection.execute(text("VACUUM"))
+    connection.execute(text("ANALYZE"))
 
 
 def _numbers(dialect: str) -> Any:

@@ -45,7 +45,7 @@ def settings_of(cluster: RealCluster, directory: Path, **more: Any) -> Settings:
     return Settings(
         installation=INSTALLATION,
         listen_port=0,
-        database_url=f"sqlite+aiosqlite:///{directory / 'service.db'}",
+        database_url=f"sqlite:///{directory / 'service.db'}",
         nomad_address=cluster.nomad_address,
         nomad_token_file=cluster.nomad_token_file,
         nomad_namespace=configuration.NAMESPACE,

@@ -124,7 +124,7 @@ class ServiceProcess:
         values = {
             "installation": self.installation,
             "listen_port": self.port,
-            "database_url": f"sqlite+aiosqlite:///{self.directory / 'lifecycle.db'}",
+            "database_url": f"sqlite:///{self.directory / 'lifecycle.db'}",
             "nomad_address": self.cluster.nomad_address,
             "nomad_token_file": str(self.cluster.nomad_token_file),
             "vault_address": self.cluster.vault_address,

@@ -14,6 +14,6 @@ __all__ = ["postgresql"]
 def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """Give a database without any table, once on each system."""
     if request.param == "sqlite":
-        yield f"sqlite+aiosqlite:///{tmp_path / 'lifecycle.db'}"
+        yield f"sqlite:///{tmp_path / 'lifecycle.db'}"
     else:
         yield request.getfixturevalue("postgresql").new_database()

@@ -179,7 +179,7 @@ def test_a_schema_of_a_newer_version_is_refused_and_left_alone(empty_url):
 
 def test_rows_survive_a_table_that_others_refer_to_being_built_anew(tmp_path):
     """SQLite changes a table by copying it; with foreign keys on that would be refused or take rows along."""
-    url = f"sqlite+aiosqlite:///{tmp_path / 'lifecycle.db'}"
+    url = f"sqlite:///{tmp_path / 'lifecycle.db'}"
     schema.upgrade(url)
 
     def rebuild(connection):
@@ -207,7 +207,7 @@ def test_a_migration_runs_from_an_installed_wheel(tmp_path):
         package / "shipped" / "migrations",
         ignore=shutil.ignore_patterns("__pycache__"),
     )
-    url = f"sqlite+aiosqlite:///{tmp_path / 'lifecycle.db'}"
+    url = f"sqlite:///{tmp_path / 'lifecycle.db'}"
     code = UPGRADE + "from opencode_lifecycle.shipped import shipped\nprint(shipped('migrations'))\n"
 
     run = subprocess.run(

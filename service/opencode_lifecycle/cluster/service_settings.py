@@ -19,7 +19,7 @@ def write_settings(layout: Layout, record: Record) -> None:
     ours = {
         "listen_host": "127.0.0.1",
         "listen_port": record.ports["service"],
-        "database_url": f"sqlite+aiosqlite:///{layout.folder('service') / 'lifecycle.db'}",
+        "database_url": f"sqlite:///{layout.folder('service') / 'lifecycle.db'}",
         "nomad_address": record.address("nomad"),
         "nomad_token_file": str(layout.token("nomad")),
         "nomad_namespace": configuration.NAMESPACE,

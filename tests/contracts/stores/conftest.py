@@ -36,7 +36,7 @@ def database_url(request: pytest.FixtureRequest, store_kind: str, tmp_path: Path
     if store_kind == "postgresql":
         return request.getfixturevalue("migrated_postgresql").new_database(template="migrated")
     shutil.copy(request.getfixturevalue("migrated_sqlite"), tmp_path / "lifecycle.db")
-    return f"sqlite+aiosqlite:///{tmp_path / 'lifecycle.db'}"
+    return f"sqlite:///{tmp_path / 'lifecycle.db'}"
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.databases
 
 
 def file_of(url: str) -> Path:
-    return Path(url.removeprefix("sqlite+aiosqlite:///"))
+    return Path(url.removeprefix("sqlite:///"))
 
 
 def integrity_of(path: Path) -> str:
@@ -137,7 +137,7 @@ async def fill(database: Database, kept: list[UserId]) -> None:
 
 
 async def test_a_full_file_system_is_survived(small_disk):
-    url = f"sqlite+aiosqlite:///{small_disk / 'lifecycle.db'}"
+    url = f"sqlite:///{small_disk / 'lifecycle.db'}"
     await asyncio.to_thread(schema.upgrade, url)
     database = await opened(url)
     ballast = small_disk / "ballast"
@@ -173,7 +173,7 @@ async def test_a_database_that_another_process_holds_is_unavailable_until_it_let
 async def test_a_file_that_is_no_database_is_said_to_be_none(tmp_path):
     path = tmp_path / "lifecycle.db"
     path.write_bytes(b"not a database, but long enough to be taken for one" * 100)
-    database = Database(url=f"sqlite+aiosqlite:///{path}")
+    database = Database(url=f"sqlite:///{path}")
     await database.open()
 
     with pytest.raises(UpstreamUnavailable, match="not a database"):
@@ -182,7 +182,7 @@ async def test_a_file_that_is_no_database_is_said_to_be_none(tmp_path):
 
 
 async def test_a_database_without_a_schema_is_no_passing_trouble(tmp_path):
-    database = Database(url=f"sqlite+aiosqlite:///{tmp_path / 'lifecycle.db'}")
+    database = Database(url=f"sqlite:///{tmp_path / 'lifecycle.db'}")
     await database.open()
 
     with pytest.raises(UpstreamRejected, match="the schema is not the one this version needs"):
@@ -233,7 +233,7 @@ async def test_a_short_write_needs_no_lock_of_its_own(sqlite_url):
 
 
 async def test_the_database_file_can_be_read_by_its_owner_alone(sqlite_url, tmp_path):
-    url = f"sqlite+aiosqlite:///{tmp_path / 'new' / 'lifecycle.db'}"
+    url = f"sqlite:///{tmp_path / 'new' / 'lifecycle.db'}"
     await asyncio.to_thread(schema.upgrade, url)
     database = await opened(url)
 

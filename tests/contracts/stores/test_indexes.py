@@ -97,7 +97,7 @@ async def plans_of(database, ask: Callable[[], Awaitable[object]]) -> str:
         plans.extend(row[0] for row in connection.exec_driver_sql(f"EXPLAIN {statement}", parameters))
         connection.exec_driver_sql("RESET ALL")
 
-    engines = (database._reading.sync_engine, database._writing.engine)
+    engines = (database._reading.engine, database._writing.engine)
     for engine in engines:
         event.listen(engine, "before_cursor_execute", explain)
     try:

@@ -2,13 +2,14 @@
 
 import asyncio
 import contextlib
-from typing import Any, Final
-
-from sqlalchemy.ext.asyncio import AsyncEngine
+from typing import TYPE_CHECKING, Any, Final
 
 from opencode_lifecycle.adapters.database.failures import translated
 from opencode_lifecycle.adapters.database.transaction import CHANNEL
 from opencode_lifecycle.model.errors import LifecycleError
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
 _RECONNECT_SECONDS: Final = 1.0
 
@@ -37,7 +38,7 @@ class Changes:
 class Listener:
     """Listens for the commits of other processes, and connects anew when the connection is lost."""
 
-    def __init__(self, *, engine: AsyncEngine, changes: Changes) -> None:
+    def __init__(self, *, engine: "AsyncEngine", changes: Changes) -> None:
         self._engine = engine
         self._changes = changes
         self._task: asyncio.Task[None] | None = None

@@ -8,11 +8,12 @@ from opencode_lifecycle.adapters.database.changes import Changes, Listener
 from opencode_lifecycle.adapters.database.claims import ClaimRows
 from opencode_lifecycle.adapters.database.conditions import ConditionRows
 from opencode_lifecycle.adapters.database.engine import (
+    PostgresqlReading,
     file_of,
     is_sqlite,
     make_private_file,
     parse_url,
-    reading_engine,
+    reading,
     writing,
 )
 from opencode_lifecycle.adapters.database.events import EventRows
@@ -61,10 +62,12 @@ class Database(
         self._takes_turns = is_sqlite(self._url)
         self._lock = ServingLock(file_of(self._url)) if exclusive and self._takes_turns else None
         self._changes = Changes()
-        self._reading = reading_engine(self._url)
+        self._reading = reading(self._url)
         self._writing = writing(self._url)
         self._writer = Writer(writing=self._writing, changes=self._changes, clock=clock)
-        self._listener = None if self._takes_turns else Listener(engine=self._reading, changes=self._changes)
+        self._listener: Listener | None = None
+        if isinstance(self._reading, PostgresqlReading):
+            self._listener = Listener(engine=self._reading.asynchronous, changes=self._changes)
 
     @property
     def statements(self) -> int:
@@ -89,7 +92,7 @@ class Database(
             await self._listener.stop()
         await self._writer.stop()
         await self._writing.close()
-        await self._reading.dispose()
+        await self._reading.close()
         if self._lock is not None:
             self._lock.give_back()
 

@@ -1,27 +1,43 @@
 """
 How a database is opened: for reading without transactions, and for writing one transaction at a time.
 
-SQLite is read through aiosqlite and written by one thread of ours. aiosqlite changes threads several times for each
-statement, which costs about ten times the statement itself; a whole transaction handed to one thread changes twice.
+SQLite is read by a few threads of ours, and written by one: what is handed to a thread, a statement or a whole
+transaction, changes threads twice, which costs more than most statements themselves.
 """
 
 import asyncio
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import (
+    URL,
+    CompoundSelect,
+    Connection,
+    CursorResult,
+    Engine,
+    Select,
+    create_engine,
+    event,
+    make_url,
+)
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from opencode_lifecycle.adapters.database.columns import json_text, json_value
 from opencode_lifecycle.model.errors import InvalidSettings
 
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
 Result = TypeVar("Result")
+Query = Select[Any] | CompoundSelect[Any]
+Values = Mapping[str, Any]
+Rows = Sequence[Mapping[str, Any]]
 
 BUSY_TIMEOUT_SECONDS: Final = 5
 """How long a statement waits for another process. The command line may write while we start or stop."""
@@ -44,7 +60,7 @@ def parse_url(text: str) -> URL:
         case "sqlite":
             if not url.database or url.database == ":memory:" or url.database.startswith("file:"):
                 raise InvalidSettings(["database_url: name a file; a database in memory remembers nothing"])
-            return url.set(drivername="sqlite+aiosqlite")
+            return url.set(drivername="sqlite+pysqlite")
         case "postgresql" | "postgres":
             return url.set(drivername="postgresql+asyncpg")
         case other:
@@ -71,10 +87,21 @@ def make_private_file(path: Path) -> None:
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
-def reading_engine(url: URL) -> AsyncEngine:
-    """Open for single statements, each of which sees one committed state."""
-    if is_sqlite(url):
-        engine = create_async_engine(
+class Reading(Protocol):
+    """Runs single statements, each of which sees one committed state."""
+
+    engine: Engine
+
+    async def rows(self, statement: Query, values: Values | None = None) -> Rows: ...
+
+    async def close(self) -> None: ...
+
+
+class SqliteReading:
+    """A few threads, each with a connection of its own: a statement changes threads once, and once again with its rows."""
+
+    def __init__(self, url: URL) -> None:
+        self.engine = create_engine(
             url,
             isolation_level="AUTOCOMMIT",
             skip_autocommit_rollback=True,
@@ -83,16 +110,75 @@ def reading_engine(url: URL) -> AsyncEngine:
             json_deserializer=json_value,
             pool_size=_READERS,
             max_overflow=0,
-            pool_timeout=BUSY_TIMEOUT_SECONDS,
+            # The last to use them is whoever closes them.
+            connect_args={"check_same_thread": False},
         )
-        _prepare_sqlite(engine.sync_engine, "PRAGMA query_only = ON")
-        return engine
-    return _postgresql_engine(
-        url, isolation_level="AUTOCOMMIT", skip_autocommit_rollback=True, pool_size=_READERS, max_overflow=4
-    )
+        _prepare_sqlite(self.engine, "PRAGMA query_only = ON")
+        self._threads = ThreadPoolExecutor(max_workers=_READERS, thread_name_prefix="database-reader")
+        self._of_thread = threading.local()
+        self._connections: set[Connection] = set()
+
+    async def rows(self, statement: Query, values: Values | None = None) -> Rows:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._rows, statement, values)
+
+    def _rows(self, statement: Query, values: Values | None) -> Rows:
+        connection = self._connected()
+        try:
+            return rows_of(connection.execute(statement, values))
+        except SQLAlchemyError:
+            # Whatever state it is in, the next statement of this thread gets a new one.
+            self._connections.discard(connection)
+            self._of_thread.connection = None
+            connection.invalidate()
+            connection.close()
+            raise
+
+    def _connected(self) -> Connection:
+        connection: Connection | None = getattr(self._of_thread, "connection", None)
+        if connection is None:
+            connection = self._of_thread.connection = self.engine.connect()
+            self._connections.add(connection)
+        return connection
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        self._threads.shutdown()
+        while self._connections:
+            self._connections.pop().close()
+        self.engine.dispose()
 
 
-def _postgresql_engine(url: URL, **options: Any) -> AsyncEngine:
+class PostgresqlReading:
+    def __init__(self, url: URL) -> None:
+        self.asynchronous = _postgresql_engine(
+            url,
+            isolation_level="AUTOCOMMIT",
+            skip_autocommit_rollback=True,
+            pool_size=_READERS,
+            max_overflow=4,
+        )
+        self.engine = self.asynchronous.sync_engine
+
+    async def rows(self, statement: Query, values: Values | None = None) -> Rows:
+        async with self.asynchronous.connect() as connection:
+            return rows_of(await connection.execute(statement, values))
+
+    async def close(self) -> None:
+        await self.asynchronous.dispose()
+
+
+def rows_of(result: CursorResult[Any]) -> Rows:
+    """Return all rows, each by the names of its columns."""
+    names = tuple(result.keys())
+    return [dict(zip(names, row, strict=True)) for row in result]
+
+
+def _postgresql_engine(url: URL, **options: Any) -> "AsyncEngine":
+    # It brings the whole of SQLAlchemy's ORM, which takes a fourteenth of a start on SQLite.
+    from sqlalchemy.ext.asyncio import create_async_engine  # noqa: PLC0415
+
     return create_async_engine(
         url,
         hide_parameters=True,
@@ -150,7 +236,7 @@ class SqliteWriting:
 
     def __init__(self, url: URL) -> None:
         self.engine = create_engine(
-            url.set(drivername="sqlite+pysqlite"),
+            url,
             hide_parameters=True,
             json_serializer=json_text,
             json_deserializer=json_value,
@@ -200,6 +286,10 @@ class PostgresqlWriting:
 
     async def close(self) -> None:
         await self._engine.dispose()
+
+
+def reading(url: URL) -> Reading:
+    return SqliteReading(url) if is_sqlite(url) else PostgresqlReading(url)
 
 
 def writing(url: URL) -> Writing:

@@ -12,8 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import URL, Connection, column, event, inspect, select, table, text
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy import URL, Connection, column, create_engine, event, inspect, select, table, text
 from sqlalchemy.pool import NullPool
 
 from opencode_lifecycle.adapters.database.engine import (
@@ -119,21 +118,32 @@ def _change(url: str, work: Callable[[Connection], None]) -> None:
 
 def _run(url: URL, work: Callable[[Connection], Result]) -> Result:
     """Run *work* in one transaction, in which SQLite too undoes changes of the schema."""
-
-    async def run() -> Result:
-        timeout = {} if is_sqlite(url) else {"timeout": _CONNECT_SECONDS}
-        engine = create_async_engine(url, poolclass=NullPool, hide_parameters=True, connect_args=timeout)
-        if is_sqlite(url):
-            event.listen(engine.sync_engine, "connect", _leave_transactions_to_us)
-            event.listen(engine.sync_engine, "begin", _begin)
-        try:
-            async with engine.begin() as connection:
-                return await connection.run_sync(work)
-        finally:
-            await engine.dispose()
-
     with translated("migrate"):
-        return asyncio.run(run())
+        return _run_on_sqlite(url, work) if is_sqlite(url) else asyncio.run(_run_on_postgresql(url, work))
+
+
+def _run_on_sqlite(url: URL, work: Callable[[Connection], Result]) -> Result:
+    engine = create_engine(url, poolclass=NullPool, hide_parameters=True)
+    event.listen(engine, "connect", _leave_transactions_to_us)
+    event.listen(engine, "begin", _begin)
+    try:
+        with engine.begin() as connection:
+            return work(connection)
+    finally:
+        engine.dispose()
+
+
+async def _run_on_postgresql(url: URL, work: Callable[[Connection], Result]) -> Result:
+    # Of no use on SQLite, where nobody shall wait for it to be loaded.
+    from sqlalchemy.ext.asyncio import create_async_engine  # noqa: PLC0415
+
+    timeout = {"timeout": _CONNECT_SECONDS}
+    engine = create_async_engine(url, poolclass=NullPool, hide_parameters=True, connect_args=timeout)
+    try:
+        async with engine.begin() as connection:
+            return await connection.run_sync(work)
+    finally:
+        await engine.dispose()
 
 
 def _leave_transactions_to_us(connection: Any, entry: object) -> None:
