@@ -260,7 +260,7 @@ def _write_operation(
     transaction: Transaction, head: Mapping[str, Any], claimed: Claimed, progress: Progress
 ) -> None:
     operation = last_operation_of(head)
-    if operation is None or operation.state.is_finished:
+    if operation is None:
         return
     # What was asked for since the stack was last read is not answered by it.
     answers_it = operation.generation <= claimed.stack.intent.generation

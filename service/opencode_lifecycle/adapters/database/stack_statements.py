@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from sqlalchemy import Select, bindparam, delete, insert, select, update
+from sqlalchemy import ColumnElement, Select, and_, bindparam, delete, insert, select, update
 
 from opencode_lifecycle.adapters.database.operations import operation_of
 from opencode_lifecycle.adapters.database.stack_rows import values_of
@@ -23,24 +23,27 @@ It is also how a worker learns that its stack was woken while it worked: a claim
 _OF_OPERATION: Final = "operation_"
 
 _OPERATION: Final = tuple(column.label(f"{_OF_OPERATION}{column.name}") for column in operations.c)
+_IS_LAST: Final = operations.c.id == user_stacks.c.last_operation
 
 
-def _with_operation(*columns: Any) -> Select[Any]:
+def _with_operation(which: ColumnElement[bool], *columns: Any) -> Select[Any]:
     return (
         select(*columns, *_OPERATION)
-        .select_from(user_stacks.outerjoin(operations, operations.c.id == user_stacks.c.last_operation))
+        .select_from(user_stacks.outerjoin(operations, which))
         .where(user_stacks.c.user_id == bindparam("whose"))
         # PostgreSQL hands out claims without taking turns; SQLite has no such clause and needs none.
         .with_for_update(of=user_stacks)
     )
 
 
-_WHOLE: Final = _with_operation(user_stacks)
+_WHOLE: Final = _with_operation(_IS_LAST, user_stacks)
 _HEAD: Final = _with_operation(
+    # Of most stacks it ended long ago, and is not worth reading at each save.
+    and_(_IS_LAST, operations.c.finished_at.is_(None)),
     *(
         user_stacks.c[name]
         for name in ("claim_token", "change_seq", "generation", "busy_until", "next_attempt_at")
-    )
+    ),
 )
 
 UPDATE_STACK: Final = update(user_stacks).where(user_stacks.c.user_id == bindparam("whose"))
@@ -67,7 +70,10 @@ def stack_row(transaction: Transaction, user_id: str) -> Row | None:
 
 
 def stack_head(transaction: Transaction, user_id: str) -> Row | None:
-    """As `stack_row`, but of the stack only who holds it, which change was its last, and what may keep it from moving."""
+    """
+    As `stack_row`, but of the stack only who holds it, which change was its last, and what may keep it from moving; and
+    its last operation only where that has not ended.
+    """
     rows = transaction.read(_HEAD, {"whose": user_id})
     return rows[0] if rows else None
 
