@@ -81,6 +81,7 @@ class ControlPlane:
             prober=neighbours.prober,
             passwords=passwords,
             catalog=neighbours.catalog,
+            now=now,
         )
         reports = DataReports(
             store=neighbours.store,
