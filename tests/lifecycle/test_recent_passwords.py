@@ -78,6 +78,18 @@ async def test_it_is_read_again_when_that_was_long_ago(read, vault, clock):
     assert vault.reads[ADA.job_id, 1] == 2
 
 
+async def test_whoever_has_to_know_that_it_is_there_reads_it_and_whoever_follows_need_not(
+    passwords, read, vault
+):
+    await read()
+
+    now = (await passwords.read_now(ADA, 1, Deadline.after(1, "read"))).reveal()
+
+    assert vault.reads[ADA.job_id, 1] == 2
+    assert await read() == now
+    assert vault.reads[ADA.job_id, 1] == 2
+
+
 async def test_another_version_and_another_stack_have_passwords_of_their_own(read):
     assert len({await read(), await read(version=2), await read(BOB)}) == 3
 

@@ -106,6 +106,7 @@ class ControlPlane:
             fleet=self.fleet,
             releases=self.releases,
             vouching=vouching,
+            recent_passwords=passwords,
             idle_stop_after=self._idle_stop_after,
             reports=reports,
         )

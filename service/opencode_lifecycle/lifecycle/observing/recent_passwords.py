@@ -26,8 +26,8 @@ class RecentPasswords:
     own, and whoever finds that a password is refused has it forgotten.
 
     Whoever looks at an agent, proves the runtime that follows and asks it for turns that were cut off needs the same one
-    within seconds. It is for what we ask of runtimes ourselves: whoever hands a password out, or has to know that it is
-    there, reads it in Vault.
+    within seconds. It is for what we ask of runtimes ourselves: whoever hands a password out reads it in Vault, and whoever
+    has to know that it is there, `read_now`.
     """
 
     def __init__(self, passwords: PasswordStore, *, now: Callable[[], float] = monotonic) -> None:
@@ -39,10 +39,12 @@ class RecentPasswords:
     async def read(self, stack: Stack, version: int, deadline: Deadline) -> Password:
         """Return the password of *version*, or raise as `PasswordStore.read` does."""
         self._forget_old()
-        key = stack.job_id, stack.created_at, version
-        found = self._read.get(key)
-        if found is not None:
-            return found[0]
+        found = self._read.get(_key_of(stack, version))
+        return found[0] if found is not None else await self.read_now(stack, version, deadline)
+
+    async def read_now(self, stack: Stack, version: int, deadline: Deadline) -> Password:
+        """As `read`, but in Vault itself, whatever is remembered; whoever needs it next has it from here."""
+        key = _key_of(stack, version)
         password = await self._passwords.read(stack.job_id, version, deadline)
         self._read.pop(key, None)
         self._read[key] = password, self._now() + KEPT_SECONDS
@@ -50,7 +52,7 @@ class RecentPasswords:
 
     def forget(self, stack: Stack, version: int) -> None:
         """Have the password read anew by whoever needs it next."""
-        self._read.pop((stack.job_id, stack.created_at, version), None)
+        self._read.pop(_key_of(stack, version), None)
 
     def _forget_old(self) -> None:
         now = self._now()
@@ -59,3 +61,7 @@ class RecentPasswords:
             if self._read[oldest][1] > now:
                 return
             del self._read[oldest]
+
+
+def _key_of(stack: Stack, version: int) -> _Key:
+    return stack.job_id, stack.created_at, version

@@ -11,6 +11,7 @@ import structlog
 
 from opencode_lifecycle.lifecycle.observing.data_reports import DataReports
 from opencode_lifecycle.lifecycle.observing.fleet import Fleet
+from opencode_lifecycle.lifecycle.observing.recent_passwords import RecentPasswords
 from opencode_lifecycle.lifecycle.reconciling.aims import Aim, Aims
 from opencode_lifecycle.lifecycle.reconciling.passes import Pass
 from opencode_lifecycle.lifecycle.reconciling.planning.moves import facets_in
@@ -95,6 +96,7 @@ class Effects:
         workspaces: Workspaces,
         live_files: LiveFiles,
         passwords: PasswordStore,
+        recent_passwords: RecentPasswords,
         catalog: ServiceCatalog,
         of_runtime: RuntimeEffects,
         reports: DataReports,
@@ -111,6 +113,7 @@ class Effects:
         self._workspaces = workspaces
         self._live_files = live_files
         self._passwords = passwords
+        self._recent_passwords = recent_passwords
         self._catalog = catalog
         self._of_runtime = of_runtime
         self._reports = reports
@@ -379,7 +382,7 @@ class Effects:
         work = current.work
         if work.needs.secret:
             try:
-                await self._passwords.read(work.stack.job_id, work.wanted.secret_version, deadline)
+                await self._recent_passwords.read_now(work.stack, work.wanted.secret_version, deadline)
             except SecretMissing:
                 raise SecretUnusable from None
         aim = self._aim(current)

@@ -7,6 +7,7 @@ from datetime import timedelta
 from opencode_lifecycle.lifecycle.neighbours import Neighbours
 from opencode_lifecycle.lifecycle.observing.data_reports import DataReports
 from opencode_lifecycle.lifecycle.observing.fleet import Fleet
+from opencode_lifecycle.lifecycle.observing.recent_passwords import RecentPasswords
 from opencode_lifecycle.lifecycle.observing.vouching import Vouching
 from opencode_lifecycle.lifecycle.parameters import Parameters
 from opencode_lifecycle.lifecycle.reconciling.aims import Aims
@@ -33,6 +34,7 @@ def workshop_among(
     fleet: Fleet,
     releases: Releases,
     vouching: Vouching,
+    recent_passwords: RecentPasswords,
     idle_stop_after: Callable[[str], timedelta | None],
     reports: DataReports,
 ) -> Workshop:
@@ -51,6 +53,7 @@ def workshop_among(
         workspaces=neighbours.workspaces,
         live_files=neighbours.live_files,
         passwords=neighbours.passwords,
+        recent_passwords=recent_passwords,
         catalog=neighbours.catalog,
         reports=reports,
         of_runtime=RuntimeEffects(
