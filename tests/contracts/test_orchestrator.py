@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from contracts.orchestrator_worlds import (
+    IMPOSSIBLE_MEMORY,
     TEMPLATE,
     FakeWorld,
     RealWorld,
@@ -459,6 +460,38 @@ async def test_a_comparison_changes_nothing(world, job_id):
 async def test_a_job_that_is_not_registered_cannot_be_compared(world, job_id):
     with pytest.raises(UpstreamRejected):
         await compared(world, job_id)
+
+
+async def validated(world, job_id, **variables):
+    job = await world.orchestrator.render(TEMPLATE, {"job_id": job_id, **variables}, soon())
+    await world.orchestrator.validate(job, soon())
+
+
+async def test_a_job_that_is_valid_is_not_there_after_it_was_validated(world, job_id):
+    await validated(world, job_id)
+
+    assert (await world.orchestrator.observe(job_id, soon())).job is ABSENT
+
+
+async def test_validating_another_version_of_a_job_changes_nothing(world, job_id):
+    index = await world.register(job_id, image="one")
+
+    await validated(world, job_id, image="two")
+
+    assert (await world.orchestrator.observe(job_id, soon())).job.modify_index == index
+
+
+async def test_a_job_that_fits_nowhere_is_valid_all_the_same(world, job_id):
+    await validated(world, job_id, memory=IMPOSSIBLE_MEMORY)
+
+
+async def test_what_a_registration_would_be_refused_for_is_not_valid(world, job_id):
+    with pytest.raises(UpstreamRejected, match="minimum MemoryMB value is 10; got 1") as refused:
+        await validated(world, job_id, memory=1)
+
+    assert "\n" not in str(refused.value)
+    with pytest.raises(UpstreamRejected, match="minimum MemoryMB value is 10; got 1"):
+        await world.register(job_id, memory=1)
 
 
 async def test_nobody_knows_what_an_allocation_uses_that_there_is_not(world):

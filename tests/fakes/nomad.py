@@ -22,7 +22,7 @@ from uuid import UUID
 
 from fakes.faults import Faults
 from fakes.nomad_files import FakeFiles
-from fakes.nomad_jobs import KeptJob, render
+from fakes.nomad_jobs import KeptJob, check, render
 from fakes.nomad_levers import Hides, Levers
 from fakes.nomad_nodes import FakeNodes
 from fakes.nomad_storage import FakeClusterMark, FakeLiveFiles, FakeWorkspaces
@@ -117,6 +117,7 @@ class FakeNomad(Levers):
 
     async def register(self, job: RenderedJob, *, expected_index: int, deadline: Deadline) -> int:
         async with self.faults.call("register", deadline):
+            check(job, "register")
             self._check_index(job.job_id, expected_index)
             if self.is_racy:
                 # As on 1.11: the check is not repeated where the job is written, so two writers can both pass it. That is
@@ -158,8 +159,13 @@ class FakeNomad(Levers):
             live = {"Variables[labels]", "Variables[description]"}
             return Comparison(edits=edits, restart=any(edit.field not in live for edit in edits))
 
+    async def validate(self, job: RenderedJob, deadline: Deadline) -> None:
+        async with self.faults.call("validate", deadline):
+            check(job, "validate")
+
     async def plan_placement(self, job: RenderedJob, deadline: Deadline) -> Placement:
         async with self.faults.call("plan_placement", deadline):
+            check(job, "plan placement")
             refusal = self._refusals.get(job.job_id, self._refusals.get(None))
             missing = self._missing_volume(job.job_id, job.specification)
             return Placement(failure=refusal or missing or self._missing_node(job.job_id, job.specification))

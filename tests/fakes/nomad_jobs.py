@@ -22,6 +22,7 @@ META_OF_VARIABLE = {
     "installation": "installation",
 }
 """Which variable of the job templates ends up under which key of the job's meta."""
+_LEAST_MEMORY = 10
 
 
 @dataclass(slots=True)
@@ -44,3 +45,10 @@ def render(template: str, variables: Variables) -> RenderedJob:
         "Template": template,
     }
     return RenderedJob(job_id=JobId(job_id), specification=specification)
+
+
+def check(job: RenderedJob, operation: str) -> None:
+    """Refuse what Nomad would: of all that it looks at, the memory of a task."""
+    memory = job.specification["Variables"].get("memory", _LEAST_MEMORY)
+    if isinstance(memory, int) and memory < _LEAST_MEMORY:
+        raise UpstreamRejected("nomad", operation, f"minimum MemoryMB value is {_LEAST_MEMORY}; got {memory}")

@@ -217,7 +217,7 @@ async def test_an_order_that_changes_nothing_to_go_back_to_ends_when_its_start_f
 @pytest.mark.parametrize("fresh", [False, True])
 async def test_an_order_ends_when_nomad_will_never_take_its_job_and_what_runs_is_left_alone(world, fresh):
     before = ids(world)
-    world.nomad.faults.fail_next("compare", UpstreamRejected("nomad", "compare", "no"))
+    world.nomad.faults.fail_next("validate", UpstreamRejected("nomad", "validate", "no"))
     release = await a_release(world, opencode_version="1.18.35")
 
     order_id = await order(world, release, fresh=fresh)

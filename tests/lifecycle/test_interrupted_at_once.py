@@ -75,7 +75,7 @@ async def test_a_lease_is_waited_for_and_what_is_stale_replaced_as_soon_as_it_en
 async def test_a_lease_that_comes_before_the_stop_is_committed_keeps_the_runtime_and_its_turns(world):
     before, server = ids(world), server_of(world)
     server.sessions = [FakeSession(id="ses_1", changed_at=utc_now(), at_work=True)]
-    checking = world.nomad.faults.hold_next("compare")
+    checking = world.nomad.faults.hold_next("validate")
     await world.ensure(environment=ENVIRONMENT, wait=None)
     await checking.reached.wait()
 

@@ -148,7 +148,7 @@ async def test_a_turn_is_told_by_the_restart_that_cut_it_off_and_by_no_later_one
 async def test_what_nomad_would_refuse_is_found_before_anything_is_stopped(world):
 
     before = ids(world)
-    world.nomad.faults.fail_next("compare", UpstreamRejected("nomad", "compare", "1 error occurred"))
+    world.nomad.faults.fail_next("validate", UpstreamRejected("nomad", "validate", "1 error occurred"))
 
     await order(world, await a_release(world, opencode_version="1.18.35"))
     await until_state(world, MigrationState.FAILED)

@@ -167,7 +167,7 @@ async def test_a_runtime_is_not_stopped_for_a_job_that_nomad_would_refuse(eager)
     await eager.ensure()
     (before,) = eager.live_allocations()
     eager.nomad.faults.fail_next(
-        "compare", UpstreamRejected("nomad", "compare", "1 error occurred: no"), times=None
+        "validate", UpstreamRejected("nomad", "validate", "1 error occurred: no"), times=None
     )
 
     await eager.ensure(resources="large", wait=None)
@@ -197,10 +197,10 @@ async def test_a_runtime_is_not_stopped_for_a_job_that_cannot_be_rendered(eager)
 async def test_a_runtime_is_not_stopped_while_nomad_cannot_say_whether_it_would_take_the_job(eager):
     await eager.ensure()
     (before,) = eager.live_allocations()
-    eager.nomad.faults.fail_next("compare", UpstreamUnavailable("nomad", "compare", "no leader"), times=3)
+    eager.nomad.faults.fail_next("validate", UpstreamUnavailable("nomad", "validate", "no leader"), times=3)
 
     await eager.ensure(resources="large", wait=None)
-    await eager.until(lambda: eager.nomad.faults.calls["compare"] >= 2)
+    await eager.until(lambda: eager.nomad.faults.calls["validate"] >= 2)
     assert [each.id for each in eager.live_allocations()] == [before.id]
 
     await eager.until(lambda: [each.id for each in eager.live_allocations()] not in [[before.id], []])
@@ -209,7 +209,7 @@ async def test_a_runtime_is_not_stopped_while_nomad_cannot_say_whether_it_would_
 async def test_a_replacement_that_was_refused_is_made_when_it_is_asked_for_again(eager):
     await eager.ensure()
     (before,) = eager.live_allocations()
-    eager.nomad.faults.fail_next("compare", UpstreamRejected("nomad", "compare", "no"))
+    eager.nomad.faults.fail_next("validate", UpstreamRejected("nomad", "validate", "no"))
     await eager.ensure(resources="large", wait=None)
     await eager.until(lambda: eager.stack().is_settled and eager.stack().is_refused)
 
@@ -239,15 +239,15 @@ async def test_a_recreate_does_not_stop_a_runtime_for_a_release_that_dropped_its
 async def test_a_recreate_that_was_refused_is_not_tried_again_until_somebody_asks(world):
     await world.ensure()
     (before,) = world.live_allocations()
-    world.nomad.faults.fail_next("compare", UpstreamRejected("nomad", "compare", "no"))
+    world.nomad.faults.fail_next("validate", UpstreamRejected("nomad", "validate", "no"))
     await world.finished(await world.plane.provisioning.recreate(ADA, by=OPERATOR, if_match=None))
-    tried = world.nomad.faults.calls["compare"]
+    tried = world.nomad.faults.calls["validate"]
 
     world.plane.dispatcher.hint(ADA)
     await world.until(lambda: not world.plane.dispatcher.at_work)
     await world.plane._nomad.list_once()
     await world.ensure("bob")
-    assert world.nomad.faults.calls["compare"] == tried
+    assert world.nomad.faults.calls["validate"] == tried
     assert [each.id for each in world.live_allocations()] == [before.id]
 
     await world.finished(await world.plane.provisioning.recover(ADA, by=OPERATOR, if_match=None))
@@ -260,7 +260,7 @@ async def test_a_runtime_that_began_to_work_while_nomad_was_asked_is_not_stopped
     async with world.running():
         await world.ensure()
         (before,) = world.live_allocations()
-        hold = world.nomad.faults.hold_next("compare")
+        hold = world.nomad.faults.hold_next("validate")
         await world.ensure(resources="large", wait=None)
         await hold.reached.wait()
         (server,) = world.prober.servers.values()

@@ -270,7 +270,7 @@ async def test_a_dry_run_tells_that_a_runtime_is_started_anew_for_a_new_secret(t
 
         (plan,) = report.stacks
         assert plan.steps == [
-            "have Nomad plan the job that is to follow",
+            "have Nomad check the job that is to follow",
             "call it stopping (stale)",
             "end the turns that are at work",
             "make its secret, or take the one there is",
@@ -287,11 +287,11 @@ async def test_a_dry_run_tells_that_a_runtime_is_left_as_it_is_for_a_job_that_no
         await world.ensure()
         world.plane.dispatcher._workers = 0
         await until_new_secret_is_seen(world)
-        world.nomad.faults.fail_next("compare", UpstreamRejected("nomad", "compare", "no"))
+        world.nomad.faults.fail_next("validate", UpstreamRejected("nomad", "validate", "no"))
 
         report = await world.plane.oversight.reconcile(dry_run=True, by=BACKEND)
 
-        assert [plan.steps for plan in report.stacks] == [["leave it as it is: nomad: compare: no"]]
+        assert [plan.steps for plan in report.stacks] == [["leave it as it is: nomad: validate: no"]]
 
 
 async def test_a_dry_run_of_a_fleet_that_is_as_it_should_be_names_nothing(world):

@@ -129,6 +129,14 @@ class Orchestrator(Protocol):
         """
         ...
 
+    async def validate(self, job: RenderedJob, deadline: Deadline) -> None:
+        """
+        Have Nomad check *job*, registered or not, as it does before it takes one. Nothing is changed or scheduled.
+
+        A job that Nomad would refuse is `UpstreamRejected`, with its words. That it is not says nothing of a place for it.
+        """
+        ...
+
     async def plan_placement(self, job: RenderedJob, deadline: Deadline) -> Placement:
         """
         Have the scheduler plan *job*, registered or not, and say whether it could place it now. Nothing is changed.

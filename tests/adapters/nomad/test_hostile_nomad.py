@@ -64,6 +64,9 @@ CALLS = {
         RenderedJob(job_id=JOB, specification={"Job": {"ID": JOB}}), expected_index=0, deadline=soon()
     ),
     "deregister": lambda nomad: nomad.deregister(JOB, purge=False, deadline=soon()),
+    "validate": lambda nomad: nomad.validate(
+        RenderedJob(job_id=JOB, specification={"Job": {"ID": JOB}}), soon()
+    ),
     "plan_placement": lambda nomad: nomad.plan_placement(
         RenderedJob(job_id=JOB, specification={"Job": {"ID": JOB}}), soon()
     ),

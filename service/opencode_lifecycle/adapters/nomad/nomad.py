@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from opencode_lifecycle.adapters.nomad import comparison
 from opencode_lifecycle.adapters.nomad.cluster_mark import NomadClusterMark
-from opencode_lifecycle.adapters.nomad.connection import SYSTEM, NomadConnection, path_of
+from opencode_lifecycle.adapters.nomad.connection import SYSTEM, NomadConnection, path_of, sentence_of
 from opencode_lifecycle.adapters.nomad.event_stream import EventStream
 from opencode_lifecycle.adapters.nomad.files import read_file
 from opencode_lifecycle.adapters.nomad.job_versions import JobVersions
@@ -28,6 +28,7 @@ from opencode_lifecycle.adapters.nomad.reading import (
     mapping,
     newest_first,
     number,
+    text,
 )
 from opencode_lifecycle.adapters.nomad.usage import usage_of
 from opencode_lifecycle.adapters.nomad.workspaces import NomadWorkspaces
@@ -138,6 +139,13 @@ class Nomad:
         return comparison.comparison_of(
             await self._plan(comparison.OPERATION, job, diff=True, deadline=deadline)
         )
+
+    async def validate(self, job: RenderedJob, deadline: Deadline) -> None:
+        operation = "validate"
+        body = {"Job": job.specification["Job"]}
+        answer = await self._connection.put(operation, path_of("validate", "job"), body, deadline=deadline)
+        if error := text(operation, mapping(operation, answer.body), "Error"):
+            raise UpstreamRejected(SYSTEM, operation, sentence_of(error))
 
     async def plan_placement(self, job: RenderedJob, deadline: Deadline) -> Placement:
         return placement_of(await self._plan(PLAN, job, diff=False, deadline=deadline))

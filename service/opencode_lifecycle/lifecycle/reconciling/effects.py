@@ -373,9 +373,9 @@ class Effects:
 
     async def _check(self, current: Pass, deadline: Deadline) -> None:
         """
-        Have Nomad render and plan what is to follow, so that nothing is stopped for a job that will be refused.
+        Have Nomad render and check what is to follow, so that nothing is stopped for a job that will be refused.
 
-        What the scheduler could not place now is no refusal: what runs still takes the room. And the secret is read where
+        Whether the scheduler could place it now is not asked: what runs still takes the room. And the secret is read where
         what follows will read it: while Vault is away it would not start, and an administrator may have written anything
         into the secret, so that it has no password.
         """
@@ -387,7 +387,7 @@ class Effects:
                 raise SecretUnusable from None
         aim = self._aim(current)
         variables = job_variables(aim.stack, aim.release, self._site, work.wanted)
-        await self._orchestrator.compare(await self._rendered(current, aim, variables, deadline), deadline)
+        await self._orchestrator.validate(await self._rendered(current, aim, variables, deadline), deadline)
         current.work = replace(work, done=(work.done - {Part.ACTIVITY}) | {Part.CHECK})
 
     async def _rendered(

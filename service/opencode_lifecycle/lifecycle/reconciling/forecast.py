@@ -23,7 +23,7 @@ WORDS: Final[Mapping[type[Step], str]] = {
     steps.Look: "look at the job in Nomad",
     steps.LookAtNodes: "look which nodes take nothing new",
     steps.CompareJob: "compare the job with what was registered",
-    steps.CheckJob: "have Nomad plan the job that is to follow",
+    steps.CheckJob: "have Nomad check the job that is to follow",
     steps.LookAtActivity: "look whether its agent works",
     steps.CheckDelivery: "see whether its live files have arrived",
     steps.Reload: "let it read its configuration anew",

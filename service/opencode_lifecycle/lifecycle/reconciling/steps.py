@@ -179,7 +179,7 @@ class CompareJob:
 
 @dataclass(frozen=True, slots=True)
 class CheckJob:
-    """Have Nomad plan the job that is to take the place of the one that runs. What was seen of its use grows old meanwhile."""
+    """Have Nomad check the job that is to take the place of the one that runs. What was seen of its use grows old meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
