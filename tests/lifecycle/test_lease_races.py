@@ -91,7 +91,7 @@ async def until_the_last_look(world: World, **changes: object) -> Hold:
         await hold.reached.wait()
         return hold
     # Between the look that finds it idle and the last one Nomad is asked whether it would take the job.
-    checking = world.nomad.faults.hold_next("compare")
+    checking = world.nomad.faults.hold_next("validate")
     await checking.reached.wait()
     hold = world.prober.answers = Hold()
     checking.release()
