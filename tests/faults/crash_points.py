@@ -14,7 +14,7 @@ from end_to_end.service_process import ServiceProcess
 from faults.interceptor import PassOn, Reply
 from hostile_server import SeenRequest
 
-_NO_EFFECT = re.compile(r"^/v1/(jobs/parse|job/[^/]+/plan|auth/token/|internal/acl/authorize)")
+_NO_EFFECT = re.compile(r"^/v1/(jobs/parse|validate/job|job/[^/]+/plan|auth/token/|internal/acl/authorize)")
 _REGISTRATION = "PUT /v1/jobs"
 _READS = frozenset({"GET", "HEAD", "LIST"})
 _NAMES = (
