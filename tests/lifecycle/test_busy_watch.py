@@ -64,7 +64,6 @@ class Rig:
                 prober=self.prober,
                 passwords=RecentPasswords(self.vault),
                 catalog=self.consul,
-                now=lambda: datetime.now(UTC),
             ),
             now=lambda: datetime.now(UTC),
             random=Random(0),

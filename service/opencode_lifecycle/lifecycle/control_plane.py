@@ -81,7 +81,6 @@ class ControlPlane:
             prober=neighbours.prober,
             passwords=passwords,
             catalog=neighbours.catalog,
-            now=now,
         )
         reports = DataReports(
             store=neighbours.store,

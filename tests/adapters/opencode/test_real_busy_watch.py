@@ -38,9 +38,7 @@ def known_of(fleet: Fleet, server: RealOpenCode, vault: FakeVault, consul: FakeC
 async def test_that_a_turn_has_ended_is_known_from_what_the_runtime_tells(server, model):
     fleet = Fleet(now=utc_now, max_age=timedelta(seconds=30))
     vault, consul, finished = FakeVault(), FakeConsul(), asyncio.Event()
-    vouching = Vouching(
-        fleet=fleet, prober=server.prober, passwords=RecentPasswords(vault), catalog=consul, now=utc_now
-    )
+    vouching = Vouching(fleet=fleet, prober=server.prober, passwords=RecentPasswords(vault), catalog=consul)
     watch = BusyWatch(
         fleet=fleet,
         events=OpenCodeEvents(),

@@ -2,34 +2,27 @@
 Who may be sent a password: an address that Nomad and Consul name for one and the same allocation.
 
 A port that was given to another user's runtime meanwhile would learn it otherwise. Nomad alone does not tell: while a
-node's client is away it goes on calling an allocation running that ended long ago. So Consul is asked, but where the
-runtime has taken the password itself a moment ago, which says more.
+node's client is away it goes on calling an allocation running that ended long ago.
 """
 
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
-from typing import Final, TypeVar
+from typing import TypeVar
 
 import structlog
 
-from opencode_lifecycle.lifecycle.observing.fleet import Fleet, Known
+from opencode_lifecycle.lifecycle.observing.fleet import Fleet
 from opencode_lifecycle.lifecycle.observing.recent_passwords import RecentPasswords
-from opencode_lifecycle.model.clock import Clock
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import DeadlineExceeded, UpstreamError
 from opencode_lifecycle.model.identifiers import AllocationId, JobId
 from opencode_lifecycle.model.password import Password
-from opencode_lifecycle.model.proof import ProofResult
-from opencode_lifecycle.model.stack import Address, Runtime, Stack
+from opencode_lifecycle.model.stack import Address, Stack
 from opencode_lifecycle.ports.prober import Activity, ReadPassword, RuntimeProber
 from opencode_lifecycle.ports.service_catalog import ServiceCatalog
 
 log = structlog.get_logger(__name__)
 
 Answer = TypeVar("Answer")
-
-PROOF_VOUCHES_FOR: Final = timedelta(seconds=5)
-"""How long after its proof a runtime is believed to be where it was proven: the first thing it is asked follows at once."""
 
 
 class NotVouched(Exception):
@@ -56,26 +49,18 @@ class Vouching:
     """Asks runtimes what needs their password, each only at the address that Consul names for its allocation."""
 
     def __init__(
-        self,
-        *,
-        fleet: Fleet,
-        prober: RuntimeProber,
-        passwords: RecentPasswords,
-        catalog: ServiceCatalog,
-        now: Clock,
+        self, *, fleet: Fleet, prober: RuntimeProber, passwords: RecentPasswords, catalog: ServiceCatalog
     ) -> None:
         self._fleet = fleet
         self._prober = prober
         self._passwords = passwords
         self._catalog = catalog
-        self._now = now
 
     def reader(self, stack: Stack, deadline: Deadline) -> tuple[Address, ReadPassword] | None:
         """
         Return where the runtime that the row names is proven to be, and what reads its password when it is to be sent there.
 
-        Consul is asked then, unless it was proven a moment ago, and where it does not vouch for the address that raises
-        `NotVouched`.
+        Consul is asked then, and where it does not vouch for the address that raises `NotVouched`.
         """
         runtime = stack.status.runtime
         if runtime is None or runtime.address is None:
@@ -86,24 +71,12 @@ class Vouching:
             known = self._fleet.get(stack.user_id)
             if known is not None and (doubt := known.doubt_of(address)):
                 raise NotVouched(doubt)
-            if known is None or not self._is_just_proven(known, runtime):
-                allocation_id = runtime.allocation_id
-                why = await why_not_vouched(self._catalog, stack.job_id, allocation_id, address, deadline)
-                if why:
-                    raise NotVouched(why)
+            why = await why_not_vouched(self._catalog, stack.job_id, runtime.allocation_id, address, deadline)
+            if why:
+                raise NotVouched(why)
             return await self._passwords.read(stack, runtime.secret_version, deadline)
 
         return address, read_password
-
-    def _is_just_proven(self, known: Known, runtime: Runtime) -> bool:
-        proof = known.proof
-        return (
-            proof is not None
-            and proof.result is ProofResult.PROVEN
-            and (proof.allocation_id, proof.restarts, proof.address)
-            == (runtime.allocation_id, runtime.restarts, runtime.address)
-            and timedelta(0) <= self._now() - proof.at < PROOF_VOUCHES_FOR
-        )
 
     async def ask(self, stack: Stack, what: str, ask: "Ask[Answer]", deadline: Deadline) -> Answer | None:
         """
