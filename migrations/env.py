@@ -9,10 +9,10 @@ The service calls it with a connection of its own (see `adapters/database/schema
 import asyncio
 
 from alembic import context
-from sqlalchemy import Connection
+from sqlalchemy import URL, Connection, create_engine
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from opencode_lifecycle.adapters.database.engine import parse_url
+from opencode_lifecycle.adapters.database.engine import is_sqlite, parse_url
 from opencode_lifecycle.adapters.database.tables import metadata
 
 
@@ -27,8 +27,20 @@ def migrate(connection: Connection) -> None:
         context.run_migrations()
 
 
-async def migrate_by_hand() -> None:
-    engine = create_async_engine(parse_url(context.get_x_argument(as_dictionary=True)["url"]))
+def migrate_by_hand(url: URL) -> None:
+    if not is_sqlite(url):
+        asyncio.run(migrate_postgresql(url))
+        return
+    engine = create_engine(url)
+    try:
+        with engine.begin() as connection:
+            migrate(connection)
+    finally:
+        engine.dispose()
+
+
+async def migrate_postgresql(url: URL) -> None:
+    engine = create_async_engine(url)
     try:
         async with engine.begin() as connection:
             await connection.run_sync(migrate)
@@ -38,6 +50,6 @@ async def migrate_by_hand() -> None:
 
 given = context.config.attributes.get("connection")
 if given is None:
-    asyncio.run(migrate_by_hand())
+    migrate_by_hand(parse_url(context.get_x_argument(as_dictionary=True)["url"]))
 else:
     migrate(given)

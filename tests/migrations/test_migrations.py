@@ -223,6 +223,18 @@ def test_a_migration_runs_from_an_installed_wheel(tmp_path):
     assert schema.is_current(url)
 
 
+def test_a_revision_can_be_tried_by_hand(empty_url):
+    ini = shipped("migrations") / "alembic.ini"
+
+    subprocess.run(
+        [sys.executable, "-m", "alembic", "-c", str(ini), "-x", f"url={empty_url}", "upgrade", "head"],
+        check=True,
+        capture_output=True,
+    )
+
+    assert schema.is_current(empty_url)
+
+
 def test_a_database_that_cannot_be_reached_is_unavailable(tmp_path):
     with pytest.raises(UpstreamUnavailable):
         schema.upgrade(f"postgresql://nobody@/none?host={tmp_path}")

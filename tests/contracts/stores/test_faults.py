@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import traceback
 from contextlib import closing
 from pathlib import Path
@@ -14,8 +15,9 @@ import pytest
 from sqlalchemy import Connection
 
 from database_examples import ADA, a_release, a_stack, an_event, inserting, put
-from opencode_lifecycle.adapters.database import schema
+from opencode_lifecycle.adapters.database import engine, schema
 from opencode_lifecycle.adapters.database.database import Database
+from opencode_lifecycle.adapters.database.engine import SqliteReading
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import InvalidSettings, UpstreamRejected, UpstreamUnavailable
 from opencode_lifecycle.model.identifiers import UserId
@@ -313,6 +315,52 @@ async def test_reading_needs_one_statement_and_an_idle_database_none(database):
     before = database.statements
     await database.wait_for_change(0.01)
     assert database.statements == before
+
+
+async def test_a_row_that_cannot_be_read_holds_nobody_in_the_past(sqlite_url):
+    database = await opened(sqlite_url)
+    for user in ("ada", "bob"):
+        await put(database, a_stack(user))
+    with closing(sqlite3.connect(file_of(sqlite_url))) as connection:
+        connection.execute("UPDATE user_stacks SET created_at = 'long ago' WHERE user_id = 'ada'")
+        connection.commit()
+    failures = []
+    for _ in range(4):
+        with pytest.raises(ValueError, match="long ago") as caught:
+            await database.changes_since(0, limit=10)
+        failures.append(caught)
+
+    await put(database, a_stack("cyd"))
+    seen = await asyncio.gather(*(database.get(UserId("cyd")) for _ in range(4)))
+
+    assert len(failures) == 4
+    assert None not in seen
+    await database.close()
+
+
+async def test_a_read_that_finds_all_readers_busy_is_refused_after_a_while(sqlite_url, monkeypatch):
+    monkeypatch.setattr(engine, "BUSY_TIMEOUT_SECONDS", 0.05)
+    database = await opened(sqlite_url)
+    go_on = threading.Event()
+    original = SqliteReading._rows
+
+    def slowly(self, statement, values):
+        go_on.wait()
+        return original(self, statement, values)
+
+    monkeypatch.setattr(SqliteReading, "_rows", slowly)
+    busy = [asyncio.create_task(database.get(ADA)) for _ in range(4)]
+    await asyncio.sleep(0)
+    for task in busy[:2]:
+        task.cancel()
+
+    with pytest.raises(UpstreamUnavailable, match="all connections are in use"):
+        await database.get(ADA)
+    go_on.set()
+    await asyncio.gather(*busy, return_exceptions=True)
+
+    assert await database.get(ADA) is None
+    await database.close()
 
 
 async def test_errors_show_no_values(database):

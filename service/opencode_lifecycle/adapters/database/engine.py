@@ -7,7 +7,6 @@ transaction, changes threads twice, which costs more than most statements themse
 
 import asyncio
 import os
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,6 +25,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolExhausted
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from opencode_lifecycle.adapters.database.columns import json_text, json_value
@@ -98,7 +98,7 @@ class Reading(Protocol):
 
 
 class SqliteReading:
-    """A few threads, each with a connection of its own: a statement changes threads once, and once again with its rows."""
+    """A few threads: a statement changes threads once, and once again with its rows."""
 
     def __init__(self, url: URL) -> None:
         self.engine = create_engine(
@@ -110,43 +110,31 @@ class SqliteReading:
             json_deserializer=json_value,
             pool_size=_READERS,
             max_overflow=0,
-            # The last to use them is whoever closes them.
+            # Any of the threads may use any of them.
             connect_args={"check_same_thread": False},
         )
         _prepare_sqlite(self.engine, "PRAGMA query_only = ON")
         self._threads = ThreadPoolExecutor(max_workers=_READERS, thread_name_prefix="database-reader")
-        self._of_thread = threading.local()
-        self._connections: set[Connection] = set()
+        self._free = asyncio.Semaphore(_READERS)
+        """A thread is taken until its statement has ended, also where nobody waits for that any more."""
 
     async def rows(self, statement: Query, values: Values | None = None) -> Rows:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._rows, statement, values)
+        try:
+            async with asyncio.timeout(BUSY_TIMEOUT_SECONDS):
+                await self._free.acquire()
+        except TimeoutError:
+            raise PoolExhausted from None
+        loop = asyncio.get_running_loop()
+        running = self._threads.submit(self._rows, statement, values)
+        running.add_done_callback(lambda _: loop.call_soon_threadsafe(self._free.release))
+        return await asyncio.wrap_future(running)
 
     def _rows(self, statement: Query, values: Values | None) -> Rows:
-        connection = self._connected()
-        try:
+        with self.engine.connect() as connection:
             return rows_of(connection.execute(statement, values))
-        except SQLAlchemyError:
-            # Whatever state it is in, the next statement of this thread gets a new one.
-            self._connections.discard(connection)
-            self._of_thread.connection = None
-            connection.invalidate()
-            connection.close()
-            raise
-
-    def _connected(self) -> Connection:
-        connection: Connection | None = getattr(self._of_thread, "connection", None)
-        if connection is None:
-            connection = self._of_thread.connection = self.engine.connect()
-            self._connections.add(connection)
-        return connection
 
     async def close(self) -> None:
-        await asyncio.to_thread(self._close)
-
-    def _close(self) -> None:
-        self._threads.shutdown()
-        while self._connections:
-            self._connections.pop().close()
+        await asyncio.to_thread(self._threads.shutdown)
         self.engine.dispose()
 
 
@@ -170,9 +158,14 @@ class PostgresqlReading:
 
 
 def rows_of(result: CursorResult[Any]) -> Rows:
-    """Return all rows, each by the names of its columns."""
+    """
+    Return all rows, each by the names of its columns.
+
+    They are all fetched before one is looked at: a statement that stands still in the middle, for a row that cannot be
+    read, would keep its connection at the state of that moment.
+    """
     names = tuple(result.keys())
-    return [dict(zip(names, row, strict=True)) for row in result]
+    return [dict(zip(names, row, strict=True)) for row in result.all()]
 
 
 def _postgresql_engine(url: URL, **options: Any) -> "AsyncEngine":

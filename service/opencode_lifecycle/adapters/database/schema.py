@@ -1,7 +1,7 @@
 """
 The schema of a database: which revision it has, and how it gets to the one this version needs.
 
-These functions block and run an event loop of their own. Call them from a thread when one is running already.
+These functions block, and for PostgreSQL run an event loop of their own. Call them from a thread when one is running already.
 """
 
 import asyncio
