@@ -481,6 +481,14 @@ async def test_validating_another_version_of_a_job_changes_nothing(world, job_id
     assert (await world.orchestrator.observe(job_id, soon())).job.modify_index == index
 
 
+async def test_a_job_is_valid_in_our_namespace_whatever_its_template_says_of_one(world, job_id):
+    template = TEMPLATE.replace("  namespace   = var.namespace\n", "")
+    assert template != TEMPLATE
+    job = await world.orchestrator.render(template, {"job_id": job_id}, soon())
+
+    await world.orchestrator.validate(job, soon())
+
+
 async def test_a_job_that_fits_nowhere_is_valid_all_the_same(world, job_id):
     await validated(world, job_id, memory=IMPOSSIBLE_MEMORY)
 

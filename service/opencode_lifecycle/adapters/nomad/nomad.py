@@ -142,7 +142,8 @@ class Nomad:
 
     async def validate(self, job: RenderedJob, deadline: Deadline) -> None:
         operation = "validate"
-        body = {"Job": job.specification["Job"]}
+        # Of all calls that take a job this one alone goes by the job's own namespace, and not by the one it is asked in.
+        body = {"Job": {**job.specification["Job"], "Namespace": self._connection.namespace}}
         answer = await self._connection.put(operation, path_of("validate", "job"), body, deadline=deadline)
         if error := text(operation, mapping(operation, answer.body), "Error"):
             raise UpstreamRejected(SYSTEM, operation, sentence_of(error))
