@@ -170,7 +170,14 @@ class Levers:
 
     def restart_task(self, job_id: JobId) -> AllocationSeen:
         allocation = self._one_live(job_id)
-        return self._update(allocation, job_id, restarts=allocation.restarts + 1, started_at=self._now())
+        return self._update(
+            allocation,
+            job_id,
+            restarts=allocation.restarts + 1,
+            started_at=self._now(),
+            trouble=None,
+            trouble_message="",
+        )
 
     def end_allocation(self, job_id: JobId) -> AllocationSeen:
         """Let the live allocation end, as a client does after the stop, or a task that exits with 0."""

@@ -225,6 +225,61 @@ async def test_a_runtime_that_ran_and_exits_is_shown_as_a_crash_loop_with_its_ex
     assert world.stack().status.message == "exit code 137"
 
 
+async def test_a_crash_is_told_until_the_next_run_is_proven(world):
+    await world.ensure()
+    address, server = world.live_allocations()[0].address, server_of(world)
+    world.prober.withdraw(address)
+    world.nomad.restart_task(world.job_id())
+    world.nomad.trouble_allocation(world.job_id(), TaskTrouble.EXITED, "exit code 137")
+    await world.until(lambda: world.stack().status.reason is Reason.CRASH_LOOP)
+
+    world.nomad.restart_task(world.job_id())
+    looks = world.prober.faults.calls["liveness"]
+    await world.until(lambda: world.prober.faults.calls["liveness"] > looks + 2)
+    await world.until(lambda: not world.plane.dispatcher.at_work)
+
+    shown = world.stack().status
+    assert world.live_allocations()[0].trouble is None
+    assert (shown.phase, shown.reason, shown.message) == (
+        Phase.STARTING,
+        Reason.CRASH_LOOP,
+        "exit code 137",
+    )
+    world.prober.serve(address, server)
+    assert (await world.phase(Phase.RUNNING)).status.reason is None
+
+
+async def test_a_crash_after_a_restart_of_the_service_is_told_as_one(tmp_path):
+    world = a_world(tmp_path)
+    async with world.running():
+        await world.ensure()
+    world.prober.withdraw(world.live_allocations()[0].address)
+    async with world.running():
+        world.nomad.restart_task(world.job_id())
+        world.nomad.trouble_allocation(world.job_id(), TaskTrouble.EXITED, "exit code 137")
+
+        await world.until(lambda: world.stack().status.message == "exit code 137")
+        assert world.stack().status.reason is Reason.CRASH_LOOP
+
+
+async def test_what_failed_and_is_tried_again_in_another_allocation_is_told_until_that_is_proven(world):
+    world.nomad.autorun = False
+    await world.ensure(wait=None)
+    await world.until(lambda: len(world.live_allocations()) == 1)
+    world.nomad.trouble_allocation(world.job_id(), TaskTrouble.DRIVER, "no such program")
+    await world.until(lambda: world.stack().status.reason is Reason.DRIVER_FAILED)
+
+    world.nomad.fail_allocation(world.job_id(), TaskTrouble.DRIVER, "no such program")
+    await world.until(lambda: len(world.plane.fleet.observation(world.job_id()).allocations) == 2)
+    await world.until(lambda: not world.plane.dispatcher.at_work)
+
+    assert world.live_allocations()[0].trouble is None
+    assert (world.stack().status.reason, world.stack().status.message) == (
+        Reason.DRIVER_FAILED,
+        "no such program",
+    )
+
+
 async def test_a_run_that_ended_is_shown_before_its_row_is_written(world, monkeypatch):
     await world.ensure()
     written = asyncio.Event()

@@ -169,9 +169,12 @@ def plan_starting(work: Work, seen: Observation, now: datetime, limits: Limits) 
             return stop_open(work, now)
         if proof.result is ProofResult.WRONG_VERSION:
             return _failed(work, Reason.WRONG_VERSION, proof.detail, now)
-    reason, message = _why_not_running(seen, allocation, proof)
+    reason, message = _why_not_running(work, seen, allocation)
     if reason is None and work.doubt:
         reason, message = Reason.CONTESTED, work.doubt
+    if reason is None and stack.status.reason in _OF_A_RUN:
+        # The next run, or the next allocation, has told nothing yet: why the one before ended is all that is known.
+        reason, message = stack.status.reason, stack.status.message
     is_late = now - stack.status.phase_since >= limits.start
     if reason in _OF_ITS_DATA and allocation is not None:
         if Part.REPORT not in work.done:
@@ -191,6 +194,9 @@ def plan_starting(work: Work, seen: Observation, now: datetime, limits: Limits) 
 
 
 _OF_ITS_DATA = frozenset({Reason.DATA_NEWER, Reason.DISK_FULL})
+_OF_A_RUN = frozenset({Reason.DRIVER_FAILED, Reason.CRASH_LOOP, Reason.OUT_OF_MEMORY})
+_AFTER_A_PROOF = frozenset({Reason.LOST, Reason.CRASH_LOOP})
+"""What a stack that starts is there for, when it has run already."""
 
 
 def _words_of(report: DataReport | None) -> str:
@@ -224,8 +230,9 @@ def _wanted_otherwise(work: Work, why: str, now: datetime) -> Status | None:
 
 
 def _why_not_running(
-    seen: Observation, allocation: AllocationSeen | None, proof: Proof | None
+    work: Work, seen: Observation, allocation: AllocationSeen | None
 ) -> tuple[Reason | None, str]:
+    proof = work.proof
     if (allocation is None or not seen.live) and seen.placement_failure is not None:
         return Reason.NO_CAPACITY, seen.placement_failure
     if allocation is not None and allocation.trouble is not None:
@@ -234,7 +241,7 @@ def _why_not_running(
                 return Reason.SECRET_MISSING, allocation.trouble_message
             case TaskTrouble.DRIVER:
                 return Reason.DRIVER_FAILED, allocation.trouble_message
-            case TaskTrouble.EXITED if proof is not None and _ran_before(proof, allocation):
+            case TaskTrouble.EXITED if _ran_before(work, allocation):
                 return Reason.CRASH_LOOP, allocation.trouble_message
             case TaskTrouble.EXITED:
                 return Reason.DRIVER_FAILED, allocation.trouble_message
@@ -251,9 +258,17 @@ def _why_not_running(
     return None, "waiting for an allocation" if allocation is None else "waiting for its server to answer"
 
 
-def _ran_before(proof: Proof, allocation: AllocationSeen) -> bool:
-    """Whether an earlier run of the same allocation was proven: it can start, and does not stay."""
-    return proof.result is ProofResult.PROVEN and proof.allocation_id == allocation.id
+def _ran_before(work: Work, allocation: AllocationSeen) -> bool:
+    """
+    Whether it can start, and does not stay: an earlier run of the same allocation was proven, or the row says that it ran.
+
+    What was proven is forgotten with the process that saw it.
+    """
+    proof = work.proof
+    is_proven = (
+        proof is not None and proof.result is ProofResult.PROVEN and proof.allocation_id == allocation.id
+    )
+    return is_proven or work.stack.status.reason in _AFTER_A_PROOF
 
 
 def _is_up(allocation: AllocationSeen) -> bool:
