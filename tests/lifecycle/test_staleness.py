@@ -1,6 +1,7 @@
 """Why a runtime is not as it should be, and how it is put right."""
 
 import asyncio
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -306,13 +307,23 @@ async def test_a_reconcile_has_done_what_its_dry_run_said(tmp_path):
     world = World(tmp_path, when_stale=WhenStale.NOW)
     async with world.running():
         await world.ensure()
-        world.nomad.change_outside(world.job_id(), memory=999)
+        ours = described(world)
+        world.plane.dispatcher._workers, workers = 0, world.plane.dispatcher._workers
+        world.nomad.change_outside(world.job_id(), description="mine now")
+        before = Counter(world.nomad.faults.calls)
 
+        (said,) = (await world.plane.oversight.reconcile(dry_run=True, by=BACKEND)).stacks
+        world.plane.dispatcher._workers = workers
         await world.plane.oversight.reconcile(dry_run=False, by=BACKEND)
+        await world.until(lambda: described(world) == ours)
 
-        await world.until(
-            lambda: world.nomad.jobs[world.job_id()].specification["Variables"]["memory"] == 256
-        )
+        done = Counter(world.nomad.faults.calls) - before
+        assert said.steps == ["compare the job with what was registered", "register the job"]
+        assert [done[effect] for effect in ("register", "deregister")] == [1, 0]
+
+
+def described(world: World) -> object:
+    return world.nomad.jobs[world.job_id()].specification["Variables"].get("description")
 
 
 async def test_a_rotation_is_not_taken_for_the_work_of_an_administrator(tmp_path):
