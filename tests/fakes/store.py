@@ -308,6 +308,10 @@ class FakeStore(FakeRollouts, FakeReleases, FakeFindings, FakeAccess):
             removed = self.removed.get(user_id)
             return removed[1] if removed is not None else None
 
+    async def removed_users(self) -> Collection[UserId]:
+        async with self._call("removed_users"):
+            return list(self.removed)
+
     async def changes_since(self, seq: int, *, limit: int) -> Sequence[StackChange]:
         async with self._call("changes_since"):
             if seq >= self._seq:

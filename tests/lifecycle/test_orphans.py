@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from lost_rows import HASTY, first_sweep, lose_row
+from lost_rows import HASTY, first_sweep, lose_row, remember_removal
 from opencode_lifecycle.lifecycle.orphans.judgement import OrphanLimits, orphans_among
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import ClaimLost, OrphanNotFound, OrphanNotProven, UpstreamUnavailable
@@ -221,6 +221,38 @@ async def test_a_service_that_nomad_left_in_consul_is_taken_out(world):
     await sweep(world, 3)
 
     assert EVES_JOB not in world.consul.job_ids
+
+
+async def test_a_service_that_a_deletion_left_in_consul_is_taken_out(world):
+    """Nothing else of its name is there to say whose it is, but the removal of its stack."""
+    remember_removal(world, "eve")
+    world.consul.register(EVES_JOB, AllocationId("old"), Address(host="127.0.0.1", port=4000))
+
+    first, *_ = await sweep(world)
+    await sweep(world, 2)
+
+    assert (first.orphan.proven, first.orphan.find.user_id) == (True, EVE)
+    assert EVES_JOB not in world.consul.job_ids
+
+
+async def test_a_volume_that_a_deletion_left_is_kept_until_a_person_deletes_it(world):
+    remember_removal(world, "eve")
+    await world.nomad.workspaces.ensure(EVES_JOB, soon())
+
+    (plan,) = await sweep(world, 3)
+
+    assert (plan.orphan.proven, plan.action) == (True, "report")
+    await world.plane.oversight.delete_orphan(plan.orphan.id, by=OPERATOR)
+    assert EVES_JOB not in world.nomad.workspaces.volumes
+
+
+async def test_what_nobody_had_a_stack_of_is_not_proven_by_its_name(world):
+    world.consul.register(EVES_JOB, AllocationId("old"), Address(host="127.0.0.1", port=4000))
+
+    (plan,) = await sweep(world, 3)
+
+    assert (plan.orphan.proven, plan.action) == (False, "report")
+    assert EVES_JOB in world.consul.job_ids
 
 
 async def test_nothing_is_swept_while_a_condition_stands(world):

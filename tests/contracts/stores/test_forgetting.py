@@ -52,6 +52,18 @@ async def test_a_stack_that_came_back_is_not_deleted(database):
     assert await database.deleted_at(ADA) is None
 
 
+async def test_whose_stacks_were_deleted_is_known_of_all_but_those_that_came_back(database):
+    for stack in (a_stack(), a_stack(BOB)):
+        await put(database, stack)
+    assert list(await database.removed_users()) == []
+
+    await delete(database)
+
+    assert list(await database.removed_users()) == [ADA]
+    await put(database)
+    assert list(await database.removed_users()) == []
+
+
 async def test_of_two_deletions_the_last_is_told(database):
     for _ in range(2):
         await put(database)

@@ -1,7 +1,7 @@
 """Reading stacks, and deciding about them."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
@@ -38,6 +38,7 @@ _DUE_OF: Final = select(user_stacks.c.next_attempt_at, user_stacks.c.claim_lapse
 )
 _FORGET_KEPT: Final = delete(workspaces).where(workspaces.c.user_id == bindparam("whose"))
 _REMOVED: Final = select(removed_stacks.c.removed_at).where(removed_stacks.c.user_id == bindparam("whose"))
+_ALL_REMOVED: Final = select(removed_stacks.c.user_id)
 _IS_STALE: Final = text("user_stacks.stale <> 0")
 """Word for word the condition of the partial index: with a parameter in it no database would take that."""
 _SUMMARY: Final = union_all(
@@ -128,6 +129,9 @@ class StackRows(Store):
     async def deleted_at(self, user_id: UserId) -> datetime | None:
         rows = await self._read("read a removal", _REMOVED, {"whose": user_id})
         return rows[0]["removed_at"] if rows else None
+
+    async def removed_users(self) -> Collection[UserId]:
+        return [row["user_id"] for row in await self._read("read removals", _ALL_REMOVED)]
 
     async def changes_since(self, seq: int, *, limit: int) -> Sequence[StackChange]:
         rows = await self._read("read changes", _CHANGES, {"after": seq, "at_most": limit})

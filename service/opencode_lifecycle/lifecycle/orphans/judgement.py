@@ -2,19 +2,23 @@
 What bears our names without a row: found, proven, and what becomes of it. Pure.
 
 A thing is ours beyond doubt when what is written on it names this installation and a user whose job would bear exactly
-this name, or when something else of the same name is ours beyond doubt. Whatever else it is, it is left alone.
+this name, when a stack of that name was deleted here, or when something else of the same name is ours beyond doubt. Whatever
+else it is, it is left alone.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Final
 
 from opencode_lifecycle.model.identifiers import JobId, OrphanId, UserId, job_id_of
 from opencode_lifecycle.model.observation import JobSeen, Observation
 from opencode_lifecycle.model.orphan import Find, Orphan, OrphanKind
 from opencode_lifecycle.ports.orchestrator import Listing
 from opencode_lifecycle.ports.service_catalog import ServiceInstance
+
+_NONE: Final[Mapping[JobId, UserId]] = {}
 
 
 class OrphanAction(StrEnum):
@@ -96,14 +100,16 @@ def orphans_among(
     installation: str,
     apart: timedelta,
     now: datetime,
+    removed: Mapping[JobId, UserId] = _NONE,
 ) -> list[Orphan]:
     """
-    Return the orphans among *finds*, counting on from what was found *earlier*. What is another's is none.
+    Return the orphans among *finds*, counting on from what was found *earlier*. What is another's is none. *removed* are the
+    names of stacks that were deleted, and whose they were.
 
     A comparison that follows less than *apart* on the one that counted last counts for nothing: several replicas, or an
     impatient operator, must not make up in numbers for the time that shows what lasts.
     """
-    owners = {
+    owners = dict(removed) | {
         find.job_id: find.user_id
         for find in finds
         if find.installation == installation

@@ -1,7 +1,7 @@
 """Finds what has no row, in every neighbour, and sees to it."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Self
@@ -36,7 +36,7 @@ from opencode_lifecycle.model.errors import (
     UpstreamError,
     UpstreamUnavailable,
 )
-from opencode_lifecycle.model.identifiers import JobId, OrphanId, UserId, VolumeId, new_event_id
+from opencode_lifecycle.model.identifiers import JobId, OrphanId, UserId, VolumeId, job_id_of, new_event_id
 from opencode_lifecycle.model.observation import JobSeen
 from opencode_lifecycle.model.operation import Event
 from opencode_lifecycle.model.orphan import Find, Orphan, OrphanKind
@@ -145,7 +145,12 @@ class OrphanSweep:
         lone = await self._owners.say_of(without_row(finds, rows, kept), earlier)
         now = self._now()
         orphans: Sequence[Orphan] = orphans_among(
-            lone, earlier, installation=self._installation, apart=self._apart, now=now
+            lone,
+            earlier,
+            installation=self._installation,
+            apart=self._apart,
+            now=now,
+            removed=await self._removed_among(lone),
         )
         if counts:
             orphans = await self._orphans.put_orphans(orphans, earlier=earlier, now=now)
@@ -173,6 +178,15 @@ class OrphanSweep:
         volumes = self._lone(await places.workspaces.list_all(deadline))
         pointers = self._lone(await places.live_files.list_all(deadline))
         return listing, [*jobs, *secrets, *services, *volumes, *pointers]
+
+    async def _removed_among(self, finds: Sequence[Find]) -> Mapping[JobId, UserId]:
+        """Return whose the stacks were that bore the names of *finds* and were deleted. A service or volume does not say."""
+        unsaid = {find.job_id for find in finds if find.user_id is None}
+        if not unsaid:
+            return {}
+        users = await self._stacks.removed_users()
+        named = {job_id_of(self._installation, user_id): user_id for user_id in users}
+        return {job_id: named[job_id] for job_id in unsaid & named.keys()}
 
     def _lone(self, finds: Sequence[Find]) -> list[Find]:
         return [find for find in finds if self._fleet.user_of(find.job_id) is None]

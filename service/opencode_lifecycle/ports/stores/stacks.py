@@ -211,6 +211,10 @@ class StackStore(Protocol):
         """Return when the last stack of the user was deleted, or None when that is not known."""
         ...
 
+    async def removed_users(self) -> Collection[UserId]:
+        """Return every user of whom it is known when their last stack was deleted."""
+        ...
+
     async def changes_since(self, seq: int, *, limit: int) -> Sequence[StackChange]:
         """Return changes after *seq* in order, only the latest of each stack."""
         ...
