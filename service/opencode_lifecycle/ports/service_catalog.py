@@ -14,6 +14,7 @@ class ServiceInstance:
     """One instance of a stack's service. `passing` is what all of its checks say together."""
 
     allocation_id: AllocationId
+    """Empty for one that was registered by hand in the name of an installation."""
     address: Address
     passing: bool
     service_id: str = ""

@@ -64,7 +64,7 @@ async def test_a_node_that_went_meanwhile_has_no_services(consul, catalog, gone)
         service(Port=0),
         service(ID="zombie", Meta=None),
         service(ID="zombie", Meta={}),
-        service(ID="_nomad-task-no-uuid-at-all"),
+        service(ID="_nomad-task-no-uuid-at-all", Meta={}),
     ],
     ids=str,
 )
@@ -72,6 +72,16 @@ async def test_services_of_others_are_left_out_whatever_the_filter_lets_through(
     consul.script = Catalogue({"node-1": [others, service()]})
 
     assert await catalog.list_all(soon()) == {JOB: [INSTANCE]}
+
+
+async def test_what_was_registered_by_hand_in_the_name_of_an_installation_is_of_no_allocation(
+    consul, catalog
+):
+    consul.script = Catalogue({"node-1": [service(ID="by-hand", Meta={"installation": "main"})]})
+
+    ((listed,),) = (await catalog.list_all(soon())).values()
+
+    assert (listed.service_id, listed.installation, listed.allocation_id) == ("by-hand", "main", "")
 
 
 @pytest.mark.parametrize(

@@ -78,18 +78,22 @@ def name_of_agent_node(answer: Any) -> str:
 def _instance(
     service: Mapping[str, Any], node: Mapping[str, Any], *, passing: bool
 ) -> ServiceInstance | None:
-    """Return None for an instance that belongs to no allocation: registered by hand, it is no runtime of ours."""
+    """
+    Return None for an instance that belongs to no allocation and names no installation: it is no runtime, of nobody's.
+
+    One that names an installation without an allocation was registered by hand in its name.
+    """
     match = _ALLOCATION.match(service["ID"])
     meta = service.get("Meta") or {}
     allocation = match[1] if match else meta.get(_ALLOCATION_IN_META)
-    if not allocation:
+    installation = meta.get(_INSTALLATION_IN_META)
+    if not allocation and not installation:
         return None
     host, port = service["Address"] or node["Address"], service["Port"]
     if type(port) is not int or not 0 < port <= _HIGHEST_PORT:
         raise ValueError("a port that is none")
-    installation = meta.get(_INSTALLATION_IN_META)
     return ServiceInstance(
-        allocation_id=AllocationId(_text(allocation)),
+        allocation_id=AllocationId(_text(allocation or "")),
         address=Address(host=_text(host), port=port),
         passing=passing,
         service_id=service["ID"],
