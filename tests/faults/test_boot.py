@@ -1,7 +1,9 @@
 """What a service finds that was down while others worked on its jobs."""
 
 import asyncio
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -26,6 +28,7 @@ def service(new_service: NewService) -> ServiceProcess:
         observation_max_age=6,
         liveness_interval=1,
         comparison_interval=2,
+        secret_sweep_interval=1,
         when_stale="report",
     )
 
@@ -146,6 +149,57 @@ async def test_a_service_that_was_down_while_others_worked_on_its_jobs_starts_wi
         await take_away(servers, job_id)
     for user in users.values():
         assert (await service.do(user, "delete", workspace="delete"))["state"] == "succeeded"
+
+
+def lose_row(service: ServiceProcess, user: str) -> None:
+    """Take the stack out of the database, as a backup does that was made before it."""
+    with closing(sqlite3.connect(service.directory / "lifecycle.db")) as database, database:
+        database.execute("DELETE FROM user_stacks WHERE user_id = ?", (user,))
+
+
+async def orphans(service: ServiceProcess) -> list[dict[str, Any]]:
+    answer = await service.call("GET", "/v1/orphans", role="operator")
+    assert answer.status == 200, answer.body
+    return list(answer.body["items"])
+
+
+@fault("boot")
+async def test_a_stack_whose_row_was_lost_is_found_whole_and_gets_it_back_from_an_operator(
+    trial: Trial, service: ServiceProcess, servers: Servers
+):
+    user = f"lost-{trial.number}"
+    before = await service.ensure(user)
+    password, job_id = await service.password(user), before["job_id"]
+    # Whose a secret is, the sweep writes on it.
+    await until(lambda: servers.secret_metadata(job_id), lambda found: bool(found["custom_metadata"]))
+    neighbour = job_id_of("neighbour", UserId(user))
+    marks = {"installation": "neighbour", "managed_by": "opencode-lifecycle", "user": user}
+
+    await asyncio.to_thread(service.kill)
+    await asyncio.to_thread(lose_row, service, user)
+    others = await run_foreign(servers, neighbour, marks)
+    # One comparison, at the start: the service would adopt it by itself after the third.
+    service.change(comparison_interval=3600)
+    await asyncio.to_thread(service.start)
+    with trial.recovery():
+        found = await until(lambda: orphans(service), bool)
+    [job] = [each for each in found if each["kind"] == "job"]
+    adopted = await service.call("POST", f"/v1/orphans/{job['id']}/adopt", {}, role="operator")
+    after = await service.until_stack(user, lambda stack: stack["health"] == "healthy")
+    service.change(comparison_interval=2)
+    await asyncio.to_thread(service.restart)
+
+    assert {each["kind"] for each in found} == {"job", "secret", "service", "volume", "variable"}
+    assert {(each["job_id"], each["user_id"], each["proven"]) for each in found} == {(job_id, user, True)}
+    assert adopted.status == 200, adopted.body
+    assert after["runtime"]["allocation_id"] == before["runtime"]["allocation_id"]
+    assert await service.password(user) == password
+    assert await status_of(await service.address(user), password) == 200
+    assert (await servers.job(neighbour))["JobModifyIndex"] == others["JobModifyIndex"]
+    await until(lambda: orphans(service), lambda left: not left)
+
+    await take_away(servers, neighbour)
+    assert (await service.do(user, "delete", workspace="delete"))["state"] == "succeeded"
 
 
 @fault("boot")
