@@ -2,8 +2,8 @@
 What bears our names without a row: found, proven, and what becomes of it. Pure.
 
 A thing is ours beyond doubt when what is written on it names this installation and a user whose job would bear exactly
-this name, when a stack of that name was deleted here, or when something else of the same name is ours beyond doubt. Whatever
-else it is, it is left alone.
+this name, or when something else of the same name is ours beyond doubt; what cannot say whose it is, also when a stack of its
+name was deleted here. Whatever else it is, it is left alone.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Self
+from typing import Final, Self
 
 import structlog
 
@@ -47,6 +47,8 @@ from opencode_lifecycle.ports.service_catalog import ServiceCatalog
 from opencode_lifecycle.ports.stores import ClaimedOrphan, EventStore, OrphanStore, StackStore
 
 log = structlog.get_logger(__name__)
+
+_SAY_NOT_WHOSE: Final = frozenset({OrphanKind.SERVICE, OrphanKind.VOLUME})
 
 Adopt = Callable[[UserId, Found, str], Awaitable[None]]
 """Make the row of a user, as what was found of it, in somebody's name."""
@@ -180,8 +182,8 @@ class OrphanSweep:
         return listing, [*jobs, *secrets, *services, *volumes, *pointers]
 
     async def _removed_among(self, finds: Sequence[Find]) -> Mapping[JobId, UserId]:
-        """Return whose the stacks were that bore the names of *finds* and were deleted. A service or volume does not say."""
-        unsaid = {find.job_id for find in finds if find.user_id is None}
+        """Return whose the stacks were that bore the names of *finds* and were deleted, where those cannot say it themselves."""
+        unsaid = {find.job_id for find in finds if find.kind in _SAY_NOT_WHOSE}
         if not unsaid:
             return {}
         users = await self._stacks.removed_users()
