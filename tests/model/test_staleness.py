@@ -5,29 +5,18 @@ from datetime import UTC, datetime
 
 import pytest
 
-from opencode_lifecycle.model.facets import Facet, Facets
+from database_examples import FACETS
+from opencode_lifecycle.model.facets import Facet
 from opencode_lifecycle.model.stack import FieldEdit, Status
 from opencode_lifecycle.model.staleness import Severity, Staleness, staleness_of
 from opencode_lifecycle.model.states import Desired, Phase, Reason
 
-WANTED = Facets(
-    image="registry.example/opencode:2",
-    opencode_version="1.18.34",
-    template="t2",
-    environment="e2",
-    resources="r2",
-    secret_version=2,
-    prompt="p2",
-    config="c2",
-    labels="l2",
-    endpoints="n2",
-)
-RUNNING = Status(phase=Phase.RUNNING, phase_since=datetime(2026, 11, 24, tzinfo=UTC), facets=WANTED)
+RUNNING = Status(phase=Phase.RUNNING, phase_since=datetime(2026, 11, 24, tzinfo=UTC), facets=FACETS)
 INFO, WARNING, CRITICAL = Severity.INFO, Severity.WARNING, Severity.CRITICAL
 
 
 def found(status: Status, *, desired: Desired = Desired.RUNNING) -> list[tuple[object, ...]]:
-    reasons = staleness_of(status, WANTED, desired=desired)
+    reasons = staleness_of(status, FACETS, desired=desired)
     assert all(isinstance(each, Staleness) for each in reasons)
     return [(each.facet, each.have, each.want, each.severity, each.restart) for each in reasons]
 
@@ -37,20 +26,20 @@ def found(status: Status, *, desired: Desired = Desired.RUNNING) -> list[tuple[o
     [
         (Facet.IMAGE, "opencode:1", WARNING, True),
         (Facet.OPENCODE_VERSION, "1.18.33", WARNING, True),
-        (Facet.TEMPLATE, "t1", INFO, True),
-        (Facet.ENVIRONMENT, "e1", INFO, True),
-        (Facet.RESOURCES, "r1", INFO, True),
+        (Facet.TEMPLATE, "t0", INFO, True),
+        (Facet.ENVIRONMENT, "e0", INFO, True),
+        (Facet.RESOURCES, "r0", INFO, True),
         (Facet.SECRET_VERSION, 1, CRITICAL, True),
-        (Facet.PROMPT, "p1", INFO, False),
-        (Facet.CONFIG, "c1", INFO, False),
-        (Facet.LABELS, "l1", INFO, False),
-        (Facet.ENDPOINTS, "n1", INFO, False),
+        (Facet.PROMPT, "p0", INFO, False),
+        (Facet.CONFIG, "c0", INFO, False),
+        (Facet.LABELS, "l0", INFO, False),
+        (Facet.ENDPOINTS, "n0", INFO, False),
     ],
 )
 def test_a_facet_is_told_with_what_it_is_and_should_be(facet, has, severity, restart):
-    status = replace(RUNNING, facets=replace(WANTED, **{facet.value: has}))
+    status = replace(RUNNING, facets=replace(FACETS, **{facet.value: has}))
 
-    wanted = str(getattr(WANTED, facet.value))
+    wanted = str(getattr(FACETS, facet.value))
     assert found(status) == [(facet, str(has), wanted, severity, restart)]
 
 
@@ -83,7 +72,7 @@ def test_what_vanished_is_missing_until_it_runs_again(phase):
 
 
 def test_all_that_differs_is_told_in_the_order_of_the_facets():
-    other = replace(WANTED, labels="l1", image="opencode:1", secret_version=1)
+    other = replace(FACETS, labels="l0", image="opencode:1", secret_version=1)
 
     assert [facet for facet, *_ in found(replace(RUNNING, facets=other))] == [
         Facet.IMAGE,
@@ -94,9 +83,9 @@ def test_all_that_differs_is_told_in_the_order_of_the_facets():
 
 @pytest.mark.parametrize("desired", [Desired.STOPPED, Desired.DELETED])
 def test_what_is_not_meant_to_run_is_stale_in_nothing(desired):
-    assert found(replace(RUNNING, facets=replace(WANTED, image="opencode:1")), desired=desired) == []
+    assert found(replace(RUNNING, facets=replace(FACETS, image="opencode:1")), desired=desired) == []
 
 
 @pytest.mark.parametrize("phase", [Phase.PENDING, Phase.STARTING, Phase.STOPPED])
 def test_what_does_not_run_starts_on_what_is_wanted(phase):
-    assert found(replace(RUNNING, phase=phase, facets=replace(WANTED, image="opencode:1"))) == []
+    assert found(replace(RUNNING, phase=phase, facets=replace(FACETS, image="opencode:1"))) == []

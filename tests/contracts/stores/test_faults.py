@@ -354,9 +354,12 @@ async def test_a_read_that_finds_all_readers_busy_is_refused_after_a_while(sqlit
     for task in busy[:2]:
         task.cancel()
 
-    with pytest.raises(UpstreamUnavailable, match="all connections are in use"):
-        await database.get(ADA)
-    go_on.set()
+    try:
+        with pytest.raises(UpstreamUnavailable, match="all connections are in use"):
+            async with asyncio.timeout(10):
+                await database.get(ADA)
+    finally:
+        go_on.set()
     await asyncio.gather(*busy, return_exceptions=True)
 
     assert await database.get(ADA) is None
