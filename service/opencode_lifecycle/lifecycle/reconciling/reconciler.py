@@ -15,7 +15,7 @@ from opencode_lifecycle.lifecycle.observing.fleet import Fleet
 from opencode_lifecycle.lifecycle.reconciling.aims import Aims
 from opencode_lifecycle.lifecycle.reconciling.effects import Effects, NotYet, SecretUnusable, WorkspaceLost
 from opencode_lifecycle.lifecycle.reconciling.passes import Pass
-from opencode_lifecycle.lifecycle.reconciling.planning import failed, plan
+from opencode_lifecycle.lifecycle.reconciling.planning import failed, marked, plan
 from opencode_lifecycle.lifecycle.reconciling.planning.leaving import news_of_drain
 from opencode_lifecycle.lifecycle.reconciling.planning.migrating import taken_back
 from opencode_lifecycle.lifecycle.reconciling.planning.moves import with_order_failed
@@ -209,6 +209,8 @@ class Reconciler:
             await self._save(current, Progress(status=status, next_attempt_at=self._now(), keep_claim=True))
 
     async def _save(self, current: Pass, progress: Progress) -> None:
+        # Also when its neighbours hold it up, or refuse the change: the fleet is counted by what is marked here.
+        progress = replace(progress, status=marked(current.work, progress.status))
         stack = current.work.stack.moved_to(progress.status)
         status = stack.status
         events = [self._event(stack, kind, **data) for kind, data in current.notes]

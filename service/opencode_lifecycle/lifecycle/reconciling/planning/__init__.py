@@ -35,23 +35,23 @@ from opencode_lifecycle.lifecycle.reconciling.planning.starting import (
 )
 from opencode_lifecycle.lifecycle.reconciling.steps import Limits, Look, Move, Part, Rest, Step, Work
 from opencode_lifecycle.model.observation import JobSeen, Observation
+from opencode_lifecycle.model.stack import Status
 from opencode_lifecycle.model.staleness import facets_of, staleness_of
 from opencode_lifecycle.model.states import Desired, Phase, Reason
 
-__all__ = ["entered", "failed", "plan", "retry_at"]
+__all__ = ["entered", "failed", "marked", "plan", "retry_at"]
 
 
 def plan(work: Work, *, now: datetime, limits: Limits) -> Step:
     """Name the next step for the stack."""
     step = held_back(work, _plan(work, now, limits), limits)
-    return _marked(work, step) if isinstance(step, Move | Rest) else step
+    return replace(step, status=marked(work, step.status)) if isinstance(step, Move | Rest) else step
 
 
-def _marked(work: Work, step: Move | Rest) -> Step:
-    """Write down in which facets the stack is stale, so that a fleet can be counted without looking at each."""
-    status = step.status
+def marked(work: Work, status: Status) -> Status:
+    """Return *status* with the facets in which it is stale, so that a fleet can be counted without looking at each."""
     stale = facets_of(staleness_of(status, work.asked, desired=work.stack.intent.desired))
-    return step if stale == status.stale else replace(step, status=replace(status, stale=stale))
+    return status if stale == status.stale else replace(status, stale=stale)
 
 
 def _plan(work: Work, now: datetime, limits: Limits) -> Step:
