@@ -186,7 +186,7 @@ async def test_a_stack_whose_row_was_lost_is_found_whole_and_gets_it_back_from_a
         # What an earlier deletion left for a moment may still be listed: only this comparison sees it gone.
         listed = await until(
             lambda: orphans(service),
-            lambda listed: PARTS <= {each["kind"] for each in listed if each["job_id"] == job_id},
+            lambda listed: {each["kind"] for each in listed if each["job_id"] == job_id} >= PARTS,
         )
     found = [each for each in listed if each["job_id"] == job_id]
     [job] = [each for each in found if each["kind"] == "job"]

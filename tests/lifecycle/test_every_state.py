@@ -158,7 +158,7 @@ async def test_a_stop_stops_a_stack_wherever_it_is(world, situation):
     if situation.phase is Phase.DELETING:
         await gone(world)
     else:
-        assert world.stack().status.phase is Phase.STOPPED
+        await world.phase(Phase.STOPPED)
     assert nothing_of_ours_runs(world)
 
 
