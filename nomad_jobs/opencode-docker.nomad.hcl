@@ -242,6 +242,16 @@ variable "description" {
   default     = "A private OpenCode server."
 }
 
+variable "public_url" {
+  type        = string
+  description = "Where browsers reach it, for a link in Nomad's web UI; none when empty."
+  default     = ""
+  validation {
+    condition     = regex_replace(var.public_url, "^https?://[A-Za-z0-9._~:/?#@!&()*+,;=%-]+$", "") == ""
+    error_message = "The public_url is an http or https address."
+  }
+}
+
 variable "labels" {
   type        = map(string)
   description = "Tags name=value of the Consul service; the control plane sets them as its meta, too."
@@ -281,6 +291,14 @@ job "opencode" {
 
   ui {
     description = var.description
+
+    dynamic "link" {
+      for_each = var.public_url == "" ? [] : [var.public_url]
+      content {
+        label = "Open in a browser"
+        url   = link.value
+      }
+    }
   }
 
   # No deployments: the control plane proves what it starts, and one allocation leaves Nomad nothing to pace.

@@ -228,6 +228,7 @@ def _parameters(settings: Settings) -> Parameters:
             secret_environment=settings.secret_environment,
             entrypoint=_entrypoint(settings),
             opencode_path=str(settings.opencode_path or "opencode"),
+            public_url_template=settings.public_url_template,
         ),
         limits=Limits(
             start=settings.start_deadline,
@@ -241,7 +242,6 @@ def _parameters(settings: Settings) -> Parameters:
         default_resources=settings.default_resources,
         allowed_environment=frozenset({*settings.allowed_environment, *settings.runtime_environment}),
         opencode_floor=settings.opencode_floor,
-        public_url_template=settings.public_url_template,
         observation_max_age=settings.observation_max_age,
         resync_interval=settings.resync_interval,
         liveness_interval=settings.liveness_interval,

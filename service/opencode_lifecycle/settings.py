@@ -29,6 +29,10 @@ ENVIRONMENT_PREFIX: Final = "OPENCODE_LIFECYCLE_"
 VERSION_PATTERN: Final = r"^\d+\.\d+\.\d+$"
 
 VariableName = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]{0,63}$")]
+_PUBLIC_URL: Final = r"^https?://{0}*\{{job_id\}}(?:\{{job_id\}}|{0})*$".format(
+    "[A-Za-z0-9._~:/?#@!&()*+,;=%-]"
+)
+"""An address in which a stack's job stands, so that no two stacks are sent to the same."""
 
 
 class ResourceClassSettings(BaseModel):
@@ -139,7 +143,7 @@ class Settings(BaseSettings):
     """Names that callers, and releases, may set in the environment of a runtime."""
     secret_environment: tuple[VariableName, ...] = ()
     """Names under `env` of a stack's Vault secret that are rendered into its runtime."""
-    public_url_template: str | None = None
+    public_url_template: Annotated[str, Field(pattern=_PUBLIC_URL)] | None = None
     """Such as `https://{job_id}.agents.example`; without it there are no public addresses."""
 
     # How we work

@@ -55,6 +55,9 @@ from opencode_lifecycle.ports.orchestrator import (
     Variables,
 )
 
+CHANGED_IN_PLACE = frozenset({"labels", "description", "public_url"})
+"""Variables of the templates that stand only where a change of them leaves the task as it is."""
+
 
 class FakeNomad(Levers):
     """The Orchestrator port. `workspaces` and `live_files` are the other two, of the same cluster."""
@@ -156,7 +159,7 @@ class FakeNomad(Levers):
                     "Variables", known.specification.get("Variables", {}), job.specification["Variables"]
                 ),
             ]
-            live = {"Variables[labels]", "Variables[description]"}
+            live = {f"Variables[{name}]" for name in CHANGED_IN_PLACE}
             return Comparison(edits=edits, restart=any(edit.field not in live for edit in edits))
 
     async def validate(self, job: RenderedJob, deadline: Deadline) -> None:
@@ -340,10 +343,9 @@ class FakeNomad(Levers):
         submissions = self.jobs[job_id].submissions
         if allocation.job_version == self.jobs[job_id].seen.version or len(submissions) < 2:
             return False
-        live = {"labels", "description"}
         before, after = (
             {"Meta": each.get("Meta"), "Template": each.get("Template")}
-            | {k: v for k, v in each.get("Variables", {}).items() if k not in live}
+            | {k: v for k, v in each.get("Variables", {}).items() if k not in CHANGED_IN_PLACE}
             for each in submissions[-2:]
         )
         return before != after or self.jobs[job_id].seen.meta != after["Meta"]

@@ -2,18 +2,19 @@
 
 import asyncio
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from opencode_lifecycle.lifecycle.reconciling.steps import Limits
-from opencode_lifecycle.model.errors import UpstreamRejected
+from opencode_lifecycle.model.errors import UpstreamRejected, UpstreamUnavailable
 from opencode_lifecycle.model.facets import Facet
 from opencode_lifecycle.model.identifiers import UserId
 from opencode_lifecycle.model.staleness import Severity
 from opencode_lifecycle.model.states import Desired, MigrationState, Phase, WhenStale
 from opencode_lifecycle.ports.secrets import SecretSeen
-from world import ADA, BACKEND, World, content
+from world import ADA, BACKEND, SITE, World, content
 
 IDLE_AT_ONCE = Limits(
     start=timedelta(seconds=60),
@@ -43,6 +44,11 @@ async def idle(tmp_path):
 async def reasons(world: World) -> dict[Facet, tuple[str, str]]:
     view = await world.plane.provisioning.inspect(ADA)
     return {reason.facet: (reason.have, reason.want) for reason in view.staleness}
+
+
+def public_url_told(world: World) -> str:
+    """Return what a browser is sent to by Nomad's web interface."""
+    return str(world.nomad.jobs[world.job_id()].specification["Variables"]["public_url"])
 
 
 async def until_stale(world: World, facet: Facet) -> None:
@@ -125,6 +131,38 @@ async def test_what_is_stale_while_the_service_is_down_is_marked_when_it_starts(
     world.nomad.change_outside(world.job_id(), memory=999)
     async with world.running():
         await until_stale(world, Facet.EDITED_OUTSIDE)
+
+
+async def test_another_public_address_is_told_in_place(tmp_path):
+    world = World(tmp_path, when_stale=WhenStale.REPORT)
+    async with world.running():
+        await world.ensure()
+    (before,) = world.live_allocations()
+    told = public_url_told(world)
+    world.parameters["site"] = replace(SITE, public_url_template="https://{job_id}.agents.example")
+    async with world.running():
+        await world.until(lambda: public_url_told(world) != told)
+        await world.until(lambda: world.stack().status.facets.endpoints == "https://{job_id}.agents.example")
+
+        assert told == ""
+        assert public_url_told(world) == f"https://{world.job_id()}.agents.example"
+        assert [each.id for each in world.live_allocations()] == [before.id]
+
+
+async def test_what_a_neighbour_holds_up_is_shown_and_counted_as_stale_meanwhile(tmp_path):
+    world = World(tmp_path)
+    async with world.running():
+        await world.ensure()
+    world.parameters["site"] = replace(SITE, public_url_template="https://{job_id}.agents.example")
+    world.nomad.faults.fail_next(
+        "register", UpstreamUnavailable("nomad", "register", "it is away"), times=None
+    )
+    async with world.running():
+        await until_stale(world, Facet.ENDPOINTS)
+        [counted] = (await world.plane.oversight.staleness()).facets
+
+        assert (counted.facet, counted.stacks) == (Facet.ENDPOINTS, 1)
+        assert await reasons(world) == {Facet.ENDPOINTS: ("none", "https://{job_id}.agents.example")}
 
 
 async def test_an_edit_from_outside_is_shown_field_by_field(world):

@@ -73,6 +73,20 @@ def test_b23_a_value_of_the_wrong_type_is_refused(complete):
     assert "listen_port" in _problems(complete(listen_port="many"))
 
 
+@pytest.mark.parametrize(
+    "template", ["https://agents.example", "{job_id}.agents.example", "https://{user}.x/{job_id}"]
+)
+def test_b23_a_template_of_public_addresses_that_gives_none_of_its_own_to_each_stack_is_refused(
+    complete, template
+):
+    assert "public_url_template" in _problems(complete(public_url_template=template))
+
+
+def test_a_public_address_has_the_stacks_job_in_its_name_or_its_path(complete):
+    for template in ("https://{job_id}.agents.example", "http://agents.example:8080/{job_id}/?of={job_id}"):
+        assert settings.load(complete(public_url_template=template)).public_url_template == template
+
+
 def test_b23_a_token_file_that_is_not_there_is_named(complete, tmp_path):
     assert f"vault_token_file: {tmp_path / 'none'}" in _problems(complete(vault_token_file=tmp_path / "none"))
 

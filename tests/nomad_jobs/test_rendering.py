@@ -36,6 +36,7 @@ VALUES = {
     "workspace_path": "/volumes/ada",
     "entrypoint": ["/usr/local/bin/opencode-entrypoint"],
     "description": "The server of *ada*.",
+    "public_url": "https://oc-ada-aaaaaaaaaaaaaaaaaaaa.agents.example",
     "labels": {"team": "core"},
 }
 HARMLESS = (
@@ -131,6 +132,7 @@ async def test_a_value_is_taken_as_it_is(nomad, driver, name):
         "bundles_path",
         "entrypoint",
         "opencode_path",
+        "public_url",
         "labels",
     ],
 )
@@ -156,6 +158,8 @@ async def test_what_nomad_would_interpret_later_is_refused(nomad, driver, name, 
         ("user_id", "a\nb"),
         ("opencode_version", "1.18.34\n"),
         ("environment", {"A=B": "x"}),
+        ("public_url", "javascript:alert(1)"),
+        ("public_url", "https://x.example/ y"),
         ("cpu", 0),
         ("memory", -1),
         ("secret_version", 0),
@@ -165,6 +169,15 @@ async def test_what_nomad_would_interpret_later_is_refused(nomad, driver, name, 
 async def test_what_would_break_out_of_its_place_is_refused(nomad, driver, name, value):
     with pytest.raises(UpstreamRejected):
         await rendered(nomad, driver, **{name: value})
+
+
+@pytest.mark.parametrize("driver", TEMPLATES)
+async def test_nomads_web_interface_links_to_the_public_address_where_there_is_one(nomad, driver):
+    open_to_browsers = await rendered(nomad, driver)
+    closed = await rendered(nomad, driver, public_url="")
+
+    assert [link["URL"] for link in open_to_browsers["UI"]["Links"]] == [VALUES["public_url"]]
+    assert not closed["UI"]["Links"]
 
 
 @pytest.mark.parametrize("driver", TEMPLATES)
@@ -193,7 +206,9 @@ async def test_the_secret_is_read_once_in_one_version_and_must_be_whole(nomad, d
 
 
 @pytest.mark.parametrize("driver", TEMPLATES)
-async def test_labels_and_description_are_nowhere_where_they_would_restart_the_task(nomad, driver):
+async def test_labels_description_and_public_address_are_nowhere_where_they_would_restart_the_task(
+    nomad, driver
+):
     def without_places_that_change_in_place(job: Mapping[str, Any]) -> Any:
         job = copy.deepcopy(dict(job))
         job["UI"] = None
@@ -201,7 +216,7 @@ async def test_labels_and_description_are_nowhere_where_they_would_restart_the_t
         return job
 
     one = await rendered(nomad, driver)
-    other = await rendered(nomad, driver, labels={"team": "other"}, description="Another.")
+    other = await rendered(nomad, driver, labels={"team": "other"}, description="Another.", public_url="")
 
     assert one != other
     assert without_places_that_change_in_place(one) == without_places_that_change_in_place(other)

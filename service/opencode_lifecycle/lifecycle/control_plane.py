@@ -111,12 +111,7 @@ class ControlPlane:
         )
         self._aims, self.dispatcher = workshop.aims, workshop.dispatcher
         self.access = Access(tokens=neighbours.store, now=now)
-        views = Views(
-            fleet=self.fleet,
-            releases=self.releases,
-            site=p.site,
-            public_url_template=p.public_url_template,
-        )
+        views = Views(fleet=self.fleet, releases=self.releases, site=p.site)
         inspection = Inspection(
             stacks=neighbours.store,
             operations=neighbours.store,

@@ -24,7 +24,6 @@ class Parameters:
     """Names of variables that a release may set."""
     opencode_floor: str = "1.18.15"
     """No release is of an older version."""
-    public_url_template: str | None = None
     observation_max_age: timedelta = timedelta(seconds=30)
     resync_interval: timedelta = timedelta(seconds=10)
     liveness_interval: timedelta = timedelta(seconds=10)

@@ -60,7 +60,8 @@ class Facets:
     """
     One stack as it should be, or as it was seen, facet by facet.
 
-    `image` and `opencode_version` are shown as they are, since people read them; the rest are digests.
+    `image`, `opencode_version` and `endpoints`, the template of public addresses, are shown as they are, since people
+    read them; the rest are digests.
     """
 
     image: str

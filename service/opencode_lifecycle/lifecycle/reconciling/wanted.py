@@ -11,6 +11,7 @@ from functools import lru_cache
 from opencode_lifecycle.lifecycle.requests.request import DEFAULT_GROUP
 from opencode_lifecycle.model.errors import UpstreamRejected
 from opencode_lifecycle.model.facets import Facets, digest_of, digest_of_text
+from opencode_lifecycle.model.identifiers import JobId
 from opencode_lifecycle.model.job_template import declared_variables
 from opencode_lifecycle.model.release import Release, ResourceClass
 from opencode_lifecycle.model.stack import Stack
@@ -18,6 +19,8 @@ from opencode_lifecycle.model.states import Phase
 from opencode_lifecycle.ports.orchestrator import Variables
 
 BUNDLES_PATH = "opencode/bundles"
+NO_ENDPOINTS = "none"
+"""The facet where nothing is told of an address from outside."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +37,13 @@ class Site:
     opencode_path: str
     """`{version}` in it stands for the version of the release. The version has a facet of its own, so it is left as it is
     in what counts as part of the template."""
+    public_url_template: str | None = None
+    """Where browsers reach a stack: `{job_id}` in it stands for its job. None where nobody is let in from outside."""
+
+    def public_url(self, job_id: JobId) -> str | None:
+        """Return where browsers reach the stack of that job, or None where there is no ingress."""
+        template = self.public_url_template
+        return template.replace("{job_id}", job_id) if template is not None else None
 
 
 def resource_class_of(stack: Stack, release: Release) -> ResourceClass:
@@ -80,7 +90,7 @@ def wanted_facets(stack: Stack, release: Release, site: Site, *, secret_version:
         prompt=digest_of_text(release.instructions)[:16],
         config=digest_of_text(release.managed)[:16],
         labels=_digest_of_labels(tuple(stack.intent.labels.items()), stack.intent.group),
-        endpoints=_NO_ENDPOINTS,
+        endpoints=site.public_url_template or NO_ENDPOINTS,
     )
 
 
@@ -130,9 +140,6 @@ def _digest_of_labels(labels: tuple[tuple[str, str], ...], group: str) -> str:
     return digest_of(dict(labels)) if group == DEFAULT_GROUP else digest_of([dict(labels), group])
 
 
-_NO_ENDPOINTS = digest_of({})
-
-
 def job_variables(
     stack: Stack, release: Release, site: Site, facets: Facets, *, restore_snapshot: str = ""
 ) -> Variables:
@@ -168,6 +175,7 @@ def job_variables(
         "workspace_path": workspace.path if workspace is not None else "",
         "restore_snapshot": restore_snapshot,
         "description": _description(stack, release),
+        "public_url": site.public_url(stack.job_id) or "",
         "labels": dict(stack.intent.labels),
     }
     declared = declared_variables(release.template)

@@ -15,13 +15,10 @@ from opencode_lifecycle.model.view import StackView
 class Views:
     """Waits for nothing and calls nobody."""
 
-    def __init__(
-        self, *, fleet: Fleet, releases: Releases, site: Site, public_url_template: str | None
-    ) -> None:
+    def __init__(self, *, fleet: Fleet, releases: Releases, site: Site) -> None:
         self._fleet = fleet
         self._releases = releases
         self._site = site
-        self._public_url_template = public_url_template
 
     def is_ready(self, known: Known) -> bool:
         """Whether the stack runs as was asked, proven, and is seen to."""
@@ -79,8 +76,7 @@ class Views:
 
     def public_url(self, stack: Stack) -> str | None:
         """Return where browsers reach the stack, or None where there is no ingress."""
-        template = self._public_url_template
-        return template.replace("{job_id}", stack.job_id) if template is not None else None
+        return self._site.public_url(stack.job_id)
 
 
 def is_seen_running(seen: Observation | None, runtime: Runtime) -> bool:
