@@ -1,16 +1,40 @@
 """
-Ways in which the stack of one user comes to be in each phase, and stays there until it is let go.
+Ways in which the stack of one user comes to be in each phase and each migration state, and stays there until it is let go.
 """
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
 
+from draining import NODE, has_listed_the_nodes, is_held_on_a_drained_node
+from migrating import a_release, order, until_outcome, until_state
+from opencode_lifecycle.lifecycle.reconciling.steps import Limits
+from opencode_lifecycle.model.clock import utc_now
+from opencode_lifecycle.model.errors import UpstreamRejected
+from opencode_lifecycle.model.migration import AtDeadline, OrderOutcome
 from opencode_lifecycle.model.operation import Operation
-from opencode_lifecycle.model.states import Health, Phase, Reason
-from world import ADA, BACKEND, OPERATOR, World
+from opencode_lifecycle.model.states import Health, MigrationState, Phase, Reason, WhenStale
+from world import ADA, BACKEND, OPERATOR, World, server_of
 
 LetGo = Callable[[], object]
 """Takes away what keeps the stack where it is."""
+
+LIMITS = Limits(
+    start=timedelta(seconds=60),
+    stop=timedelta(seconds=60),
+    poll=timedelta(milliseconds=50),
+    wedged_probes=100_000,
+    idle_after=timedelta(0),
+    idle_poll=timedelta(milliseconds=20),
+    delivery_poll=timedelta(milliseconds=20),
+)
+
+
+def a_world(path: Path, **changes) -> World:
+    """Return a world in which the situations come about: nothing stale is put right in it but by an order."""
+    parameters = {"limits": LIMITS, "when_stale": WhenStale.REPORT, **changes}
+    return World(path, liveness_interval=timedelta(milliseconds=20), **parameters)
 
 
 def nothing() -> None:
@@ -171,13 +195,134 @@ async def is_deleted_and_begins_anew(world: World) -> LetGo:
     return let_go
 
 
+async def is_shown_stale(world: World) -> LetGo:
+    await world.ensure()
+    world.nomad.edit_outside(world.job_id(), image="other")
+    return nothing
+
+
+async def another_version(world: World, **what) -> str:
+    """Order the stack to be brought to another version, which takes a restart."""
+    return await order(world, await a_release(world, opencode_version="1.18.35"), **what)
+
+
+async def cannot_say_whether_its_agent_works(world: World) -> LetGo:
+    await world.ensure()
+    server_of(world).password = "of somebody else"
+    await another_version(world)
+    return nothing
+
+
+async def could_not_start_again(world: World) -> LetGo:
+    await world.ensure()
+    world.nomad.nodes.close(NODE)
+    await has_listed_the_nodes(world)
+    await another_version(world)
+    return nothing
+
+
+async def waits_for_its_agent(world: World) -> LetGo:
+    await world.ensure()
+    server_of(world).busy = True
+    await another_version(world)
+    return nothing
+
+
+async def waits_for_a_lease(world: World) -> LetGo:
+    await world.ensure()
+    await world.plane.leases.extend(ADA, timedelta(minutes=10))
+    await another_version(world)
+    return nothing
+
+
+async def waits_for_its_agent_on_a_drained_node(world: World) -> LetGo:
+    await world.ensure()
+    server_of(world).busy = True
+    world.nomad.nodes.drain(NODE, deadline=None)
+    return nothing
+
+
+async def publishes_its_live_files(world: World) -> LetGo:
+    await world.ensure()
+    hold = world.nomad.live_files.faults.hold_next("point")
+    await order(world, await a_release(world, instructions="Be brief."))
+    await hold.reached.wait()
+    return hold.release
+
+
+async def reads_its_configuration_anew(world: World) -> LetGo:
+    await world.ensure()
+    hold = world.prober.hold_next("reload")
+    await order(world, await a_release(world, managed_config='{"share": "disabled"}'))
+    await hold.reached.wait()
+    return hold.release
+
+
+async def ends_in_order_to_be_replaced(world: World) -> LetGo:
+    await world.ensure()
+    world.nomad.autostop = False
+    await another_version(world)
+    return lambda: world.nomad.end_allocation(world.job_id())
+
+
+async def starts_as_it_should_be(world: World) -> LetGo:
+    await world.ensure()
+    world.nomad.autorun = False
+    await another_version(world)
+    return nothing
+
+
+async def waits_for_its_live_files(world: World) -> LetGo:
+    await world.ensure()
+    world.nomad.files.deaf.add(world.job_id())
+    await order(world, await a_release(world, instructions="Be brief."))
+    return nothing
+
+
+async def is_asked_which_turns_were_cut_off(world: World) -> LetGo:
+    await world.ensure()
+    hold = world.prober.hold_next("interrupted_turns")
+    await another_version(world)
+    await hold.reached.wait()
+    return hold.release
+
+
+async def was_refused_by_nomad(world: World) -> LetGo:
+    await world.ensure()
+    world.nomad.faults.fail_next("validate", UpstreamRejected("nomad", "validate", "no"))
+    assert await until_outcome(world, await another_version(world)) is OrderOutcome.FAILED
+    return nothing
+
+
+async def was_at_work_until_the_deadline(world: World) -> LetGo:
+    await world.ensure()
+    server_of(world).busy = True
+    await another_version(world, deadline=utc_now() - timedelta(seconds=1), at_deadline=AtDeadline.HOLD)
+    return nothing
+
+
+async def is_held_by_its_node(world: World) -> LetGo:
+    await is_held_on_a_drained_node(world)
+    return nothing
+
+
 @dataclass(frozen=True, slots=True)
 class Situation:
     phase: Phase
     bring: Callable[[World], Awaitable[LetGo]]
+    migration_state: MigrationState = MigrationState.CURRENT
+
+    async def brought_about(self, world: World) -> LetGo:
+        """Bring the stack there, and return what lets it go."""
+        let_go = await self.bring(world)
+        await world.phase(self.phase)
+        await until_state(world, self.migration_state)
+        assert world.stack().status.phase is self.phase
+        return let_go
 
     def __str__(self) -> str:
-        return f"{self.phase}, {self.bring.__name__}"
+        where = [self.phase, *([self.migration_state] if self.migration_state != "current" else [])]
+        return f"{' and '.join(where)}, {self.bring.__name__}"
 
 
 SITUATIONS = [
@@ -192,7 +337,7 @@ SITUATIONS = [
     Situation(Phase.RUNNING, runs_and_hangs),
     Situation(Phase.RUNNING, runs_where_nobody_sees_it),
     Situation(Phase.STOPPING, is_being_stopped),
-    Situation(Phase.STOPPING, is_being_recreated),
+    Situation(Phase.STOPPING, is_being_recreated, MigrationState.REPLACING),
     Situation(Phase.STOPPED, is_stopped),
     Situation(Phase.STOPPED, is_held),
     Situation(Phase.FAILED, is_of_the_wrong_version),
@@ -201,4 +346,19 @@ SITUATIONS = [
     Situation(Phase.FAILED, has_lost_its_workspace),
     Situation(Phase.DELETING, is_being_deleted),
     Situation(Phase.DELETING, is_deleted_and_begins_anew),
+    Situation(Phase.RUNNING, is_shown_stale, MigrationState.STALE),
+    Situation(Phase.RUNNING, cannot_say_whether_its_agent_works, MigrationState.QUEUED),
+    Situation(Phase.RUNNING, could_not_start_again, MigrationState.QUEUED),
+    Situation(Phase.RUNNING, waits_for_its_agent, MigrationState.DRAINING),
+    Situation(Phase.RUNNING, waits_for_a_lease, MigrationState.DRAINING),
+    Situation(Phase.RUNNING, waits_for_its_agent_on_a_drained_node, MigrationState.DRAINING),
+    Situation(Phase.RUNNING, publishes_its_live_files, MigrationState.REPLACING),
+    Situation(Phase.RUNNING, reads_its_configuration_anew, MigrationState.REPLACING),
+    Situation(Phase.STOPPING, ends_in_order_to_be_replaced, MigrationState.REPLACING),
+    Situation(Phase.STARTING, starts_as_it_should_be, MigrationState.VERIFYING),
+    Situation(Phase.RUNNING, waits_for_its_live_files, MigrationState.VERIFYING),
+    Situation(Phase.RUNNING, is_asked_which_turns_were_cut_off, MigrationState.VERIFYING),
+    Situation(Phase.RUNNING, was_refused_by_nomad, MigrationState.FAILED),
+    Situation(Phase.RUNNING, was_at_work_until_the_deadline, MigrationState.HELD),
+    Situation(Phase.STOPPED, is_held_by_its_node, MigrationState.HELD),
 ]

@@ -6,14 +6,13 @@ What keeps a stack in its phase is taken away only after the stop or the deletio
 
 import asyncio
 from dataclasses import replace
-from datetime import timedelta
 
 import pytest
 import structlog
 
 from opencode_lifecycle.lifecycle.reconciling import reconciler
 from opencode_lifecycle.lifecycle.reconciling.effects import Effects
-from opencode_lifecycle.lifecycle.reconciling.steps import Limits, Move, Rest
+from opencode_lifecycle.lifecycle.reconciling.steps import Move, Rest
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.operation import Operation, OperationState
 from opencode_lifecycle.model.stack import Status
@@ -26,19 +25,8 @@ from opencode_lifecycle.model.states import (
     Phase,
     WhenStale,
 )
-from situations import SITUATIONS, delete, hang, is_stopped, runs, stop, waits_for_its_task
+from situations import LIMITS, SITUATIONS, a_world, delete, hang, is_stopped, runs, stop, waits_for_its_task
 from world import ADA, World
-
-LIMITS = Limits(
-    start=timedelta(seconds=60),
-    stop=timedelta(seconds=60),
-    poll=timedelta(milliseconds=50),
-    wedged_probes=100_000,
-)
-
-
-def a_world(path, **changes) -> World:
-    return World(path, liveness_interval=timedelta(milliseconds=20), **{"limits": LIMITS, **changes})
 
 
 @pytest.fixture
@@ -142,14 +130,14 @@ def left_of(world: World) -> list[str]:
     return [name for name, is_there in places.items() if is_there]
 
 
-def test_there_is_a_situation_for_every_phase():
+def test_there_is_a_situation_for_every_phase_and_every_migration_state():
     assert {situation.phase for situation in SITUATIONS} == set(Phase)
+    assert {situation.migration_state for situation in SITUATIONS} == set(MigrationState)
 
 
 @in_every_situation
 async def test_a_stop_stops_a_stack_wherever_it_is(world, situation):
-    let_go = await situation.bring(world)
-    await world.phase(situation.phase)
+    let_go = await situation.brought_about(world)
 
     operation = await stop(world)
     let_go()
@@ -158,14 +146,15 @@ async def test_a_stop_stops_a_stack_wherever_it_is(world, situation):
     if situation.phase is Phase.DELETING:
         await gone(world)
     else:
-        await world.phase(Phase.STOPPED)
+        status = (await world.phase(Phase.STOPPED)).status
+        assert status.migration_state is MigrationState.CURRENT
+        assert world.stack().standing_order is None
     assert nothing_of_ours_runs(world)
 
 
 @in_every_situation
 async def test_a_deletion_deletes_a_stack_wherever_it_is(world, situation):
-    let_go = await situation.bring(world)
-    await world.phase(situation.phase)
+    let_go = await situation.brought_about(world)
 
     operation = await delete(world)
     let_go()
@@ -220,6 +209,31 @@ async def test_a_deletion_ends_although_something_is_lost_meanwhile(world, what)
     assert await outcome(world, operation) is OperationState.SUCCEEDED
     await gone(world)
     assert left_of(world) == []
+
+
+def lose_whatever_is_there(world: World) -> None:
+    """Let nothing be left of the stack but its row, and what runs of it."""
+    job_id = world.job_id()
+    if our_job(world) is not None:
+        world.nomad.purge_outside(job_id)
+    world.consul._services.pop(job_id, None)
+    world.vault._items.pop(job_id, None)
+    world.nomad.workspaces.volumes.pop(job_id, None)
+    world.nomad.live_files.pointers.pop(job_id, None)
+
+
+@in_every_situation
+async def test_a_deletion_ends_wherever_a_stack_is_although_all_it_had_was_lost(world, situation):
+    let_go = await situation.brought_about(world)
+    lose_whatever_is_there(world)
+
+    operation = await delete(world)
+    let_go()
+
+    assert await outcome(world, operation) is OperationState.SUCCEEDED
+    await gone(world)
+    assert left_of(world) == []
+    assert nothing_of_ours_runs(world)
 
 
 async def test_a_deletion_of_a_stopped_stack_ends_although_its_volume_and_its_secret_are_gone(world):

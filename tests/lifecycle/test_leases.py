@@ -7,7 +7,7 @@ import pytest
 from opencode_lifecycle.model.errors import StackDraining, StackNotFound
 from opencode_lifecycle.model.identifiers import UserId
 from opencode_lifecycle.model.states import Phase
-from situations import SITUATIONS, stop
+from situations import SITUATIONS, a_world, stop
 from world import ADA
 
 MINUTE = timedelta(seconds=60)
@@ -56,9 +56,13 @@ async def test_a_user_without_a_stack_has_no_lease(world):
 
 
 @pytest.mark.parametrize("situation", SITUATIONS, ids=str)
-async def test_wherever_a_stack_is_a_lease_is_given_or_refused_and_changes_nothing_else(world, situation):
-    let_go = await situation.bring(world)
-    await world.phase(situation.phase)
+async def test_wherever_a_stack_is_a_lease_is_given_or_refused_and_changes_nothing_else(tmp_path, situation):
+    async with a_world(tmp_path).running() as world:
+        await a_lease_is_given_or_refused(world, situation)
+
+
+async def a_lease_is_given_or_refused(world, situation):
+    let_go = await situation.brought_about(world)
     generation, events = (
         world.stack().intent.generation,
         await world.store.find_events(user_id=ADA, after=None, limit=500),
