@@ -3,7 +3,7 @@
 import logging
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import structlog
@@ -13,6 +13,8 @@ from prometheus_client.registry import Collector
 from opencode_lifecycle.lifecycle.control_plane import ControlPlane
 from opencode_lifecycle.model.condition import ConditionKind
 from opencode_lifecycle.model.facets import Facet
+from opencode_lifecycle.model.stack import Status
+from opencode_lifecycle.model.staleness import needs_restart, severity_of
 from opencode_lifecycle.model.states import Health, MigrationState, Phase
 
 _TRACEBACKS: Final = structlog.processors.ExceptionRenderer(
@@ -67,15 +69,7 @@ class FleetCollector(Collector):
             for state in states:
                 family.add_metric([state.value], counts[state])
             yield family
-        stale = Counter(facet for status in statuses for facet in status.stale)
-        family = GaugeMetricFamily(
-            "opencode_lifecycle_stale_stacks",
-            "Stacks that are not as they should be, by facet; one may be counted in several.",
-            labels=["facet"],
-        )
-        for facet in Facet:
-            family.add_metric([facet.value], stale[facet])
-        yield family
+        yield _of_staleness(statuses)
         yield from self._of_the_whole()
         age = self._plane.fleet.listing_pulse.age()
         yield GaugeMetricFamily(
@@ -131,3 +125,23 @@ class FleetCollector(Collector):
     def describe(self) -> Iterator[Metric]:
         """Return nothing: what is collected is only known when it is asked for."""
         return iter(())
+
+
+def _of_staleness(statuses: Sequence[Status]) -> Metric:
+    """Count the stale as each of them is shown: an edit from outside may restart one runtime and not another."""
+    counts = Counter(
+        (facet, needs_restart(facet, edits_restart=status.edits_restart))
+        for status in statuses
+        for facet in status.stale
+    )
+    family = GaugeMetricFamily(
+        "opencode_lifecycle_stale_stacks",
+        "Stacks that are not as they should be, by facet, how severe that is, and whether putting it right restarts the "
+        "runtime; one may be counted in several.",
+        labels=["facet", "severity", "restart"],
+    )
+    for facet in Facet:
+        for restart in sorted({needs_restart(facet, edits_restart=each) for each in (False, True)}):
+            labels = [facet.value, severity_of(facet).value, str(restart).lower()]
+            family.add_metric(labels, counts[facet, restart])
+    return family

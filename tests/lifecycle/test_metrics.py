@@ -34,8 +34,19 @@ async def test_stale_stacks_are_counted_by_facet(world):
 
     counts = told(world, "opencode_lifecycle_stale_stacks")
 
-    assert counts[("secret_version",)] == 1
-    assert counts[("image",)] == 0
+    assert counts["secret_version", "critical", "true"] == 1
+    assert counts["image", "warning", "true"] == 0
+
+
+async def test_every_series_of_the_stale_is_there_from_the_start(world):
+    """What is missing while nothing is stale could not be told from what is not watched."""
+    counts = told(world, "opencode_lifecycle_stale_stacks")
+
+    of_edits = {labels for labels in counts if labels[0] == Facet.EDITED_OUTSIDE}
+    assert {labels[0] for labels in counts} == set(Facet)
+    assert of_edits == {("edited_outside", "warning", "false"), ("edited_outside", "warning", "true")}
+    assert len(counts) == len(Facet) + 1
+    assert set(counts.values()) == {0}
 
 
 async def test_a_standing_condition_shows_as_one(world):

@@ -55,7 +55,7 @@ class StalenessSummary:
     facets: Sequence[StaleCount]
 
 
-SEVERITY: Final[Mapping[Facet, Severity]] = {
+_SEVERITY: Final[Mapping[Facet, Severity]] = {
     Facet.MISSING: Severity.CRITICAL,
     Facet.SECRET_VERSION: Severity.CRITICAL,
     Facet.EDITED_OUTSIDE: Severity.WARNING,
@@ -112,11 +112,16 @@ def staleness_of(status: Status, want: Facets, *, desired: Desired) -> tuple[Sta
                 facet=Facet.EDITED_OUTSIDE,
                 have="; ".join(f"{edit.field} = {edit.have or 'absent'}" for edit in shown) + more,
                 want="; ".join(f"{edit.field} = {edit.want or 'absent'}" for edit in shown) + more,
-                severity=SEVERITY[Facet.EDITED_OUTSIDE],
+                severity=severity_of(Facet.EDITED_OUTSIDE),
                 restart=needs_restart(Facet.EDITED_OUTSIDE, edits_restart=status.edits_restart),
             )
         )
     return tuple(reasons)
+
+
+def severity_of(facet: Facet) -> Severity:
+    """Return how bad it is to be stale in *facet*, whatever the values are."""
+    return _SEVERITY.get(facet, Severity.INFO)
 
 
 def needs_restart(facet: Facet, *, edits_restart: bool) -> bool:
@@ -144,6 +149,6 @@ def _reason(facet: Facet, have: str, want: str) -> Staleness:
         facet=facet,
         have=have,
         want=want,
-        severity=SEVERITY.get(facet, Severity.INFO),
+        severity=severity_of(facet),
         restart=needs_restart(facet, edits_restart=False),
     )

@@ -9,7 +9,7 @@ from opencode_lifecycle.api.schemas.stacks import StalenessShape
 from opencode_lifecycle.model.condition import ConditionKind
 from opencode_lifecycle.model.facets import Facet
 from opencode_lifecycle.model.orphan import Orphan, OrphanKind
-from opencode_lifecycle.model.staleness import SEVERITY, Severity, StalenessSummary
+from opencode_lifecycle.model.staleness import Severity, StalenessSummary, severity_of
 from opencode_lifecycle.model.states import Phase, Reason
 from opencode_lifecycle.model.view import OrphanPlan, ReconcileReport
 
@@ -40,7 +40,7 @@ class StalenessSummaryShape(Outgoing):
                 StaleCountShape(
                     facet=count.facet,
                     stacks=count.stacks,
-                    severity=SEVERITY.get(count.facet, Severity.INFO),
+                    severity=severity_of(count.facet),
                     restart=count.restart,
                 )
                 for count in summary.facets
