@@ -226,6 +226,19 @@ async def test_a_job_that_fits_nowhere_says_why(world, job_id):
     assert not seen.live
 
 
+async def test_a_version_that_fits_nowhere_leaves_what_runs_as_it_is_and_says_why(world, job_id):
+    index = await world.register(job_id)
+    [before] = (await world.seen(job_id, runs, "it runs")).live
+
+    await world.register_too_large(job_id, at=index)
+
+    seen = await world.seen(job_id, lambda seen: seen.placement_failure is not None, "it is blocked")
+    assert "memory" in seen.placement_failure
+    assert [(each.id, each.job_version, each.desired_status) for each in seen.live] == [
+        (before.id, before.job_version, "run")
+    ]
+
+
 async def test_a_job_that_fits_after_all_has_no_placement_failure(world, job_id):
     index = await world.register_too_large(job_id)
     await world.seen(job_id, lambda seen: seen.placement_failure is not None, "it is blocked")

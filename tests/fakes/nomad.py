@@ -305,9 +305,7 @@ class FakeNomad(Levers):
     def _schedule(self, job_id: JobId, *, autorun: bool | None = None) -> None:
         job = self.jobs[job_id]
         live = [a for a in self._live(job_id) if a.desired_status == "run"]
-        if live and self._destroys(job_id, live[0]):
-            self._stop_allocations(job_id)
-        elif live:
+        if live and not self._destroys(job_id, live[0]):
             self._update(live[0], job_id, job_version=job.seen.version)
             return
         refusal = (
@@ -317,8 +315,11 @@ class FakeNomad(Levers):
         )
         node = self._node_for(job_id, job.specification)
         if refusal or node is None:
+            # What runs is let run: it is only ended for what can follow it.
             self._say_placement(job_id, refusal or "no node")
             return
+        if live:
+            self._stop_allocations(job_id)
         if self._placement.pop(job_id, None) is not None:
             self._tell(PlacementChanged(index=self._next_index(), job_id=job_id, failure=None))
         index = self._next_index()

@@ -1,5 +1,6 @@
 """A runtime that takes another's place by one registration, and when it does not."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -108,13 +109,30 @@ async def test_another_version_is_started_when_nothing_runs_any_more(world):
     assert world.stack().status.runtime.opencode_version == "1.18.35"
 
 
-async def test_what_finds_no_place_beside_what_runs_is_stopped_for(world):
-    world.nomad.refuse_placement("no room for two")
+async def test_what_finds_no_place_while_others_are_ending_waits_for_one_and_stops_nothing(world):
+    (before,) = world.live_allocations()
+    world.nomad.refuse_placement("1 node without enough network: port collision")
     order_id = await another_image(world)
-    await world.until(lambda: world.nomad.faults.calls["deregister"] == 1)
+    await world.until(lambda: "port collision" in world.stack().status.message)
+    running_meanwhile = ids(world)
     world.nomad.allow_placement()
 
     assert await until_outcome(world, order_id) is OrderOutcome.DONE
+
+    assert running_meanwhile == [before.id]
+    assert world.nomad.faults.calls["deregister"] == 0
+
+
+async def test_what_finds_no_place_for_long_is_stopped_for(tmp_path):
+    world = World(tmp_path, limits=replace(QUICK, placement=timedelta(0)), when_stale=WhenStale.REPORT)
+    async with world.running():
+        await world.ensure()
+        world.nomad.refuse_placement("no room for two")
+        order_id = await another_image(world)
+        await world.until(lambda: world.nomad.faults.calls["deregister"] == 1)
+        world.nomad.allow_placement()
+
+        assert await until_outcome(world, order_id) is OrderOutcome.DONE
 
 
 async def test_an_order_back_before_anything_was_registered_restarts_nothing(world):

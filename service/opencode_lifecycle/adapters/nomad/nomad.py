@@ -191,7 +191,8 @@ class Nomad:
             if job.job_id != job_id:
                 raise UpstreamNonsense(SYSTEM, operation, "it answered with another job")
             self._versions.learn_job(job)
-            if not job.stopped and not any(_is_wanted(each) for each in allocations):
+            newest = [each for each in allocations if each.job_version == job.version]
+            if not job.stopped and not any(_is_wanted(each) for each in newest):
                 failure = await self._placement_failure(job_id, deadline)
         return Observation(
             job=job,

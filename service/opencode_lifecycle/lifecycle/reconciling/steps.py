@@ -55,6 +55,9 @@ class Part(StrEnum):
 class Limits:
     start: timedelta
     stop: timedelta
+    placement: timedelta = timedelta(seconds=20)
+    """How long what is to take a runtime's place may find none, before the old one is stopped for it. Others that are
+    ending hold their ports until they have: the templates give them 15 s."""
     retry: Backoff = field(default_factory=lambda: Backoff(first=5, most=300))
     outage: Backoff = field(default_factory=lambda: Backoff(first=0.5, most=10))
     """Between tries while a neighbour is away."""

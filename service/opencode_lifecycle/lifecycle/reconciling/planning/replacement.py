@@ -1,7 +1,7 @@
 """A runtime that takes another's place by one registration: Nomad ends the one and starts the other."""
 
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from opencode_lifecycle.lifecycle.reconciling.planning.interrupting import end_turns, waits_for_no_agent
 from opencode_lifecycle.lifecycle.reconciling.planning.moves import (
@@ -16,6 +16,7 @@ from opencode_lifecycle.lifecycle.reconciling.steps import (
     Move,
     Part,
     RegisterJob,
+    Rest,
     Step,
     StopJob,
     Work,
@@ -34,8 +35,11 @@ def replace_in_place(work: Work, seen: Observation, job: JobSeen, now: datetime,
        that has the workspace. Until then the stack is called stopping, and no backend is told that it may be used.
     4. When nothing of the old runs any more, the stack is starting.
 
-    Where the job is not as we left it, or Nomad finds no place for what is to follow, it is stopped first, as any other. So
-    is it for another version: what becomes of its data is decided while nothing runs.
+    Where the job is not as we left it, it is stopped first, as any other. So is it for another version: what becomes of its
+    data is decided while nothing runs.
+
+    Nomad may find no place for what is to follow, and lets run what runs. That passes where others are ending that hold
+    their ports and memory still, and Nomad tries again by itself; if it does not pass, the old one is stopped all the same.
     """
     stack = work.stack
     status = stack.status
@@ -45,14 +49,22 @@ def replace_in_place(work: Work, seen: Observation, job: JobSeen, now: datetime,
     )
     if not is_registered and waits_for_no_agent(work) and (abort := end_turns(work)) is not None:
         return abort
-    if seen.placement_failure is not None or is_shut_out(work) or _is_of_another_version(work):
+    if is_shut_out(work) or _is_of_another_version(work):
         return StopJob()
     if not is_registered:
-        if job.modify_index != status.job_modify_index:
+        if seen.placement_failure is not None or job.modify_index != status.job_modify_index:
             return StopJob()
         return prepare(work, runs=_has_its_secret(work)) or RegisterJob(job.modify_index, work.wanted)
     older = [each for each in seen.allocations if each.job_version != job.version]
-    if (waiting := wait_for_end(work, replace(seen, allocations=older), now, limits)) is not None:
+    before = replace(seen, allocations=older)
+    if before.live and seen.placement_failure is not None:
+        left = status.phase_since + limits.placement - now
+        if left <= timedelta(0):
+            return StopJob()
+        return Rest(
+            replace(status, message=f"waits for a place: {seen.placement_failure}"), min(limits.poll, left)
+        )
+    if (waiting := wait_for_end(work, before, now, limits)) is not None:
         return waiting
     if job.modify_index != status.job_modify_index:
         # Registered, and not written down: it is adopted like any other.
