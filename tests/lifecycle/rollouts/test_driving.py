@@ -208,6 +208,23 @@ async def test_what_a_turn_orders_and_what_becomes_of_it_are_gathered_unless_som
     await four.until(lambda: RolloutState.PAUSED in seen)
 
 
+async def test_a_turn_that_moved_the_rollout_on_is_followed_by_the_next_at_once(four, monkeypatch):
+    driver = four.plane._rollout_driver
+    next_turn, after = driver._next_turn, []
+
+    def counted(rollout):
+        turn = next_turn(rollout)
+        after.append(turn.rollout.wave != rollout.wave)
+        if after[-1]:
+            monkeypatch.setattr(driving, "GATHERING", 3600)
+        return turn
+
+    monkeypatch.setattr(driver, "_next_turn", counted)
+    await started(four, ALL_AT_ONCE)
+
+    await four.until(lambda: True in after and after[-1] is False)
+
+
 async def test_orders_of_which_nothing_comes_are_not_tried_again_without_a_pause(four, monkeypatch):
     tried = []
 

@@ -153,6 +153,7 @@ class RolloutDriver:
                 log.info("others came to what is taken back", rollout=claimed.rollout.id, stacks=len(late))
                 claimed = await self._take_in(claimed, late)
                 continue
+            before = claimed.rollout
             claimed, has_come_of_it = await self._take(claimed, turn)
             if not claimed.rollout.is_active:
                 break
@@ -160,7 +161,8 @@ class RolloutDriver:
                 read_at = monotonic()
                 self._told.clear()
                 await self._check(claimed)
-            await self._rest(turn, took, has_come_of_it=has_come_of_it)
+            if _place(claimed.rollout) == _place(before):
+                await self._rest(turn, took, has_come_of_it=has_come_of_it)
         self._held = None
         log.info("rollout ended", rollout=claimed.rollout.id, state=claimed.rollout.state)
 
@@ -371,6 +373,11 @@ def _together(actions: Sequence[Action]) -> Iterator[Sequence[Action]]:
             some = []
     if some:
         yield some
+
+
+def _place(rollout: Rollout) -> tuple[object, ...]:
+    """Return where the rollout stands: a turn that moved it there is followed by the next, which has nothing to wait for."""
+    return rollout.state, rollout.wave, rollout.promoted_at
 
 
 def _ends_way_back(rollout: Rollout, turn: Turn) -> bool:
