@@ -12,7 +12,7 @@ from typing import Any
 from fakes.consul import FakeConsul
 from fakes.nomad import FakeNomad
 from fakes.nomad_levers import Snapshot
-from fakes.opencode import FakeOpenCode, FakeProber
+from fakes.opencode import FakeProber
 from fakes.store import FakeStore
 from fakes.vault import FakeVault
 from opencode_lifecycle.lifecycle.control_plane import ControlPlane, Neighbours, Parameters
@@ -24,11 +24,11 @@ from opencode_lifecycle.model.identifiers import JobId
 from opencode_lifecycle.model.observation import AllocationSeen, ClientStatus, TaskTrouble
 from opencode_lifecycle.model.snapshot import REPORT_PATH
 from opencode_lifecycle.model.states import WhenStale
-from opencode_lifecycle.ports.prober import PromptOutcome, PromptResult
 from opencode_lifecycle.workspace_data.documents import EXIT_DISK_FULL
 from simulation.data import Start, Workspaces
 from simulation.loop import VirtualLoop
 from simulation.nodes import Nodes
+from simulation.servers import MANNER, Servers
 from simulation.trouble import UNTOLD, WRITES, Trouble
 from world import SITE, content
 
@@ -46,11 +46,6 @@ LOOKS_EVERY = 2.0
 """Seconds between two looks of a replica at the rollout, the target and the groups."""
 LISTENS_EVERY = 0.3
 """Seconds between two looks whether a runtime listens. Some never do, and are looked at until their start is overdue."""
-
-MANNER = "MANNER"
-"""The variable of a release's environment that says how its servers behave: `dud` or `mute`; as they should without it."""
-BAD_CONFIG = '{"provider": "none"}'
-"""A managed configuration that no server can load."""
 
 
 class SharedStore(FakeStore):
@@ -96,15 +91,12 @@ class Cluster:
         self.vault = FakeVault(now=loop.wall_clock)
         self.consul = FakeConsul()
         self.prober = FakeProber(now=loop.wall_clock)
+        self.servers = Servers(self, random)
         self.owner: dict[tuple[str, int], JobId] = {}
         self.ended_at: dict[tuple[str, int], float] = {}
         """When the server at an address ended, of which Nomad knows."""
         self.restored_at = -1000.0
         """When Nomad last went back to an older snapshot."""
-        self.is_dud = False
-        """Whether servers that start now answer nothing, ever."""
-        self.is_mended = False
-        """Whether servers of bad releases that start now are as good as any other."""
         self.has_rollouts = False
         """Whether there are any, so that those who drive them are run."""
         self.when_stale = WhenStale.IDLE
@@ -197,7 +189,8 @@ class Cluster:
 
     def is_calm(self, seconds: float) -> bool:
         """Whether nothing has gone wrong for so long, and nobody has died, but what operators do to nodes."""
-        is_off = self.is_disturbed or self.frozen or self.is_dud or self.refuses_jobs or self.nomad.is_mute
+        are_bad = self.servers.are_dud or self.servers.oddity is not None
+        is_off = self.is_disturbed or self.frozen or are_bad or self.refuses_jobs or self.nomad.is_mute
         return not is_off and self.loop.time() - self._disturbed_at >= seconds
 
     def new_life(self, replica: int) -> int:
@@ -352,6 +345,7 @@ class Cluster:
             self.prober.withdraw(allocation.address)
             place = (allocation.address.host, allocation.address.port)
             self.owner.pop(place, None)
+            self.servers.gone(place)
             self.at_work_since.pop(place, None)
             self.ended_at[place] = self.loop.time()
         self.consul.forget(job_id, allocation.id)
@@ -370,13 +364,10 @@ class Cluster:
         data = item.versions.get(int(job.seen.meta["secret_version"])) if item is not None else None
         if data is None or (self.has_rollouts and not self._starts_on_data(job_id, allocation)):
             return
-        server = FakeOpenCode(
-            password=str(data["password"]), version=job.seen.meta["opencode_version"], hangs=self.is_dud
-        )
-        if self.has_rollouts:
-            self._behave(job_id, server)
+        place = (allocation.address.host, allocation.address.port)
+        server = self.servers.start(job_id, place, str(data["password"]), job.seen.meta["opencode_version"])
         self.prober.serve(allocation.address, server)
-        self.owner[allocation.address.host, allocation.address.port] = job_id
+        self.owner[place] = job_id
         self.consul.register(job_id, allocation.id, allocation.address)
 
     def _starts_on_data(self, job_id: JobId, allocation: AllocationSeen) -> bool:
@@ -418,33 +409,6 @@ class Cluster:
         addresses = [each.address for each in runtimes if each is not None and each.address is not None]
         by_user = place in [(address.host, address.port) for address in addresses]
         self.data.write(volume.volume_id, by_user=by_user)
-
-    def _behave(self, job_id: JobId, server: FakeOpenCode) -> None:
-        """Let the server be as its release makes it."""
-        manner = self.nomad.jobs[job_id].specification["Variables"].get("environment", {}).get(MANNER)
-        if manner == "dud" and not self.is_mended:
-            server.hangs = True
-            self._write_nonsense(job_id)
-        if manner == "mute" and not self.is_mended:
-            server.answers = PromptResult(outcome=PromptOutcome.FAILED, detail="it answered with status 500")
-        server.on_reload = partial(self._on_reload, job_id, server)
-        self._read_config(job_id, server)
-        if server.bad_config:
-            server.broken.add(None)
-
-    def _write_nonsense(self, job_id: JobId) -> None:
-        volume = self.nomad.workspaces.volumes.get(job_id)
-        if volume is not None and self.random.random() < 0.5:
-            self.data.write(volume.volume_id, by_user=False)
-
-    def _on_reload(self, job_id: JobId, server: FakeOpenCode) -> None:
-        self.say(f"{job_id} reads its configuration anew")
-        self._read_config(job_id, server)
-
-    def _read_config(self, job_id: JobId, server: FakeOpenCode) -> None:
-        files = self.nomad.live_files
-        managed = files.bundles.get(files.pointers.get(job_id, {}).get("managed", ""), "")
-        server.bad_config = managed == BAD_CONFIG and not self.is_mended
 
 
 async def _refresh_slowly(plane: ControlPlane) -> None:

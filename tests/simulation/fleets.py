@@ -24,7 +24,8 @@ from opencode_lifecycle.model.rollout_specification import (
 from opencode_lifecycle.model.states import WhenStale
 from opencode_lifecycle.model.view import EnsureRequest
 from simulation.agents import Agents
-from simulation.cluster import BAD_CONFIG, LIFE, MANNER
+from simulation.cluster import LIFE
+from simulation.servers import BAD_CONFIG, MANNER
 from world import BACKEND, OPERATOR
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ GROUP: Final = "team"
 
 KINDS: Final = (
     *("restart", "restart", "live", "reload", "version", "newer", "newer", "newest"),
-    *("newer dud", "dud", "mute", "bad config"),
+    *("newer dud", "dud", "mute", "bad config", "open", "stranger", "shut"),
 )
 """What a release is like: the migration that it needs, or what is wrong with it."""
 
@@ -293,7 +294,7 @@ class Fleet:
 
     async def settle(self) -> None:
         """Let agents come to rest, and bad releases be mended."""
-        self._cluster.is_mended = True
+        self._cluster.servers.are_mended = True
         await self.agents.rest()
 
     async def answer_pauses(self) -> None:
@@ -391,7 +392,7 @@ def _wish(kind: str, name: str) -> ReleaseWish:
             return ReleaseWish(opencode_version="1.19.1", environment={"LANG": name})
         case "newer dud":
             return ReleaseWish(opencode_version="1.19.0", environment={"LANG": name, MANNER: "dud"})
-        case "dud" | "mute":
+        case "dud" | "mute" | "open" | "stranger" | "shut":
             return ReleaseWish(environment={"LANG": name, MANNER: kind})
         case _:
             return ReleaseWish(environment={"LANG": name})

@@ -4,7 +4,8 @@ What must hold after every step, and at the end.
 I1 at most one live server of a stack by our doing · I2 no address is given out that is not the stack's own, proven ·
 I3 what was accepted happens · I4 a job has a row and a row its job · I5 one password per version, and nowhere but in Vault ·
 I6 what is deleted stays deleted · I7 an event for everything accepted · I9 `observed_generation` never goes back ·
-I11 not seeing destroys nothing · I12 a stack leaves a node for a drain alone, and comes back when its node takes jobs. I10
+I11 not seeing destroys nothing · I12 a stack leaves a node for a drain alone, and comes back when its node takes jobs; nothing
+that runs is stopped for a change while Vault is away, without which it could not start. I10
 (rollouts) and what else interrupts agents is held by `rollout_invariants`, I13 (data) by `data_invariants`, I14 (people
 come first) by `patience`; I8 (quotas) comes with what it is about.
 """
@@ -30,6 +31,11 @@ if TYPE_CHECKING:
 
 _REPLACING = {Reason.STALE, Reason.UNRESPONSIVE, Reason.RECYCLE, Reason.RECREATE}
 
+_CHECKED_BEFORE = {Reason.STALE, Reason.RECYCLE, Reason.RECREATE}
+"""What a runtime is stopped for only after it was seen that it could start again."""
+_LOOK_AND_STOP = 30.0
+"""Seconds that lie between that look and the commit of the stop, at most: a few calls, each with its deadline."""
+
 _OLDEST_ANSWER = 60.0
 """Seconds after which no replica may call a server ready that has ended: what was seen of it longer ago is unknown."""
 _MOMENT = 5.0
@@ -51,6 +57,7 @@ class Watcher:
         self.violation: Violation | None = None
         self.rollouts = RolloutWatch(cluster, self._violate)
         self.patience = Patience(cluster, self._violate)
+        cluster.servers.violate = self._violate
         self._generations: dict[tuple[UserId, Any], tuple[int, int]] = {}
         self._hook("deregister", cluster.nomad, self._on_deregister)
         self._hook("register", cluster.nomad, self._on_register)
@@ -199,6 +206,8 @@ class Watcher:
             status.reason is Reason.IDLE and claimed.stack.intent.group in self._cluster.store.groups
         )
         leaves = status.reason is Reason.NODE_DRAINING
+        if begins and before.phase is Phase.RUNNING and status.reason in _CHECKED_BEFORE:
+            self._check_that_it_could_start(user, status)
         if begins and leaves and not self._cluster.nodes.was("closed", _node_of(before)):
             raise Violation(f"I12: {user} leaves a node that takes jobs")
         if begins and not (asked or is_taken_back or falls_asleep or leaves or status.reason in _REPLACING):
@@ -221,6 +230,16 @@ class Watcher:
             self._generations[key] = max((last_seq, last), (stack.change_seq, now))
 
         return saved
+
+    def _check_that_it_could_start(self, user: UserId, status: Status) -> None:
+        """Hold the stop of what runs, for a change, against whether Vault has what follows on it."""
+        cluster = self._cluster
+        away_since = cluster.trouble.away.get("vault")
+        was_frozen = cluster.frozen or cluster.loop.time() - cluster.thawed_at < _LOOK_AND_STOP
+        if away_since is not None and not was_frozen and cluster.loop.time() - away_since > _LOOK_AND_STOP:
+            raise Violation(
+                f"I12: {user} is stopped for {status.reason} while Vault is away, without which it cannot start"
+            )
 
     def _check_stopped(self, job_id: str) -> None:
         """Hold the word that a stack has stopped against the truth, which only a restored Nomad may change back."""
@@ -272,6 +291,7 @@ class Watcher:
         owner = self._cluster.owner.get((runtime.address.host, runtime.address.port))
         if owner is not None and owner != job_id_of("main", user):
             raise Violation(f"I2: {user} is given the address of {owner}")
+        self._cluster.servers.check_published(user, status)
 
     async def look_at_answers(self, replicas: "Sequence[Replica]", users: Sequence[UserId]) -> None:
         """Ask every replica now and then what it would answer from memory, and hold that against the truth."""
@@ -384,6 +404,8 @@ class Watcher:
         server = cluster.prober.servers.get((runtime.address.host, runtime.address.port))
         if server is None or cluster.owner.get((runtime.address.host, runtime.address.port)) != job_id:
             raise Violation(f"I2: the address of {user} is not its own")
+        if (oddity := cluster.servers.why_odd((runtime.address.host, runtime.address.port))) is not None:
+            raise Violation(f"I2: the server of {user} is {oddity}, and is left so")
         if server.hangs:
             raise Violation(f"I3: the server of {user} answers nothing, and is left so")
         if server.password != cluster.vault.stored(job_id, runtime.secret_version)["password"]:

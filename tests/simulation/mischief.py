@@ -13,6 +13,7 @@ from opencode_lifecycle.model.observation import AllocationSeen, ClientStatus
 from simulation.cluster import Cluster
 from simulation.nodes import LEFT
 from simulation.replicas import Replica
+from simulation.servers import ODDITIES
 
 if TYPE_CHECKING:
     from fakes.nomad_levers import Snapshot
@@ -47,6 +48,8 @@ KINDS = (
     "hang",
     "refuse jobs",
     "dud",
+    "odd servers",
+    "open up",
     "kill allocation",
     "restart task",
     "cut stream",
@@ -104,7 +107,8 @@ class Mischief:
         trouble.fail = trouble.lose_reply = trouble.slow = trouble.hang = 0.0
         trouble.away.clear()
         trouble.cut_off.clear()
-        cluster.is_dud = False
+        cluster.servers.are_dud = False
+        cluster.servers.oddity = None
         cluster.data.is_full = False
         cluster.refuses_jobs = False
         cluster.store.is_mute = False
@@ -135,7 +139,7 @@ class Mischief:
             case "die":
                 trouble.die_at = (random.choice(DEATHS), random.random() < 0.5, random.randint(1, 3))
             case "away":
-                trouble.away.add(random.choice(SYSTEMS))
+                trouble.send_away(random.choice(SYSTEMS), self._cluster.loop.time())
             case "flaky":
                 chances = random.choice(((0.15, 0.15), (0.4, 0.0), (0.0, 0.4)))
                 trouble.fail, trouble.lose_reply = chances
@@ -162,7 +166,10 @@ class Mischief:
             case "refuse jobs":
                 cluster.refuses_jobs = True
             case "dud":
-                cluster.is_dud = True
+                cluster.servers.are_dud = True
+            case "odd servers":
+                cluster.servers.oddity = self._random.choice(ODDITIES)
+                cluster.say(f"servers that start now are {cluster.servers.oddity}")
             case "restore snapshot":
                 if self._snapshot is not None:
                     cluster.restore(self._snapshot)
@@ -213,6 +220,10 @@ class Mischief:
                 server = cluster.prober.servers.get((address.host, address.port))
                 if server is not None:
                     server.hangs = True
+            case "open up" if live and live[0].address is not None:
+                place = (live[0].address.host, live[0].address.port)
+                if place in cluster.prober.servers:
+                    cluster.servers.open_up(job_id, place)
 
     async def _stop_outside(self, job_id: str) -> None:
         with contextlib.suppress(LifecycleError):

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from functools import cache, partial
 from itertools import count, islice
 
+from opencode_lifecycle.model.proof import ProofResult
 from simulation import (
     crashes,
     planted,
     planted_for_two,
     planted_in_rollouts,
+    planted_in_servers,
     planted_in_workspaces,
     scenarios,
 )
@@ -244,11 +246,39 @@ MUTANTS = (
         "own", "the proof of an earlier run counts for a later one", planted.an_earlier_run_proves_a_later_one
     ),
     *(
+        Mutant("own", what, plant)
+        for what, plant in (
+            ("an open server counts as proven", planted_in_servers.counts_as_proven(ProofResult.OPEN)),
+            (
+                "a server of another version counts as proven",
+                planted_in_servers.counts_as_proven(ProofResult.WRONG_VERSION),
+            ),
+            (
+                "a server that refuses its password counts as proven",
+                planted_in_servers.counts_as_proven(ProofResult.REFUSES_PASSWORD),
+            ),
+            ("a server that opens itself is left so", planted_in_servers.what_opens_itself_is_left_so),
+            ("an open server is started again", planted_in_servers.an_open_server_is_started_again),
+            (
+                "why a server is not proven is not told",
+                planted_in_servers.why_it_is_not_proven_is_not_told,
+            ),
+            (
+                "it is stopped for a change while Vault is away",
+                planted_in_servers.it_is_stopped_for_a_change_while_vault_is_away,
+            ),
+        )
+    ),
+    *(
         Mutant("own", what, plant, of_fleets=True)
         for what, plant in (
             ("a drain waits for no agent", planted_in_workspaces.a_drain_waits_for_no_agent),
             ("a drain is forced a minute early", planted_in_workspaces.a_drain_is_forced_a_minute_early),
             ("a drain looks at no lease", planted_in_workspaces.a_drain_looks_at_no_lease),
+            (
+                "a drain is forced by an old look at the node",
+                planted_in_servers.it_is_forced_by_an_old_look_at_its_node,
+            ),
             (
                 "what could not start again is stopped for a change",
                 planted_in_workspaces.what_could_not_start_again_is_restarted,

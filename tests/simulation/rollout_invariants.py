@@ -25,8 +25,9 @@ from opencode_lifecycle.model.rollout import (
 )
 from opencode_lifecycle.model.stack import Address, Stack
 from opencode_lifecycle.model.states import Desired, Phase, Reason, WhenStale
-from simulation.cluster import BAD_CONFIG, MANNER, Cluster
+from simulation.cluster import Cluster
 from simulation.data_invariants import DataWatch
+from simulation.servers import BAD_CONFIG, MANNER, ODD
 
 _GATED = frozenset({Reason.STALE, Reason.RECYCLE, Reason.IDLE, Reason.NODE_DRAINING})
 """What a runtime is interrupted for only when nobody is at work in it."""
@@ -425,10 +426,10 @@ class RolloutWatch:
             return
         content = self._store._releases[release]
         manner = content.environment.get(MANNER)
-        is_bad = manner == "dud" or content.managed_config == BAD_CONFIG
+        is_bad = manner in {"dud", *ODD} or content.managed_config == BAD_CONFIG
         if manner == "mute" and strategy.gate.prompt is not None:
             is_bad = True
-        if is_bad and not self._cluster.is_mended:
+        if is_bad and not self._cluster.servers.are_mended:
             self._violate("a release that is bad became the target, behind a canary")
         proven_at = self._proven.get(release)
         if proven_at is None:

@@ -340,7 +340,7 @@ async def _a_neighbour_is_away(schedule: Schedule) -> None:
     trouble, random = schedule.cluster.trouble, schedule.random
     await _begun(schedule, gate=Gate(failure_budget=Amount(percent=100)))
     await _sometime(schedule)
-    trouble.away.add(random.choice(("vault", "consul", "nomad")))
+    trouble.send_away(random.choice(("vault", "consul", "nomad")), schedule.loop.time())
     await asyncio.sleep(random.choice((20.0, 90.0)))
     trouble.away.clear()
     rollout = await _ended(schedule)

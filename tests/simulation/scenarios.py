@@ -10,10 +10,10 @@ from opencode_lifecycle.model.stack import Address
 from opencode_lifecycle.model.states import Phase, Reason
 from opencode_lifecycle.model.view import UNCHANGED
 from opencode_lifecycle.ports.stores import IdempotentAnswer
-from simulation import rollout_stories, workspace_stories
+from simulation import rollout_stories, server_stories, workspace_stories
 from simulation.invariants import Violation
 from simulation.schedule import USERS, Schedule
-from simulation.telling import Scenario, hold
+from simulation.telling import Scenario, comes_to, hold
 
 ADA, OTHER = USERS
 JOB = job_id_of("main", ADA)
@@ -136,16 +136,6 @@ async def _a_zombie_in_consul(schedule: Schedule) -> None:
     cluster.consul.forget(JOB, zombie)
 
 
-async def _phase(schedule: Schedule, phase: Phase, *, within: float) -> bool:
-    """Wait for the phase and return whether it came *within* that many seconds."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(within):
-            while schedule.cluster.store.rows[ADA].stack.status.phase is not phase:  # noqa: ASYNC110 - virtual time
-                await asyncio.sleep(0.5)
-            return True
-    return False
-
-
 async def _a_job_that_is_refused(schedule: Schedule) -> None:
     cluster = schedule.cluster
     if schedule.random.random() < 0.5:
@@ -166,27 +156,34 @@ async def _a_job_that_is_refused(schedule: Schedule) -> None:
 
 async def _a_stop_while_it_never_gets_healthy(schedule: Schedule) -> None:
     cluster = schedule.cluster
-    cluster.is_dud = True
+    cluster.servers.are_dud = True
     await schedule.ask(ADA, "ensure")
     await asyncio.sleep(schedule.random.choice((0.2, 3.0, 20.0)))
     await schedule.ask(ADA, "stop")
-    hold(await _phase(schedule, Phase.STOPPED, within=20), "F23: a stack that starts cannot be stopped")
+    hold(
+        await comes_to(schedule, ADA, Phase.STOPPED, within=20), "F23: a stack that starts cannot be stopped"
+    )
     await schedule.ask(ADA, "ensure")
-    hold(await _phase(schedule, Phase.FAILED, within=90), "F23: a start that never ends has no deadline")
-    cluster.is_dud = False
+    hold(
+        await comes_to(schedule, ADA, Phase.FAILED, within=90), "F23: a start that never ends has no deadline"
+    )
+    cluster.servers.are_dud = False
     await schedule.rest()
 
 
 async def _vault_is_away(schedule: Schedule) -> None:
     cluster = schedule.cluster
-    cluster.trouble.away.add("vault")
+    cluster.trouble.send_away("vault", schedule.loop.time())
     await schedule.ask(ADA, "ensure")
     calls = cluster.vault.faults.calls
     await asyncio.sleep(120)
     asked = calls["ensure"]
     hold(asked <= 40, f"F29: a Vault that is away is asked {asked} times in two minutes")
     cluster.trouble.away.clear()
-    hold(await _phase(schedule, Phase.RUNNING, within=60), "F29: it is not tried again when Vault is back")
+    hold(
+        await comes_to(schedule, ADA, Phase.RUNNING, within=60),
+        "F29: it is not tried again when Vault is back",
+    )
     await schedule.rest()
 
 
@@ -379,6 +376,7 @@ SCENARIOS = (
         _a_snapshot_from_before_a_deletion,
     ),
     Scenario("F33", "no address is given out that Consul lists for another as well", _a_zombie_in_consul),
+    *server_stories.SCENARIOS,
     *rollout_stories.SCENARIOS,
     *workspace_stories.SCENARIOS,
 )

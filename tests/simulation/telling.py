@@ -1,8 +1,13 @@
 """What a fault that is told is: how it goes, what must hold, and how many control planes there are."""
 
+import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from opencode_lifecycle.model.identifiers import UserId, job_id_of
+from opencode_lifecycle.model.observation import AllocationSeen
+from opencode_lifecycle.model.states import Phase
 from simulation.invariants import Violation
 from simulation.schedule import Schedule, Script
 
@@ -24,3 +29,17 @@ class Scenario:
 def hold(condition: bool, sentence: str) -> None:  # noqa: FBT001 - as `assert`
     if not condition:
         raise Violation(sentence)
+
+
+async def comes_to(schedule: Schedule, user: UserId, phase: Phase, *, within: float) -> bool:
+    """Wait for the phase and return whether it came *within* that many seconds."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(within):
+            while schedule.cluster.store.rows[user].stack.status.phase is not phase:  # noqa: ASYNC110 - virtual time
+                await asyncio.sleep(0.5)
+            return True
+    return False
+
+
+def live_of(schedule: Schedule, user: UserId) -> list[AllocationSeen]:
+    return schedule.cluster.nomad._live(job_id_of("main", user))

@@ -56,7 +56,8 @@ class Trouble:
     fail: float = 0.0
     lose_reply: float = 0.0
     slow: float = 0.0
-    away: set[str] = field(default_factory=set)
+    away: dict[str, float] = field(default_factory=dict)
+    """Systems that answer nobody, with when they began to."""
     cut_off: set[tuple[int, str]] = field(default_factory=set)
     """Systems that one replica cannot reach, by its number."""
     hang: float = 0.0
@@ -67,3 +68,6 @@ class Trouble:
     """Let that call fail instead: before it took effect, or after, so that only its reply is lost."""
     failed: bool = False
     """Whether it came to that."""
+
+    def send_away(self, system: str, now: float) -> None:
+        self.away.setdefault(system, now)

@@ -144,12 +144,12 @@ async def _handed_out_and_stopped_outside(schedule: Schedule) -> None:
     assert place is not None
     fleet.agents.begin_at(place, is_told=True)
     fleet.agents.end_at(place, is_told=True)
-    cluster.is_dud = True
+    cluster.servers.are_dud = True
     job_id = job_id_of("main", user)
     await cluster.nomad.deregister(job_id, purge=False, deadline=Deadline.after(5, "an operator's stop"))
     await asyncio.sleep(90)
     cluster.nomad.faults.heal()
-    cluster.is_dud = False
+    cluster.servers.are_dud = False
     await fleet.ended(within=900)
     volume = cluster.nomad.workspaces.volumes[job_id].volume_id
     content = cluster.data.of(volume).content
@@ -197,6 +197,34 @@ async def _a_newer_version_that_never_gets_healthy(schedule: Schedule) -> None:
     hold(releases == {before}, "R18: somebody was left on it, or on the data that it has migrated")
 
 
+async def _a_drain_is_called_off_at_the_last_moment(schedule: Schedule) -> None:
+    """Call a drain off, or give it longer, just before it is forced; nothing tells of that but a look at the node."""
+    random, cluster, fleet = schedule.random, schedule.cluster, schedule.fleet
+    await fleet.gather()
+    user = random.choice(schedule.users)
+    place = fleet.agents.place_of(user)
+    assert place is not None, "it runs"
+    fleet.agents.begin_at(place, is_told=random.random() < 0.5)
+    ids = _ids(schedule, user)
+    # Nodes are listed when the drain begins and every ten seconds from then on: the last time before the call.
+    left = random.choice((63.0, 93.0))
+    cluster.nodes.drain(_NODE, left)
+    await asyncio.sleep(left - random.choice((0.2, 1.0, 2.0)))
+    cluster.nomad.is_mute = True
+    if random.random() < 0.5:
+        cluster.nodes.open_all()
+    else:
+        cluster.nodes.drain(_NODE, random.choice((None, 600.0)))
+    await asyncio.sleep(60)
+    hold(
+        _ids(schedule, user) == ids,
+        "R21: an agent is cut off by a drain that was called off, or has time left",
+    )
+    cluster.nomad.is_mute = False
+    cluster.nodes.open_all()
+    await fleet.ended(within=900)
+
+
 SCENARIOS = (
     Scenario(
         "R16", "for a change nobody is stopped who could not start again", _a_closed_node, has_rollouts=True
@@ -217,6 +245,12 @@ SCENARIOS = (
         "R19",
         "what was written by a version that was handed out stays, when that starts no more",
         _handed_out_and_stopped_outside,
+        has_rollouts=True,
+    ),
+    Scenario(
+        "R21",
+        "a drain that was called off, or given longer, at the last moment cuts off nobody",
+        _a_drain_is_called_off_at_the_last_moment,
         has_rollouts=True,
     ),
     Scenario("R20", "who asks during a rollout is served", _asked_during_a_rollout, has_rollouts=True),
