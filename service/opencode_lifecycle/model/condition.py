@@ -4,12 +4,13 @@ them, confirm them.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Final, Self
 
 from opencode_lifecycle.model.identifiers import ConditionId
+from opencode_lifecycle.model.transitions import check_transition
 
 
 class ConditionKind(StrEnum):
@@ -23,6 +24,26 @@ class ConditionKind(StrEnum):
     """A large share of all runtimes answers no probe: more likely our own network than they."""
     SECRETS_MISSING = "secrets_missing"
     """A large share of the secrets is not in Vault: it is another Vault, or one that was set up anew."""
+
+
+class ConditionStatus(StrEnum):
+    STANDING = "standing"
+    """Nobody has said that what is seen is true: what rests on it is held back."""
+    CONFIRMED = "confirmed"
+    """An operator has, and it is acted on; what is seen is so still."""
+    CLEARED = "cleared"
+    """What was seen is not so any more."""
+
+
+CONDITION_MOVES: Final[Mapping[ConditionStatus, frozenset[ConditionStatus]]] = {
+    ConditionStatus.STANDING: frozenset({ConditionStatus.CONFIRMED, ConditionStatus.CLEARED}),
+    ConditionStatus.CONFIRMED: frozenset({ConditionStatus.STANDING, ConditionStatus.CLEARED}),
+    ConditionStatus.CLEARED: frozenset(),
+}
+"""
+From each status of a condition, where it may go. Staying is always legal. One that grew far beyond what was confirmed stands
+again; what is seen again after it was cleared is another condition.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +76,13 @@ class Condition:
         return self.cleared_at is None and self.confirmed_at is None
 
     @property
-    def status(self) -> Literal["standing", "confirmed", "cleared"]:
+    def status(self) -> ConditionStatus:
         if self.cleared_at is not None:
-            return "cleared"
-        return "standing" if self.confirmed_at is None else "confirmed"
+            return ConditionStatus.CLEARED
+        return ConditionStatus.STANDING if self.confirmed_at is None else ConditionStatus.CONFIRMED
+
+    def changed(self, **values: Any) -> Self:
+        """Return it with *values*, or raise `IllegalTransition`: the one way in which a condition changes."""
+        after = replace(self, **values)
+        check_transition(self.id, "status", CONDITION_MOVES, self.status, after.status)
+        return after

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
+from typing import Final
 
 from opencode_lifecycle.model.facets import Facets
 from opencode_lifecycle.model.identifiers import ReleaseId
@@ -52,6 +53,34 @@ class OrderOutcome(StrEnum):
     SKIPPED = "skipped"
     HELD = "held"
     FAILED = "failed"
+
+
+class OrderState(StrEnum):
+    """How an order stands: it does until it was seen to the end, or is called off."""
+
+    STANDING = "standing"
+    DONE = "done"
+    """The stack is as it was ordered to be."""
+    SKIPPED = "skipped"
+    """It was left as it was, since its agent was at work until the deadline."""
+    HELD = "held"
+    """The same, and it waits for an operator; or its node is drained, and it becomes what it was to be at its next start."""
+    FAILED = "failed"
+    """It could not be moved, and runs what it ran before if anything."""
+
+
+ORDER_MOVES: Final[Mapping[OrderState, frozenset[OrderState]]] = {
+    OrderState.STANDING: frozenset(set(OrderState) - {OrderState.STANDING}),
+    OrderState.DONE: frozenset(),
+    OrderState.SKIPPED: frozenset(),
+    OrderState.HELD: frozenset(),
+    OrderState.FAILED: frozenset(),
+}
+"""
+From each state of an order, where it may go. What came of one is final: whoever gave it reads it, and may give another.
+
+One that is called off, by a pause of its rollout or by somebody who asks for another thing, leaves the row of its stack.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,11 +11,11 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
-from opencode_lifecycle.model.errors import IllegalTransition
 from opencode_lifecycle.model.identifiers import PlanId, ReleaseId, RolloutId, UserId
 from opencode_lifecycle.model.migration import DataPolicy, MigrationClass
 from opencode_lifecycle.model.rollout_specification import RolloutSpecification
 from opencode_lifecycle.model.staleness import Staleness
+from opencode_lifecycle.model.transitions import check_transition
 
 
 class RolloutState(StrEnum):
@@ -61,8 +61,7 @@ One that was aborted or has succeeded can be rolled back while nothing newer bec
 
 def check_rollout_move(rollout_id: RolloutId, current: RolloutState, to: RolloutState) -> None:
     """Raise `IllegalTransition` unless a rollout may go from *current* to *to*."""
-    if to is not current and to not in ROLLOUT_MOVES[current]:
-        raise IllegalTransition(f"{rollout_id} cannot go from {current} to {to}")
+    check_transition(rollout_id, "state", ROLLOUT_MOVES, current, to)
 
 
 class RolloutReason(StrEnum):

@@ -13,8 +13,16 @@ from typing import Any
 
 from opencode_lifecycle.model.facets import Facet, Facets
 from opencode_lifecycle.model.identifiers import AllocationId, JobId, OperationId, ReleaseId, UserId, VolumeId
-from opencode_lifecycle.model.migration import Footing, MigrationOrder, OrderOutcome, Refusal
+from opencode_lifecycle.model.migration import (
+    ORDER_MOVES,
+    Footing,
+    MigrationOrder,
+    OrderOutcome,
+    OrderState,
+    Refusal,
+)
 from opencode_lifecycle.model.states import Desired, Health, MigrationState, Phase, Reason, check_move
+from opencode_lifecycle.model.transitions import check_transition
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,14 +192,27 @@ class Stack:
         """
         Return the stack with *status*: the one way in which the status of a stack changes.
 
-        A phase, a health or a migration state that its table does not let the stack reach is a defect of ours:
-        `IllegalTransition`.
+        A phase, a health, a migration state or what came of an order that its table does not let the stack reach is a
+        defect of ours: `IllegalTransition`.
         """
         before = self.status
         check_move(self.job_id, before.phase, status.phase)
         check_move(self.job_id, before.health, status.health)
         check_move(self.job_id, before.migration_state, status.migration_state)
-        return replace(self, status=status)
+        after = replace(self, status=status)
+        of_order = self.order_state, after.order_state
+        if of_order[0] is not None and of_order[1] is not None:
+            check_transition(self.job_id, "order", ORDER_MOVES, of_order[0], of_order[1])
+        return after
+
+    @property
+    def order_state(self) -> OrderState | None:
+        """Return how its order stands, None where there is none."""
+        order, status = self.intent.order, self.status
+        if order is None:
+            return None
+        is_seen_to = order.id == status.order_done and status.order_outcome is not None
+        return OrderState(str(status.order_outcome)) if is_seen_to else OrderState.STANDING
 
     @property
     def is_settled(self) -> bool:

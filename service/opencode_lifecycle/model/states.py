@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, Final, TypeVar
 
-from opencode_lifecycle.model.errors import IllegalTransition
+from opencode_lifecycle.model.transitions import check_transition
 
 
 class Desired(StrEnum):
@@ -172,25 +172,6 @@ From each phase, where it may go. Staying is always legal. A deleting stack ends
 anew as pending when an ensure came in meanwhile. A stack that is not there any more needs no stop.
 """
 
-PHASE_EXITS: Final[Mapping[Phase, str]] = {
-    Phase.PENDING: "each step has `upstream_timeout` and is tried again after at most 10 s; an outage that outlasts "
-    "`start_deadline` ends it as failed. An earlier allocation that does not end is waited for; after `stop_deadline` "
-    "the operation fails",
-    Phase.STARTING: "`start_deadline`, then failed with the reason. While Vault or Consul is away and so nothing can be "
-    "proven, it is looked at again and again until that neighbour is back: it may be as healthy as can be",
-    Phase.RUNNING: "where it is meant to stay: probed every `liveness_interval`, listed every `resync_interval`. A wedge "
-    "is replaced after 6 unanswered probes in a row, three times as many when it was seen at work or is leased",
-    Phase.STOPPING: "Nomad's word that the last allocation ended or that its node is lost; after `stop_deadline` the "
-    "operation fails and says which node is waited for, and the stop goes on",
-    Phase.STOPPED: "where it is meant to stay until an ensure, a start or a deletion, or with reason `node_draining` until "
-    "its node takes jobs again. What runs nevertheless is stopped again",
-    Phase.FAILED: "tried again after 5 s to 5 min, or 0.5 s to 10 s where an outage is the reason. Where trying cannot "
-    "help it stays until somebody asks: ensure, start, recover, recreate, stop or delete",
-    Phase.DELETING: "each step has `upstream_timeout` and is tried again after at most 10 s; Consul is waited for until "
-    "`stop_deadline`, a last allocation until Nomad says that it ended or its node is lost",
-}
-"""For each phase, which deadline or timer gets a stack out of it, or why it may stay."""
-
 
 HEALTH_MOVES: Final[Mapping[Health, frozenset[Health]]] = {
     Health.UNKNOWN: frozenset({Health.STARTING, Health.HEALTHY}),
@@ -241,8 +222,5 @@ _MOVES: Final[Mapping[type[StrEnum], tuple[str, Mapping[Any, frozenset[Any]]]]] 
 
 def check_move(job_id: str, current: State, to: State) -> None:
     """Raise `IllegalTransition` unless a stack may go from *current* to *to*, by the table of what they are states of."""
-    if to is current:
-        return
-    name, moves = _MOVES[type(current)]
-    if to not in moves[current]:
-        raise IllegalTransition(f"{job_id} cannot go from {name} {current} to {to}")
+    kind, moves = _MOVES[type(current)]
+    check_transition(job_id, kind, moves, current, to)

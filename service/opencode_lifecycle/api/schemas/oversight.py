@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from opencode_lifecycle.api.schemas.shapes import Mirror, Outgoing
 from opencode_lifecycle.api.schemas.stacks import StalenessShape
-from opencode_lifecycle.model.condition import ConditionKind
+from opencode_lifecycle.model.condition import ConditionKind, ConditionStatus
 from opencode_lifecycle.model.facets import Facet
 from opencode_lifecycle.model.orphan import Orphan, OrphanKind
 from opencode_lifecycle.model.staleness import Severity, StalenessSummary, severity_of
@@ -67,7 +67,7 @@ class ConditionShape(Mirror):
 
     id: str
     kind: ConditionKind
-    status: Literal["standing", "confirmed", "cleared"]
+    status: ConditionStatus
     freezes: bool
     message: str
     details: Mapping[str, Any]

@@ -7,7 +7,7 @@ is suspected here, whatever others see: one that is cut off must not be told by 
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -132,7 +132,7 @@ class Conditions:
             if not there.freezes:
                 return there
             extent = extent_of(there.details)
-            return replace(there, confirmed_at=now, confirmed_by=by.name, confirmed_extent=extent)
+            return there.changed(confirmed_at=now, confirmed_by=by.name, confirmed_extent=extent)
 
         event = self._event(condition, "condition.confirmed", by.name)
         async with self._writing:
@@ -161,7 +161,7 @@ class Conditions:
 
         def hand_over(there: Condition) -> Condition:
             is_ours = there.reported_by == self._replica and there.cleared_at is None
-            return replace(there, reported_until=now) if is_ours else there
+            return there.changed(reported_until=now) if is_ours else there
 
         for row in [row for row in self._rows.values() if row.reported_by == self._replica]:
             self._write(row, hand_over, None)
@@ -215,8 +215,7 @@ class Conditions:
         )
         if held is not None and covers(held, suspicion.details):
             # It never ended here, and what was said of it is still so.
-            raised = replace(
-                raised,
+            raised = raised.changed(
                 confirmed_at=held.confirmed_at,
                 confirmed_by=held.confirmed_by,
                 confirmed_extent=held.confirmed_extent,
@@ -232,8 +231,8 @@ class Conditions:
             if there.cleared_at is not None:
                 return there
             if there.confirmed_at is not None and not covers(there, suspicion.details):
-                there = replace(there, confirmed_at=None, confirmed_by=None, confirmed_extent=None)
-            kept = replace(there, message=suspicion.message, details=suspicion.details)
+                there = there.changed(confirmed_at=None, confirmed_by=None, confirmed_extent=None)
+            kept = there.changed(message=suspicion.message, details=suspicion.details)
             return kept if there.reported_by == self._replica else self._renewed(kept, now)
 
         kept = keep(row)
@@ -256,7 +255,7 @@ class Conditions:
     def _renewed(self, there: Condition, now: datetime) -> Condition:
         if there.cleared_at is not None:
             return there
-        return replace(there, reported_by=self._replica, reported_until=self._lease(now))
+        return there.changed(reported_by=self._replica, reported_until=self._lease(now))
 
     def _lease(self, now: datetime) -> datetime | None:
         return now + LEASE if self._replica is not None else None
@@ -265,7 +264,7 @@ class Conditions:
         def clear(there: Condition) -> Condition:
             if there.cleared_at is not None or not self._answers_for(there, now):
                 return there
-            return replace(there, cleared_at=now)
+            return there.changed(cleared_at=now)
 
         del self._rows[row.id]
         log.info("condition cleared", kind=row.kind)
