@@ -18,10 +18,13 @@ from rich.table import Table
 
 from bench.figures import Figure
 from bench.show import say, write
-from simulation import classes, crashes, fleets, mutants, scenarios
+from simulation import classes, crashes, fleets, mutants, replaying, scenarios
 from simulation.schedule import Schedule, quiet
 
 REPORT = Path(".local/report/simulate.json")
+_WHOLE = 200_000
+"""Schedules of a whole run, which is held to its time; one of fewer, or of planted bugs alone, is not."""
+_MOST_MINUTES = 40
 _BATCH = 250
 _COLLECT_EVERY = 10
 _TELL_EVERY = 5_000
@@ -53,7 +56,7 @@ def _prepare() -> None:
     gc.disable()
 
 
-def _point(what: tuple[crashes.Point, int]) -> tuple[str, int, list[tuple[int, str]]]:
+def _point(what: tuple[crashes.Point, int]) -> tuple[int, list[tuple[int, str]]]:
     quiet()
     point, replicas = what
     died, bad = 0, []
@@ -66,7 +69,7 @@ def _point(what: tuple[crashes.Point, int]) -> tuple[str, int, list[tuple[int, s
         if died >= enough:
             break
     gc.collect()
-    return f"{point}, {replicas} replicas" if replicas > 1 else str(point), died, bad
+    return died, bad
 
 
 def _scenario(number: int) -> tuple[int, list[tuple[int, str]]]:
@@ -86,18 +89,13 @@ def _mutant(number: int) -> tuple[int, mutants.Caught | None]:
     return number, mutants.hunt(mutants.MUTANTS[number])
 
 
-def _replay_command(seed: int, *, story: str = "") -> str:
-    told = f"--story {story} " if story else ""
-    return f"    PYTHONPATH=tests {sys.executable} -m simulation {told}--replay {seed}"
-
-
 def _schedules(pool: "multiprocessing.pool.Pool", count: int, first: int) -> Figure:
     began, cpu, done, bad = time.monotonic(), 0.0, 0, []
     for size, found, seconds in pool.imap_unordered(_batch, range(first, first + count, _BATCH)):
         done, cpu = done + size, cpu + seconds
         bad += found
         for seed, violation in found:
-            say(f"seed {seed}: {violation}\n{_replay_command(seed)}")
+            say(f"seed {seed}: {violation}\n{replaying.command(seed)}")
         if done % _TELL_EVERY < _BATCH or done >= count:
             rate = done / (time.monotonic() - began)
             left = max(count - done, 0) / rate / 60
@@ -126,20 +124,23 @@ def _crash_points(pool: "multiprocessing.pool.Pool") -> Figure:
     shared = [point for point in every if point.is_of_the_engine or not point.is_of_a_fleet]
     points = [(point, 1) for point in every] + [(point, 2) for point in shared]
     say(f"{len(points)} points to die or to fail at")
-    results = pool.map(_point, points)
-    missed = [name for name, died, _ in results if died == 0]
-    bad = [(name, *each) for name, _, found in results for each in found]
-    for name, seed, violation in bad[:20]:
-        say(f"{name}, seed {seed}: {violation}")
-    for name in missed:
-        say(f"it never came to {name}")
+    names = [f"{point}, {replicas} replicas" if replicas > 1 else str(point) for point, replicas in points]
+    missed, bad = [], []
+    for name, (point, replicas), (died, found) in zip(names, points, pool.map(_point, points), strict=True):
+        bad += [(name, *each) for each in found]
+        for seed, violation in found:
+            how = replaying.command(seed, point=str(point), replicas=replicas)
+            say(f"{name}, seed {seed}: {violation}\n{how}")
+        if died == 0:
+            missed.append(name)
+            say(f"it never came to {name}\n{replaying.command(0, point=str(point), replicas=replicas)}")
     return Figure(
         name="points to die or to fail at, of every operation of a stack and of a fleet",
         value=len(points) - len(missed),
         unit="points",
         bar=f"all of {len(points)}, 0 violations",
         holds=not bad and not missed,
-        details={"violations": bad, "missed": missed, "points": [name for name, _, _ in results]},
+        details={"violations": bad, "missed": missed, "points": names},
     )
 
 
@@ -153,7 +154,7 @@ def _stories(pool: "multiprocessing.pool.Pool") -> Figure:
             each.fault, each.must_hold, str(_SEEDS_PER_SCENARIO), "holds" if not found else str(found[0])
         )
         for seed, violation in found[:3]:
-            say(f"{each.fault}, seed {seed}: {violation}\n{_replay_command(seed, story=each.fault)}")
+            say(f"{each.fault}, seed {seed}: {violation}\n{replaying.command(seed, story=each.fault)}")
         if found:
             bad[each.fault] = found
     Console(highlight=False).print(table)
@@ -189,34 +190,51 @@ def _planted(pool: "multiprocessing.pool.Pool") -> Figure:
     )
 
 
-def _replay(seed: int, fault: str | None) -> int:
+def _time(minutes: float) -> Figure:
+    """Hold the whole run against the time that it may take: what takes longer is not run before every release."""
+    return Figure(
+        name="minutes that the whole run takes",
+        value=minutes,
+        unit="min",
+        bar=f"at most {_MOST_MINUTES} on 2 cores",
+        holds=minutes <= _MOST_MINUTES,
+    )
+
+
+def _replay(chosen: argparse.Namespace) -> int:
     quiet()
-    script = None
-    if fault is not None:
-        script = next(each for each in scenarios.SCENARIOS if each.fault == fault).script()
-    outcome = Schedule(seed, script).run()
+    outcome = replaying.replay(
+        chosen.replay, story=chosen.story, point=chosen.point, replicas=chosen.replicas
+    )
     sys.stdout.write("\n".join([*outcome.trace, outcome.violation or "no violation"]) + "\n")
     return 1 if outcome.violation else 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="simulation", description=__doc__)
-    parser.add_argument("--schedules", type=int, default=200_000)
+    parser.add_argument("--schedules", type=int, default=_WHOLE)
     parser.add_argument("--first", type=int, default=0, help="The first seed.")
     parser.add_argument("--replay", type=int, metavar="SEED", help="Tell the story of one seed.")
     parser.add_argument(
         "--story", metavar="FAULT", help="With --replay: of a fault that is told, such as F2."
     )
+    parser.add_argument(
+        "--point", metavar="NAME", help="With --replay: at a point to die or to fail at, named as it is told."
+    )
+    parser.add_argument("--replicas", type=int, default=1, help="With --point: how many control planes.")
     parser.add_argument("--planted", action="store_true", help="Hunt the planted bugs, and nothing else.")
     chosen = parser.parse_args(arguments)
     if chosen.replay is not None:
-        return _replay(chosen.replay, chosen.story)
+        return _replay(chosen)
     quiet()
+    began = time.monotonic()
     with multiprocessing.get_context("fork").Pool(os.cpu_count(), _prepare) as pool:
         figures = []
         if not chosen.planted:
             figures = [_crash_points(pool), _stories(pool), _schedules(pool, chosen.schedules, chosen.first)]
         figures.append(_planted(pool))
+    if not chosen.planted and chosen.schedules >= _WHOLE:
+        figures.append(_time((time.monotonic() - began) / 60))
     shown = Table("figure", "reached", "bar", "")
     for figure in figures:
         shown.add_row(

@@ -4,6 +4,7 @@ Every point at which the control plane can die during one operation: before and 
 At each of them the call can also only fail, before it took effect or with its reply lost after it.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -69,6 +70,10 @@ _BACKGROUND = frozenset(
 """Effects that are not of the operation, or that have none by themselves."""
 _LIVES = 4
 """A point may not be reached in the first order of things that is tried."""
+_NAME = re.compile(
+    r"(?P<operation>[^:]+): (?P<what>dies|fails) (?P<when>before|after) (?P<method>.+) number (?P<nth>[0-9]+)"
+)
+_EXAMPLE = "stop: dies after nomad.deregister number 1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +89,15 @@ class Point:
     def is_of_the_engine(self) -> bool:
         """Whether it is a point of orders, leases or rollouts, not one of a stack on its way."""
         return self.is_of_a_fleet and self.crash.method.endswith(_ENGINE)
+
+    @classmethod
+    def named(cls, name: str) -> "Point":
+        """Return the point that `str` tells of."""
+        found = _NAME.fullmatch(name)
+        if found is None:
+            raise ValueError(f"{name!r} names no point; one is: {_EXAMPLE}")
+        only_fails, after = found["what"] == "fails", found["when"] == "after"
+        return cls(found["operation"], Crash(found["method"], after, int(found["nth"]), only_fails))
 
     def script(self, replicas: int = 1) -> Script:
         return _script(self.operation, crash=self.crash, replicas=replicas)
@@ -127,11 +141,16 @@ def _effects_of(operation: str, seed: int) -> Counter[tuple[str, bool]]:
 def die_at(point: Point, *, seeds: int, replicas: int = 1) -> Iterator[tuple[Outcome, bool]]:
     """Die or fail there under *seeds* orders of things; with each outcome comes whether it really came to that."""
     for seed in range(seeds * _LIVES):
-        schedule = Schedule(seed, point.script(replicas))
-        outcome = schedule.run()
-        if outcome.violation is None and point.operation in _END_WELL:
-            outcome.violation = _why_not_well(schedule)
-        yield outcome, outcome.failed if point.crash.only_fails else outcome.crashes > 0
+        yield run(point, seed, replicas=replicas)
+
+
+def run(point: Point, seed: int, *, replicas: int = 1) -> tuple[Outcome, bool]:
+    """Die or fail there under one order of things. Return its outcome, and whether it really came to that."""
+    schedule = Schedule(seed, point.script(replicas))
+    outcome = schedule.run()
+    if outcome.violation is None and point.operation in _END_WELL:
+        outcome.violation = _why_not_well(schedule)
+    return outcome, outcome.failed if point.crash.only_fails else outcome.crashes > 0
 
 
 def _script(operation: str, **values: object) -> Script:

@@ -380,3 +380,8 @@ SCENARIOS = (
     *rollout_stories.SCENARIOS,
     *workspace_stories.SCENARIOS,
 )
+
+
+def named(fault: str) -> Scenario:
+    """Return the told fault of that name."""
+    return next(each for each in SCENARIOS if each.fault == fault)

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from simulation import classes, crashes, mutants, scenarios
+from bench.figures import Figure
+from simulation import __main__ as main
+from simulation import classes, crashes, mutants, replaying, scenarios
 from simulation.schedule import Schedule, Script, quiet
 
 TESTS = Path(__file__).parent.parent
@@ -42,14 +44,15 @@ def test_no_schedule_violates_an_invariant(part):
         if (outcome := Schedule(seed).run()).violation is not None
     }
 
-    assert bad == {}, "replay with: PYTHONPATH=tests python -m simulation --replay SEED"
+    assert bad == {}, "\n".join(map(replaying.command, bad))
 
 
 @pytest.mark.parametrize("point", crashes.quick_points(), ids=str)
 def test_the_control_plane_may_die_and_calls_may_fail_at_every_point_of_every_operation(point):
     died = False
     for outcome, really in crashes.die_at(point, seeds=1):
-        assert outcome.violation is None, f"seed {outcome.seed}: {outcome.violation}"
+        how = replaying.command(outcome.seed, point=str(point))
+        assert outcome.violation is None, f"{outcome.violation}\n{how}"
         died = died or really
         if died:
             break
@@ -65,7 +68,7 @@ def test_a_fault_told_in_virtual_time_holds(scenario):
         if (outcome := Schedule(seed, scenario.script()).run()).violation is not None
     }
 
-    assert bad == {}, scenario.must_hold
+    assert bad == {}, "\n".join(replaying.command(seed, story=scenario.fault) for seed in bad)
 
 
 @pytest.mark.parametrize("mutant", mutants.MUTANTS, ids=lambda mutant: f"{mutant.of} {mutant.what}")
@@ -95,6 +98,49 @@ def test_a_seed_tells_the_same_story_in_every_process(seed):
     ]
 
     assert stories[0] == stories[1]
+
+
+def story_of(command):
+    """Run what *command* says, in a shell, and return what it tells."""
+    ran = subprocess.run(command, shell=True, cwd=TESTS.parent, capture_output=True, text=True, check=False)
+    assert ran.returncode in {0, 1}, ran.stderr
+    return ran.stdout.splitlines()
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_what_fails_at_a_point_is_told_again_by_the_command_that_is_printed(replicas):
+    point = crashes.Point.named("rotate: fails after vault.rotate number 1")
+    outcome, really = crashes.run(point, 3, replicas=replicas)
+
+    told = story_of(replaying.command(3, point=str(point), replicas=replicas))
+
+    assert really
+    assert told[:-1] == list(outcome.trace)
+
+
+def test_what_fails_in_a_told_fault_is_told_again_by_the_command_that_is_printed():
+    outcome = Schedule(3, scenarios.named("F25").script()).run()
+
+    assert story_of(replaying.command(3, story="F25"))[:-1] == list(outcome.trace)
+
+
+def test_every_point_is_found_by_its_name():
+    points = crashes.quick_points()
+
+    assert [crashes.Point.named(str(point)) for point in points] == points
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"), [([], 1), (["--schedules", "5000"], 0), (["--planted"], 0)], ids=str
+)
+def test_only_a_whole_run_fails_when_it_takes_longer_than_it_may(arguments, code, monkeypatch, tmp_path):
+    well = Figure(name="what else there is", value=1, unit="", bar="1", holds=True)
+    for part in ("_crash_points", "_stories", "_schedules", "_planted"):
+        monkeypatch.setattr(main, part, lambda *_: well)
+    monkeypatch.setattr(main, "REPORT", tmp_path / "simulate.json")
+    monkeypatch.setattr(main, "_MOST_MINUTES", 0)
+
+    assert main.main(arguments) == code
 
 
 def test_a_third_of_the_schedules_has_two_replicas():
