@@ -48,13 +48,15 @@ HELD: Final = {
     "G13": "tests/api/test_access.py::test_a_change_goes_on_when_its_client_is_gone",
     "G14": "tests/lifecycle/test_races.py::test_requests_that_find_a_stack_unseen_share_one_look",
     "G16": "tests/lifecycle/test_fleet.py::test_an_older_row_does_not_replace_a_newer_one",
+    "G21": "tests/nomad_jobs/test_real_task.py::test_the_server_has_its_secrets_and_follows_its_live_files",
     "G28": "tests/contracts/stores/test_deciding.py::test_two_replicas_that_decide_about_one_absent_user_make_one_row",
     "G29": "tests/contracts/stores/test_faults.py::test_reading_needs_one_statement_and_an_idle_database_none",
+    "G30": "tests/lifecycle/test_workers.py::test_no_more_stacks_are_worked_on_at_once_than_there_are_workers",
 }
 """By the path and the name of a test that fails when the bug is planted."""
 
 LATER: Final = {
-    "G17": "quotas",
+    "G17": "quotas of stacks, which are not built",
 }
 """What the class comes with."""
 

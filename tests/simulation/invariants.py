@@ -7,7 +7,8 @@ I6 what is deleted stays deleted · I7 an event for everything accepted · I9 `o
 I11 not seeing destroys nothing · I12 a stack leaves a node for a drain alone, and comes back when its node takes jobs; nothing
 that runs is stopped for a change while Vault is away, without which it could not start. I10
 (rollouts) and what else interrupts agents is held by `rollout_invariants`, I13 (data) by `data_invariants`, I14 (people
-come first) by `patience`; I8 (quotas) comes with what it is about.
+come first) by `patience`. I8 (quotas are exact) is about the only ones that there are, the places of a rollout: that no more
+are taken is looked at as I10, that none is kept by whoever has ended at rest, and one that leaks lets its rollout come to none.
 """
 
 import asyncio

@@ -182,6 +182,12 @@ MUTANTS = (
         of_fleets=True,
     ),
     Mutant(
+        "G17",
+        "the places of a rollout are counted, and given back by who was moved",
+        planted_in_rollouts.a_place_is_counted_and_given_back_by_who_was_moved,
+        of_fleets=True,
+    ),
+    Mutant(
         "G18",
         "what was seen before our own last write decides",
         planted.what_was_seen_before_our_own_write_decides,

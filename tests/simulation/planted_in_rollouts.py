@@ -1,5 +1,6 @@
 """Bugs to plant where a fleet has rollouts, leases and agents at work."""
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,6 +16,7 @@ from opencode_lifecycle.lifecycle.rollouts.driver import RolloutDriver
 from opencode_lifecycle.lifecycle.rollouts.gates import Judgement, Verdict
 from opencode_lifecycle.lifecycle.rollouts.pace import Pace
 from opencode_lifecycle.model import lease
+from opencode_lifecycle.model.identifiers import RolloutId
 from opencode_lifecycle.model.rollout import MemberState, RolloutState
 from opencode_lifecycle.model.stack import Stack
 
@@ -23,6 +25,27 @@ from opencode_lifecycle.model.stack import Stack
 def places_given_in_a_turn_are_not_counted_in_it() -> Iterator[None]:
     with patch.object(Pace, "take", lambda *_: None):
         yield
+
+
+@contextmanager
+def a_place_is_counted_and_given_back_by_who_was_moved() -> Iterator[None]:
+    """Places are a number that goes up with each order, and down with each end: whoever leaves in another way keeps his."""
+    init, take, given = Pace.__init__, Pace.take, Counter[RolloutId]()
+
+    def counting(self, rollout, cases):
+        init(self, rollout, cases)
+        self.of = rollout.id
+        self.taken = given[rollout.id] - sum(1 for case in cases if case.member.state in _ENDED)
+
+    def taking(self, case):
+        given[self.of] += 1
+        take(self, case)
+
+    with patch.object(Pace, "__init__", counting), patch.object(Pace, "take", taking):
+        yield
+
+
+_ENDED = frozenset({MemberState.MIGRATED, MemberState.FAILED, MemberState.TAKEN_BACK})
 
 
 @contextmanager
