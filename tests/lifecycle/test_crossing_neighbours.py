@@ -1,5 +1,6 @@
 """Neighbours that are away, refuse or tell something else at the wrong moment: what is done then, and what is not."""
 
+import asyncio
 from dataclasses import replace
 from datetime import timedelta
 
@@ -88,6 +89,17 @@ async def test_a_second_ensure_of_a_foreign_job_ends_as_the_first(world: World):
 
     operation = await of(world).operation(answer.operation)
     assert (await world.finished(operation)).state is OperationState.FAILED
+
+
+async def test_an_ensure_that_waits_for_a_foreign_job_is_told_as_soon_as_that_is_found_again(world: World):
+    world.nomad.plant_job(world.job_id(), managed_by="somebody-else")
+    await world.ensure()
+
+    async with asyncio.timeout(10):
+        answer = await world.ensure(wait=60)
+
+    assert answer.view.stack.status.reason is Reason.FOREIGN_JOB
+    assert not answer.ready
 
 
 async def test_a_volume_that_vanished_is_not_replaced_by_an_empty_one(world: World):

@@ -107,6 +107,9 @@ def _plan_wanted(work: Work, seen: Observation, now: datetime, limits: Limits) -
 def _foreign(work: Work, job: JobSeen, now: datetime) -> Step:
     owner = job.meta.get("managed_by") or "nobody we know"
     message = f"a job {job.job_id} exists that is marked as {owner}'s; it is left alone. Rename or remove it"
-    if work.stack.status.reason is Reason.FOREIGN_JOB and work.stack.status.phase is Phase.FAILED:
+    status = work.stack.status
+    # Whoever asks again is told again: it is a failure of what was asked for last.
+    is_told = status.reason is Reason.FOREIGN_JOB and status.phase is Phase.FAILED and status.attempts > 0
+    if is_told:
         return rest_failed(work, None)
     return Move(failed(work.stack, Reason.FOREIGN_JOB, message, now))
