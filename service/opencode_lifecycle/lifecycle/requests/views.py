@@ -21,9 +21,14 @@ class Views:
         self._site = site
 
     def is_ready(self, known: Known) -> bool:
-        """Whether the stack runs as was asked, proven, and is seen to."""
+        """
+        Whether the stack runs as was asked, proven, and is seen to.
+
+        A job that somebody else registered anew is not before it was compared: what it is stale in would not be said.
+        """
         stack = known.stack
         runtime = stack.status.runtime
+        seen = self._fleet.observation(stack.job_id)
         return (
             stack.intent.desired is Desired.RUNNING
             and stack.status.phase is Phase.RUNNING
@@ -32,7 +37,8 @@ class Views:
             and runtime.address is not None
             and known.has_answered()
             and stack.status.health in {Health.HEALTHY, Health.DEGRADED}
-            and is_seen_running(self._fleet.observation(stack.job_id), runtime)
+            and is_seen_running(seen, runtime)
+            and _is_compared(seen, stack)
         )
 
     def of(self, known: Known) -> StackView:
@@ -89,3 +95,15 @@ def is_seen_running(seen: Observation | None, runtime: Runtime) -> bool:
         and not allocation.client_status.is_terminal
         for allocation in seen.allocations
     )
+
+
+def _is_compared(seen: Observation | None, stack: Stack) -> bool:
+    """
+    Whether the row speaks of the job that is registered now, or it was tried in vain to compare that one.
+
+    Where Nomad cannot compare it, or refuses to, nothing is said against a runtime that runs.
+    """
+    if seen is None or not isinstance(seen.job, JobSeen):
+        return False
+    is_known = seen.job.modify_index == stack.status.job_modify_index
+    return is_known or stack.is_refused or stack.status.attempts > 0
