@@ -1,7 +1,10 @@
-"""A runtime as a person's client sees it: what its server can be told to do."""
+"""A runtime as a person's client sees it: what its server can be told to do; and its process, as its node does."""
 
+import contextlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from opencode_session import client_of
@@ -70,3 +73,25 @@ class Runtime:
         """Return everything in the session's messages, as text."""
         messages = await self.get(f"/session/{session}/message", directory=await self.directory())
         return str(messages)
+
+
+def process_listening_as(port: int) -> int:
+    """Return the process of the OpenCode, or the stub of it, that was told to listen on *port*."""
+    wanted = [b"--port", str(port).encode()]
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                # The entrypoint holds the same words, behind its own.
+                if words[-3:-1] == wanted and b"--workspace" not in words:
+                    found.append(int(entry.name))
+    assert len(found) == 1, f"{len(found)} processes listen on {port}: {found}"
+    return found[0]
+
+
+def signal_runtime(url: str, number: int) -> int:
+    """Send the signal to the runtime's own process and return its id."""
+    process = process_listening_as(int(url.rsplit(":", 1)[1]))
+    os.kill(process, number)
+    return process

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from end_to_end.behind_its_back import edit, run_foreign, take_away
 from end_to_end.conftest import NewService
-from end_to_end.servers import NAMESPACE, Servers, both, status_of
+from end_to_end.servers import Servers, both, status_of
 from end_to_end.service_process import ServiceProcess, until
 from faults.matrix import fault
 from faults.trials import Trial
@@ -43,58 +44,6 @@ def is_another_than(before: dict[str, Any]) -> Callable[[dict[str, Any]], bool]:
         return bool(stack["runtime"]["allocation_id"] != before["runtime"]["allocation_id"])
 
     return holds
-
-
-async def edit(servers: Servers, job_id: str) -> None:
-    """Change the job as an operator does with `nomad job run` or in the web interface."""
-    job = await servers.job(job_id)
-    job["TaskGroups"][0]["Tasks"][0]["Env"]["EDITED"] = "by hand"
-    job["TaskGroups"][0]["Tasks"][0]["Resources"]["CPU"] += 7
-    await servers.nomad("/v1/jobs", "POST", {"Job": job})
-    await until(
-        lambda: servers.live(job_id),
-        lambda live: [(each["JobVersion"], each["ClientStatus"]) for each in live] == [(1, "running")],
-    )
-
-
-async def take_away(servers: Servers, job_id: str) -> None:
-    await servers.nomad(f"/v1/job/{job_id}", "DELETE")
-    await until(lambda: servers.live(job_id), lambda live: not live)
-    await servers.nomad(f"/v1/job/{job_id}", "DELETE", purge="true")
-
-
-async def run_foreign(servers: Servers, job_id: str, meta: dict[str, str]) -> dict[str, Any]:
-    """Run a job of that name which is none of ours, and return it."""
-    await servers.nomad(
-        "/v1/jobs",
-        "POST",
-        {
-            "Job": {
-                "ID": job_id,
-                "Name": job_id,
-                "Namespace": NAMESPACE,
-                "Type": "service",
-                "Datacenters": ["*"],
-                "Meta": meta,
-                "TaskGroups": [
-                    {
-                        "Name": "foreign",
-                        "Tasks": [
-                            {
-                                "Name": "foreign",
-                                "Driver": "mock_driver",
-                                "Config": {"run_for": "1h"},
-                                "LogConfig": {"Disabled": True},
-                                "Resources": {"CPU": 1, "MemoryMB": 10},
-                            }
-                        ],
-                    }
-                ],
-            }
-        },
-    )
-    await until(lambda: servers.live(job_id), lambda live: len(live) == 1)
-    return await servers.job(job_id)
 
 
 @fault("boot")

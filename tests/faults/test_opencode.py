@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from end_to_end.conftest import NewService
-from end_to_end.runtimes import Runtime
+from end_to_end.runtimes import Runtime, signal_runtime
 from end_to_end.servers import Servers, status_of
 from end_to_end.service_process import ServiceProcess, path_of
 from fakes.model_server import ModelServer
 from faults.matrix import fault
 from faults.trials import Trial
-from faults.using import events_of, signal_runtime
+from faults.using import events_of
 from opencode_session import ask
 
 pytestmark = [pytest.mark.servers, pytest.mark.opencode, pytest.mark.timeout(300, func_only=True)]

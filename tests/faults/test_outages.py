@@ -15,11 +15,12 @@ import pytest
 from cluster_fixture import RealCluster
 from end_to_end.conftest import NewService
 from end_to_end.outages import audit_blocked, crashed, down, frozen, sealed
+from end_to_end.runtimes import process_listening_as
 from end_to_end.servers import Servers, both
 from end_to_end.service_process import ServiceProcess, until
 from faults.matrix import fault
 from faults.trials import Trial
-from faults.using import in_use, process_listening_as
+from faults.using import in_use
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(300, func_only=True)]
 

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from end_to_end.conftest import NewService
-from end_to_end.runtimes import Runtime
+from end_to_end.runtimes import Runtime, signal_runtime
 from end_to_end.servers import Servers, both, status_of
 from end_to_end.service_process import ServiceProcess, path_of, until
 from end_to_end.stub_opencode import REFUSED
 from faults.matrix import fault
 from faults.trials import Trial
-from faults.using import events_of, reconciled, signal_runtime
+from faults.using import events_of, reconciled
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(180, func_only=True)]
 

@@ -2,11 +2,9 @@
 
 import asyncio
 import contextlib
-import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -45,28 +43,6 @@ async def in_use(url: str, password: str) -> AsyncIterator[Use]:
         asking.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await asking
-
-
-def process_listening_as(port: int) -> int:
-    """Return the process of the OpenCode, or the stub of it, that was told to listen on *port*."""
-    wanted = [b"--port", str(port).encode()]
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                words = (entry / "cmdline").read_bytes().split(b"\0")
-                # The entrypoint holds the same words, behind its own.
-                if words[-3:-1] == wanted and b"--workspace" not in words:
-                    found.append(int(entry.name))
-    assert len(found) == 1, f"{len(found)} processes listen on {port}: {found}"
-    return found[0]
-
-
-def signal_runtime(url: str, number: int) -> int:
-    """Send the signal to the runtime's own process and return its id."""
-    process = process_listening_as(int(url.rsplit(":", 1)[1]))
-    os.kill(process, number)
-    return process
 
 
 async def log_of(service: ServiceProcess, user: str) -> str:
