@@ -317,7 +317,35 @@ async def test_a_dry_run_tells_that_a_runtime_is_started_anew_for_a_new_secret(t
             "publish its instructions and managed configuration",
             "register the job",
         ]
+        assert [each.facet for each in plan.staleness] == [Facet.SECRET_VERSION]
         assert world.stack().status.secret_version == 1
+
+
+async def test_a_dry_run_tells_of_all_that_a_runtime_is_stale_in(tmp_path):
+    """Also of what it finds out on the way, and of what is past by the end of it."""
+    world = World(tmp_path, when_stale=WhenStale.NOW)
+    async with world.running():
+        await world.ensure()
+        world.plane.dispatcher._workers = 0
+        await until_new_secret_is_seen(world)
+        world.nomad.change_outside(world.job_id(), description="mine now")
+
+        (plan,) = (await world.plane.oversight.reconcile(dry_run=True, by=BACKEND)).stacks
+
+        assert [each.facet for each in plan.staleness] == [Facet.SECRET_VERSION, Facet.EDITED_OUTSIDE]
+
+
+async def test_a_dry_run_tells_of_a_runtime_that_vanished_that_it_is_missing(tmp_path):
+    world = World(tmp_path, when_stale=WhenStale.NOW)
+    async with world.running():
+        await world.ensure()
+        world.plane.dispatcher._workers = 0
+        await until_new_secret_is_seen(world)
+        world.nomad.purge_outside(world.job_id())
+
+        (plan,) = (await world.plane.oversight.reconcile(dry_run=True, by=BACKEND)).stacks
+
+        assert [each.facet for each in plan.staleness] == [Facet.MISSING]
 
 
 async def test_a_dry_run_tells_that_a_runtime_is_left_as_it_is_for_a_job_that_nomad_refuses(tmp_path):
@@ -330,7 +358,9 @@ async def test_a_dry_run_tells_that_a_runtime_is_left_as_it_is_for_a_job_that_no
 
         report = await world.plane.oversight.reconcile(dry_run=True, by=BACKEND)
 
-        assert [plan.steps for plan in report.stacks] == [["leave it as it is: nomad: validate: no"]]
+        (plan,) = report.stacks
+        assert plan.steps == ["leave it as it is: nomad: validate: no"]
+        assert [each.facet for each in plan.staleness] == [Facet.SECRET_VERSION]
 
 
 async def test_a_dry_run_of_a_fleet_that_is_as_it_should_be_names_nothing(world):

@@ -5,16 +5,19 @@ The plan is pure, so it can be asked again and again about what would be so afte
 really read; what would change something is taken to succeed.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
 from opencode_lifecycle.lifecycle.reconciling import steps
 from opencode_lifecycle.lifecycle.reconciling.planning import plan
 from opencode_lifecycle.lifecycle.reconciling.steps import Limits, Move, Part, Rest, Step, Work
+from opencode_lifecycle.model.errors import DeadlineExceeded, UpstreamError, UpstreamRejected
+from opencode_lifecycle.model.facets import Facet
 from opencode_lifecycle.model.observation import ABSENT, ClientStatus, JobSeen
 from opencode_lifecycle.model.stack import Stack, Status
+from opencode_lifecycle.model.staleness import Staleness, staleness_of
 from opencode_lifecycle.ports.prober import Reloaded, ReloadResult
 
 _MOST_STEPS: Final = 40
@@ -66,23 +69,36 @@ Read = Callable[[Work, Step], Awaitable[Work]]
 Rework = Callable[[Work, Stack], Work]
 
 
-async def forecast(
-    work: Work, read: Read, rework: Rework, *, now: datetime, limits: Limits
-) -> tuple[list[str], Status]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
     """
-    Return what would be done, in words, and the status in which the stack would then rest.
+    What would be done, in *words*, the *status* in which the stack would then rest, and the reasons for it: all that the
+    stack is found to be stale in on the way, most of which is over by then.
+    """
+
+    words: Sequence[str]
+    status: Status
+    staleness: Sequence[Staleness]
+
+
+async def forecast(work: Work, read: Read, rework: Rework, *, now: datetime, limits: Limits) -> Forecast:
+    """
+    Return what would be done about the stack of *work*.
 
     *rework* says what a stack should be: each pass learns of a new secret before it is judged by it.
     """
+    as_it_is = work.stack.status
     words: list[str] = []
+    found: dict[Facet, Staleness] = {}
     for _ in range(_MOST_STEPS):
         work = rework(work, work.stack)
         step = plan(work, now=now, limits=limits)
         status = work.stack.status
+        found = _found(work, status) | found
         match step:
             case Rest(status=last):
                 words += _marks(status, last)
-                return words, last
+                return _forecast(words, last, _found(work, last) | found)
             case Move(status=moved):
                 if moved.phase is not status.phase:
                     words.append(f"call it {moved.phase}" + (f" ({moved.reason})" if moved.reason else ""))
@@ -90,9 +106,25 @@ async def forecast(
             case _:
                 words.append(WORDS[type(step)])
                 if isinstance(step, steps.FinishDeletion | steps.RegisterJob):
-                    return words, status
-                work = await read(work, step) if isinstance(step, _READS) else _after(work, step)
-    return words, work.stack.status
+                    return _forecast(words, status, found)
+                try:
+                    work = await read(work, step) if isinstance(step, _READS) else _after(work, step)
+                except UpstreamRejected as error:
+                    return _forecast([f"leave it as it is: {error.message}"], as_it_is, found)
+                except (UpstreamError, DeadlineExceeded) as error:
+                    return _forecast([f"wait: {error.message}"], as_it_is, found)
+    return _forecast(words, work.stack.status, found)
+
+
+def _found(work: Work, status: Status) -> dict[Facet, Staleness]:
+    reasons = staleness_of(status, work.asked, desired=work.stack.intent.desired)
+    return {reason.facet: reason for reason in reasons}
+
+
+def _forecast(words: Sequence[str], status: Status, found: Mapping[Facet, Staleness]) -> Forecast:
+    # Of what has vanished it does not matter any more what it was.
+    told = [Facet.MISSING] if Facet.MISSING in found else [facet for facet in Facet if facet in found]
+    return Forecast(words=words, status=status, staleness=[found[facet] for facet in told])
 
 
 def _marks(before: Status, after: Status) -> list[str]:

@@ -21,13 +21,11 @@ from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import (
     DeadlineExceeded,
     StackNotFound,
-    UpstreamError,
-    UpstreamRejected,
 )
 from opencode_lifecycle.model.identifiers import ConditionId, OrphanId, UserId
 from opencode_lifecycle.model.orphan import Orphan
 from opencode_lifecycle.model.principal import Principal
-from opencode_lifecycle.model.staleness import StalenessSummary, staleness_of
+from opencode_lifecycle.model.staleness import StalenessSummary
 from opencode_lifecycle.model.view import NextLook, Page, ReconcileReport, StackPlan, StackView
 from opencode_lifecycle.ports.stores import Claimed, OrphanStore, StackStore
 
@@ -196,20 +194,13 @@ class Oversight:
             await self._effects.apply(current, step)
             return current.work
 
-        try:
-            steps, status = await forecast(
-                work, read, self._desk.rework, now=at or self._now(), limits=self._limits
-            )
-        except UpstreamRejected as error:
-            steps, status = [f"leave it as it is: {error.message}"], stack.status
-        except (UpstreamError, DeadlineExceeded) as error:
-            steps, status = [f"wait: {error.message}"], stack.status
+        ahead = await forecast(work, read, self._desk.rework, now=at or self._now(), limits=self._limits)
         return StackPlan(
             user_id=stack.user_id,
             job_id=stack.job_id,
             phase=stack.status.phase,
-            reason=stack.status.reason or status.reason,
-            steps=steps,
-            message=status.message,
-            staleness=staleness_of(status, work.asked, desired=stack.intent.desired),
+            reason=stack.status.reason or ahead.status.reason,
+            steps=ahead.words,
+            message=ahead.status.message,
+            staleness=ahead.staleness,
         )
