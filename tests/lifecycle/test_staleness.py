@@ -7,14 +7,16 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from migrating import a_release
 from opencode_lifecycle.lifecycle.reconciling.steps import Limits
 from opencode_lifecycle.model.errors import UpstreamRejected, UpstreamUnavailable
 from opencode_lifecycle.model.facets import Facet
 from opencode_lifecycle.model.identifiers import UserId
-from opencode_lifecycle.model.staleness import Severity
+from opencode_lifecycle.model.release import ResourceClass
+from opencode_lifecycle.model.staleness import Severity, staleness_of
 from opencode_lifecycle.model.states import Desired, MigrationState, Phase, WhenStale
 from opencode_lifecycle.ports.secrets import SecretSeen
-from world import ADA, BACKEND, SITE, World, content
+from world import ADA, BACKEND, OPERATOR, SITE, World, content
 
 IDLE_AT_ONCE = Limits(
     start=timedelta(seconds=60),
@@ -208,6 +210,97 @@ async def test_an_edit_that_changes_in_place_is_taken_back_at_once_and_without_a
     )
 
     assert [each.id for each in idle.live_allocations()] == [before]
+
+
+async def wants_a_release(world: World, **changes) -> None:
+    """Have the stack want a release that differs in *changes*, and wait until it is stale for that."""
+    release = await a_release(world, **changes)
+    await world.plane.provisioning.pin(ADA, release, by=OPERATOR, if_match=None)
+    await world.until(lambda: bool(world.stack().status.stale))
+
+
+@pytest.fixture
+async def set_up(tmp_path):
+    """One whose release sets two variables."""
+    world = World(tmp_path, when_stale=WhenStale.REPORT)
+    world.content = content(environment={"EDITOR": "value-of-editor", "TZ": "value-of-tz"})
+    async with world.running():
+        await world.ensure()
+        yield world
+
+
+async def test_of_variables_it_is_told_which_differ_and_never_what_they_hold(set_up):
+    await wants_a_release(set_up, environment={"TZ": "another-value", "PAGER": "value-of-pager"})
+
+    assert await reasons(set_up) == {
+        Facet.ENVIRONMENT: (
+            "EDITOR = set; PAGER = absent; TZ = set",
+            "EDITOR = absent; PAGER = set; TZ = set otherwise",
+        )
+    }
+
+
+async def test_of_a_resource_class_its_figures_are_told(world):
+    await world.ensure()
+    await wants_a_release(
+        world, resource_classes={"small": ResourceClass(cpu=150, memory=256, memory_max=512)}
+    )
+
+    assert await reasons(world) == {
+        Facet.RESOURCES: (
+            "small: cpu 100, memory 256, memory_max 512",
+            "small: cpu 150, memory 256, memory_max 512",
+        )
+    }
+
+
+async def test_another_resource_class_is_told_by_its_name(world):
+    await world.ensure()
+    await world.ensure(resources="large", wait=None)
+    await until_stale(world, Facet.RESOURCES)
+
+    have, want = (await reasons(world))[Facet.RESOURCES]
+    assert (have.partition(":")[0], want.partition(":")[0]) == ("small", "large")
+
+
+async def test_a_dry_run_tells_what_differs_as_well(tmp_path):
+    world = World(tmp_path, when_stale=WhenStale.NOW)
+    async with world.running():
+        await world.ensure()
+        world.plane.dispatcher._workers = 0
+        release = await a_release(world, environment={"TZ": "value-of-tz"})
+        await world.plane.provisioning.pin(ADA, release, by=OPERATOR, if_match=None)
+
+        (plan,) = (await world.plane.oversight.reconcile(dry_run=True, by=BACKEND)).stacks
+
+        assert [(each.have, each.want) for each in plan.staleness] == [("TZ = absent", "TZ = set")]
+
+
+async def test_what_differs_is_told_after_a_restart_too(tmp_path):
+    world = World(tmp_path, when_stale=WhenStale.REPORT)
+    async with world.running():
+        await world.ensure()
+        await wants_a_release(world, environment={"TZ": "value-of-tz"})
+    async with world.running():
+        await world.until(world.plane.dispatcher.compared.is_set)
+
+        assert await reasons(world) == {Facet.ENVIRONMENT: ("TZ = absent", "TZ = set")}
+
+
+async def test_digests_are_shown_of_a_job_of_which_nobody_knows_what_it_was_built_of(set_up):
+    await wants_a_release(set_up, environment={})
+    stack = set_up.stack()
+    found = staleness_of(
+        stack.status, replace(stack.status.facets, environment="wanted"), desired=Desired.RUNNING
+    )
+    of_nothing = replace(stack, status=replace(stack.status, built=None))
+    edited = replace(
+        stack, status=replace(stack.status, facets=replace(stack.status.facets, environment="edited"))
+    )
+
+    aims = set_up.plane.oversight._aims
+    assert [aims.in_detail(found, each) for each in (of_nothing, edited)] == [found, found]
+    assert aims.in_detail(found, stack) != found
 
 
 async def test_registering_the_same_again_is_no_edit(world):

@@ -78,7 +78,7 @@ NEEDS_RESTART: Final = frozenset(
 """An edit from outside is not among them: whether taking it back needs a restart is Nomad's to say."""
 
 _COMPARED: Final = tuple(facet for facet in Facet if facet not in {Facet.EDITED_OUTSIDE, Facet.MISSING})
-_SHOWN_EDITS: Final = 8
+_SHOWN_FIELDS: Final = 8
 _MISSING_IN: Final = frozenset({Phase.PENDING, Phase.STARTING, Phase.FAILED})
 
 
@@ -105,18 +105,25 @@ def staleness_of(status: Status, want: Facets, *, desired: Desired) -> tuple[Sta
         if getattr(have, facet.value) != getattr(want, facet.value)
     ]
     if status.edits:
-        shown = status.edits[:_SHOWN_EDITS]
-        more = f", and {len(status.edits) - len(shown)} more" if len(status.edits) > len(shown) else ""
+        is_now, was = in_words([(edit.field, edit.have, edit.want) for edit in status.edits])
         reasons.append(
             Staleness(
                 facet=Facet.EDITED_OUTSIDE,
-                have="; ".join(f"{edit.field} = {edit.have or 'absent'}" for edit in shown) + more,
-                want="; ".join(f"{edit.field} = {edit.want or 'absent'}" for edit in shown) + more,
+                have=is_now,
+                want=was,
                 severity=severity_of(Facet.EDITED_OUTSIDE),
                 restart=needs_restart(Facet.EDITED_OUTSIDE, edits_restart=status.edits_restart),
             )
         )
     return tuple(reasons)
+
+
+def in_words(fields: Sequence[tuple[str, str, str]]) -> tuple[str, str]:
+    """Write *fields*, each with what it is and what it should be, as two texts of the same order; empty is absent."""
+    shown = fields[:_SHOWN_FIELDS]
+    more = f", and {len(fields) - len(shown)} more" if len(fields) > len(shown) else ""
+    have = "; ".join(f"{name} = {value or 'absent'}" for name, value, _ in shown) + more
+    return have, "; ".join(f"{name} = {value or 'absent'}" for name, _, value in shown) + more
 
 
 def severity_of(facet: Facet) -> Severity:

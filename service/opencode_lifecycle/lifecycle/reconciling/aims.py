@@ -1,7 +1,9 @@
 """What a stack is brought to: what is asked for, or what ran before where that was tried and taken back."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from opencode_lifecycle.lifecycle.reconciling.differences import in_detail
 from opencode_lifecycle.lifecycle.reconciling.wanted import Site, wanted_facets
 from opencode_lifecycle.lifecycle.releases import Releases
 from opencode_lifecycle.model.facets import Facets
@@ -9,6 +11,7 @@ from opencode_lifecycle.model.job_template import TemplateNeeds
 from opencode_lifecycle.model.migration import Footing
 from opencode_lifecycle.model.release import Release
 from opencode_lifecycle.model.stack import Stack
+from opencode_lifecycle.model.staleness import Staleness
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +53,10 @@ class Aims:
         for footing in (stack.status.built, stack.status.footing):
             if footing is not None:
                 await self._releases.get(footing.release)
+
+    def in_detail(self, reasons: Sequence[Staleness], stack: Stack) -> tuple[Staleness, ...]:
+        """Return *reasons* for which *stack* is stale with what differs, as far as that is known."""
+        return in_detail(reasons, stack, self._releases, self._site)
 
     def of(self, stack: Stack) -> Aim | None:
         """Return what the stack is brought to, or None while its releases are not in memory."""

@@ -202,5 +202,5 @@ class Oversight:
             reason=stack.status.reason or ahead.status.reason,
             steps=ahead.words,
             message=ahead.status.message,
-            staleness=ahead.staleness,
+            staleness=self._aims.in_detail(ahead.staleness, stack),
         )

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from opencode_lifecycle.lifecycle.observing.fleet import Fleet, Known
+from opencode_lifecycle.lifecycle.reconciling.differences import in_detail
 from opencode_lifecycle.lifecycle.reconciling.wanted import Site, wanted_facets
 from opencode_lifecycle.lifecycle.releases import Releases
 from opencode_lifecycle.model.observation import JobSeen, Observation
@@ -78,7 +79,8 @@ class Views:
         if found is None:
             return ()
         want = wanted_facets(stack, found[0], self._site, secret_version=stack.status.secret_version or 0)
-        return staleness_of(stack.status, want, desired=stack.intent.desired)
+        reasons = staleness_of(stack.status, want, desired=stack.intent.desired)
+        return in_detail(reasons, stack, self._releases, self._site)
 
     def public_url(self, stack: Stack) -> str | None:
         """Return where browsers reach the stack, or None where there is no ingress."""
