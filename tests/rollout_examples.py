@@ -8,7 +8,7 @@ from opencode_lifecycle.lifecycle.rollouts.engine import next_turn
 from opencode_lifecycle.lifecycle.rollouts.orders import decision_of
 from opencode_lifecycle.lifecycle.rollouts.pace import Sights
 from opencode_lifecycle.lifecycle.rollouts.standing import observed, rests
-from opencode_lifecycle.lifecycle.rollouts.turns import Ask, Turn, UseRelease, entered
+from opencode_lifecycle.lifecycle.rollouts.turns import Ask, Quiet, Turn, UseRelease, entered
 from opencode_lifecycle.lifecycle.rollouts.waves import Candidate, in_waves, turn_of
 from opencode_lifecycle.model.identifiers import ReleaseId, RolloutId, UserId
 from opencode_lifecycle.model.rollout import (
@@ -64,6 +64,7 @@ class ToyDriver:
     answers: PromptVerdict = PromptVerdict.ANSWERED
     asked: list[UserId] = field(default_factory=list)
     pins: dict[str, ReleaseId] = field(default_factory=dict)
+    quiet: Quiet = field(default_factory=Quiet)
     crash: object = lambda: None
     check: object = lambda turn: None
 
@@ -117,7 +118,9 @@ class ToyDriver:
     def look(self) -> Turn:
         fleet = self.fleet
         sights = Sights(stack=fleet.stacks.get, busy=fleet.sight, target=fleet.target, pins=self.pins)
-        return next_turn(self.rollout, self.members, sights, self.fleet.now)
+        turn = next_turn(self.rollout, self.members, sights, self.fleet.now, self.quiet)
+        assert turn == next_turn(self.rollout, self.members, sights, self.fleet.now), "it remembers wrongly"
+        return turn
 
     def take_turn(self) -> Turn:
         """Take one turn: do what is to be done, then save what came of it."""

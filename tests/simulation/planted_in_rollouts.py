@@ -83,10 +83,10 @@ def a_gate_that_can_say_nothing_passes() -> Iterator[None]:
 def a_pause_is_not_looked_at() -> Iterator[None]:
     next_turn = driver.next_turn
 
-    def deaf(rollout, members, sights, now):
+    def deaf(rollout, *others):
         if rollout.state is RolloutState.PAUSED and not rollout.goes_back:
             rollout = replace(rollout, state=RolloutState.RUNNING)
-        return next_turn(rollout, members, sights, now)
+        return next_turn(rollout, *others)
 
     with patch.object(driver, "next_turn", deaf):
         yield

@@ -24,7 +24,7 @@ from opencode_lifecycle.lifecycle.rollouts.orders import decision_of
 from opencode_lifecycle.lifecycle.rollouts.pace import Sights
 from opencode_lifecycle.lifecycle.rollouts.planning import busy_state
 from opencode_lifecycle.lifecycle.rollouts.standing import observed
-from opencode_lifecycle.lifecycle.rollouts.turns import Action, Ask, Turn, UseRelease
+from opencode_lifecycle.lifecycle.rollouts.turns import Action, Ask, Quiet, Turn, UseRelease
 from opencode_lifecycle.lifecycle.rollouts.waves import turn_of
 from opencode_lifecycle.model.clock import Clock
 from opencode_lifecycle.model.errors import ClaimLost
@@ -84,6 +84,7 @@ class RolloutDriver:
         self._pause_between = 1 / decisions_a_second
         self._held: ClaimedRollout | None = None
         self._members: dict[UserId, Member] = {}
+        self._quiet = Quiet()
         self._news = asyncio.Event()
         self._told = asyncio.Event()
         self.is_driving = False
@@ -185,7 +186,7 @@ class RolloutDriver:
             target=target.id if target is not None else None,
             pins=self._pins(),
         )
-        return next_turn(rollout, list(self._members.values()), sights, self._now())
+        return next_turn(rollout, list(self._members.values()), sights, self._now(), self._quiet)
 
     async def _check(self, claimed: ClaimedRollout) -> None:
         """Raise `ClaimLost` when somebody has changed the rollout."""

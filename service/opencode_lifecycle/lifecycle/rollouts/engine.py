@@ -42,6 +42,7 @@ from opencode_lifecycle.lifecycle.rollouts.turns import (
     Order,
     OrderBack,
     Prepare,
+    Quiet,
     Release,
     TakeBack,
     Turn,
@@ -69,11 +70,17 @@ _EXPLAINED: Final = 3
 _UNRESOLVED: Final = frozenset({MemberState.WAITING, MemberState.ORDERED})
 
 
-def next_turn(rollout: Rollout, members: Sequence[Member], sights: Sights, now: datetime) -> Turn:
-    """Work out the next turn of *rollout*. *members* are all of its members, in the order of their turns."""
+def next_turn(
+    rollout: Rollout, members: Sequence[Member], sights: Sights, now: datetime, quiet: Quiet | None = None
+) -> Turn:
+    """
+    Work out the next turn of *rollout*. *members* are all of its members, in the order of their turns.
+
+    Whoever takes one turn after another hands *quiet* from each to the next; the turn is the same without.
+    """
     if not rollout.is_active:
         return Turn(rollout=rollout, members=(), actions=(), again_at=None)
-    making = Making(_as_promoted(rollout, sights, now), members, sights, now)
+    making = Making(_as_promoted(rollout, sights, now), members, sights, now, quiet or Quiet())
     match rollout.state:
         case RolloutState.RUNNING:
             _forward(making)
@@ -176,6 +183,9 @@ def _move_wave(making: Making, waiting: Sequence[Case], pace: Pace) -> None:
     """Order as many of *waiting* as there are places, and see to those that only need to want something else."""
     rollout = making.rollout
     prepared, blocked = 0, False
+    if pace.is_full and pace.taken:
+        # Nobody can be ordered, and nobody is blocked while somebody is being moved.
+        waiting = [case for case in waiting if case.stack is not None and is_at_rest(case.stack)]
     for case in in_turn(waiting, making.sights):
         member, stack = case.member, case.stack
         if stack is None or is_past(member, stack) or not may_be_moved(rollout, member, stack):

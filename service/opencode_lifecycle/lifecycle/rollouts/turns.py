@@ -17,6 +17,7 @@ from opencode_lifecycle.model.rollout import (
     RolloutState,
     check_rollout_move,
 )
+from opencode_lifecycle.model.stack import Stack
 
 _ENDS: Final = frozenset({RolloutState.SUCCEEDED, RolloutState.ROLLED_BACK, RolloutState.FAILED})
 
@@ -124,17 +125,49 @@ def entered(
     )
 
 
+class Quiet:
+    """
+    Of whom the last turn found nothing new. That holds until their rows, or the rollout, are others.
+
+    Of a large fleet few are moved at a time, and to judge all of it each time would take longer than all the rest.
+    """
+
+    def __init__(self) -> None:
+        self._ground: object = None
+        self._found: dict[UserId, tuple[Member, Stack | None]] = {}
+
+    def stand_on(self, rollout: Rollout, sights: Sights) -> None:
+        """Forget everybody unless the rollout, its counts apart, and what groups are pinned to are as before."""
+        ground = (replace(rollout, counts={}, updated_at=rollout.created_at, version=0), dict(sights.pins))
+        if ground != self._ground:
+            self._ground = ground
+            self._found.clear()
+
+    def has(self, member: Member, stack: Stack | None) -> bool:
+        found = self._found.get(member.user_id)
+        return found is not None and found[0] is member and found[1] is stack
+
+    def add(self, member: Member, stack: Stack | None) -> None:
+        self._found[member.user_id] = member, stack
+
+
 class Making:
     """A turn in the making: what is known, and what comes of it so far."""
 
-    def __init__(self, rollout: Rollout, members: Sequence[Member], sights: Sights, now: datetime) -> None:
+    def __init__(
+        self, rollout: Rollout, members: Sequence[Member], sights: Sights, now: datetime, quiet: Quiet
+    ) -> None:
         self.rollout, self.sights, self.now = rollout, sights, now
         self.cases: list[Case] = []
         self.actions: list[Action] = []
         self._changed: dict[UserId, Member] = {}
         self._again_at: datetime | None = None
+        quiet.stand_on(rollout, sights)
         for member in members:
             stack = sights.stack(member.user_id)
+            if quiet.has(member, stack):
+                self.cases.append(Case(member, stack))
+                continue
             seen = observed(rollout, member, stack, now)
             if seen.state is MemberState.WAITING and sights.is_pinned_elsewhere(rollout, stack):
                 seen = replace(
@@ -142,6 +175,8 @@ class Making:
                 )
             if seen is not member:
                 self._changed[member.user_id] = seen
+            else:
+                quiet.add(member, stack)
             self.cases.append(Case(seen, stack))
 
     def with_state(self, *states: MemberState) -> list[Case]:
