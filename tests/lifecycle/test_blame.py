@@ -6,7 +6,7 @@ import pytest
 
 from opencode_lifecycle.lifecycle.reconciling.wanted import Site, job_variables, wanted_facets
 from opencode_lifecycle.model.errors import UpstreamUnavailable
-from opencode_lifecycle.model.facets import Facet
+from opencode_lifecycle.model.facets import Facet, Facets
 from opencode_lifecycle.model.states import MigrationState, Phase, WhenStale
 from world import ADA, BACKEND, SITE, World, content
 
@@ -123,11 +123,15 @@ async def test_every_setting_that_goes_into_a_job_is_a_facet_of_it(world, name):
     """But what names the installation, which never changes; and the secret environment counts as environment."""
     await world.ensure()
     stack, release = world.stack(), world.plane.releases.current
-    now = getattr(SITE, name)
-    other = replace(SITE, **{name: f"{now}-2" if isinstance(now, str) else (*now, "other")})
+    site = replace(SITE, public_url_template="https://{job_id}.agents.example")
+    now = getattr(site, name)
+    other = replace(site, **{name: f"{now}-2" if isinstance(now, str) else (*now, "other")})
 
-    before = wanted_facets(stack, release, SITE, secret_version=1)
+    before = wanted_facets(stack, release, site, secret_version=1)
     after = wanted_facets(stack, release, other, secret_version=1)
+    changed = {
+        each.name for each in fields(Facets) if getattr(after, each.name) != getattr(before, each.name)
+    }
 
-    assert job_variables(stack, release, SITE, before) != job_variables(stack, release, other, before)
-    assert after.template != before.template
+    assert job_variables(stack, release, site, before) != job_variables(stack, release, other, before)
+    assert changed == {"endpoints" if name == "public_url_template" else "template"}
