@@ -19,7 +19,7 @@ from opencode_lifecycle.model.condition import CONDITION_MOVES, Condition, Condi
 from opencode_lifecycle.model.errors import IllegalTransition
 from opencode_lifecycle.model.migration import ORDER_MOVES, MigrationOrder, OrderOutcome, OrderState
 from opencode_lifecycle.model.operation import OPERATION_MOVES, OperationState
-from opencode_lifecycle.model.rollout import MemberState, RolloutState
+from opencode_lifecycle.model.rollout import MEMBER_MOVES, Member, MemberState, RolloutState
 from opencode_lifecycle.model.stack import Status
 from opencode_lifecycle.model.states import (
     FINAL_REASONS,
@@ -320,6 +320,25 @@ def status_of_order(stack, state):
     if state is OrderState.STANDING:
         return stack.status
     return replace(stack.status, order_done="ro_1", order_outcome=OrderOutcome(state.value))
+
+
+@pytest.mark.parametrize(("current", "to"), list(product(MemberState, repeat=2)))
+def test_a_member_of_a_rollout_makes_exactly_the_moves_that_are_in_its_table(current, to):
+    member = Member(
+        rollout_id="ro_1",
+        user_id="ada",
+        stack_created_at=NOW,
+        wave=1,
+        state=current,
+        generation=1,
+        changed_at=NOW,
+    )
+
+    if to in {current, *MEMBER_MOVES[current]}:
+        assert member.moved_to(to, message="because") == replace(member, state=to, message="because")
+        return
+    with pytest.raises(IllegalTransition, match=f"^ada in ro_1 cannot go from state {current} to {to}$"):
+        member.moved_to(to)
 
 
 @pytest.mark.parametrize(("current", "to"), list(product(ConditionStatus, repeat=2)))

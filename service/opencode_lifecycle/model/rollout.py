@@ -6,10 +6,10 @@ What a rollout is asked to do is `model.rollout_specification`; what it would do
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final, Self
 
 from opencode_lifecycle.model.identifiers import PlanId, ReleaseId, RolloutId, UserId
 from opencode_lifecycle.model.migration import DataPolicy, MigrationClass
@@ -108,9 +108,12 @@ MEMBER_MOVES: Final[Mapping[MemberState, frozenset[MemberState]]] = {
     MemberState.HELD: frozenset({MemberState.ORDERED, MemberState.TAKEN_BACK, MemberState.LEFT_OUT}),
     MemberState.FAILED: frozenset({MemberState.ORDERED, MemberState.TAKEN_BACK, MemberState.LEFT_OUT}),
     MemberState.LEFT_OUT: frozenset({MemberState.ORDERED, MemberState.TAKEN_BACK}),
-    MemberState.TAKEN_BACK: frozenset(),
+    MemberState.TAKEN_BACK: frozenset({MemberState.ORDERED}),
 }
-"""From each state of a member, where it may go. Who has been moved, or was to be, is ordered once more to go back."""
+"""
+From each state of a member, where it may go. Who has been moved, or was to be, is ordered once more to go back; so is who
+was taken back and came to the release again, by a pin of its group, before all are.
+"""
 
 
 class MemberReason(StrEnum):
@@ -184,6 +187,11 @@ class Member:
     """A `MemberReason`, or the stack's own reason where that says it."""
     message: str = ""
     changed_at: datetime
+
+    def moved_to(self, state: MemberState, **changes: Any) -> Self:
+        """Return it in *state* with *changes*, or raise `IllegalTransition`: the one way in which a member moves."""
+        check_transition(f"{self.user_id} in {self.rollout_id}", "state", MEMBER_MOVES, self.state, state)
+        return replace(self, state=state, **changes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -107,9 +107,10 @@ ROLLOUT: Final = Machine(
 
 MEMBER: Final = Machine(
     title="Member of a rollout",
-    about="What became of one stack in a rollout. Whoever was moved is ordered once more to go back.",
+    about="What became of one stack in a rollout. Whoever was moved is ordered once more to go back, and so is who came to its\n"
+    "release by another way meanwhile.",
     moves=MEMBER_MOVES,
-    entries=(MemberState.WAITING,),
+    entries=(MemberState.WAITING, MemberState.LEFT_OUT, MemberState.MIGRATED),
     ends=frozenset(MemberState) - {MemberState.WAITING, MemberState.ORDERED},
     exits={
         MemberState.WAITING: (
@@ -172,7 +173,14 @@ MEMBER: Final = Machine(
             Exit(rest=True, how="it is none of the rollout's business any more"),
             _GOES_BACK,
         ),
-        MemberState.TAKEN_BACK: (Exit(rest=True, how="it is final"),),
+        MemberState.TAKEN_BACK: (
+            Exit(rest=True, how="it is as it was before"),
+            Exit(
+                to=(MemberState.ORDERED,),
+                within=(CLAIM,),
+                how="it came to the release again before all are taken back",
+            ),
+        ),
     },
 )
 

@@ -19,7 +19,7 @@ from opencode_lifecycle.model.rollout import (
     RolloutState,
 )
 from opencode_lifecycle.model.rollout_specification import Amount, Gate, RolloutSpecification, Strategy
-from opencode_lifecycle.model.states import Health, MigrationState, Phase, Reason
+from opencode_lifecycle.model.states import Desired, Health, MigrationState, Phase, Reason
 from rollout_examples import ToyDriver, a_fleet, driven, users
 from toy_fleet import NEW, OLD, asleep
 
@@ -237,6 +237,29 @@ def test_rolling_back_restores_the_target_before_anybody_is_ordered_back():
 
     assert driver.rollout.state is RolloutState.ROLLED_BACK
     assert set(driver.states().values()) == {MemberState.TAKEN_BACK}
+
+
+def test_who_was_taken_back_and_comes_to_the_release_again_is_taken_back_again():
+    """
+    1. A stack that was moved is stopped. The rollout goes back, which disturbs nobody there: it is taken back at once.
+    2. Before all others are, its group is pinned to the release, and it is started.
+    """
+    fleet = a_fleet(10)
+    driver = driven(fleet)
+    driver.run()
+    early = users(10)[0]
+    fleet.stop(early)
+    driver.roll_back()
+    while driver.states()[early] is not MemberState.TAKEN_BACK:
+        driver.take_turn()
+    assert driver.rollout.state is RolloutState.ROLLING_BACK
+
+    fleet.intend(early, desired=Desired.RUNNING, wanted_release=NEW)
+    driver.run()
+
+    assert driver.rollout.state is RolloutState.ROLLED_BACK
+    assert set(driver.states().values()) == {MemberState.TAKEN_BACK}
+    assert fleet.stacks[early].intent.wanted_release == OLD
 
 
 def test_whoever_has_worked_on_stays_on_the_newer_version_and_keeps_nobody_from_going_back():

@@ -1,7 +1,7 @@
 """What must be true before a rollout goes on: of its canaries, of each wave, and of the whole. Pure."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
@@ -149,9 +149,8 @@ def _of_doubtful(doubtful: Sequence[Case], until: datetime, now: datetime) -> Ju
         return Judgement(verdict=Verdict.WAITS, until=until)
     silent = [case for case in doubtful if case.stack and case.stack.status.health is Health.UNRESPONSIVE]
     failed = [
-        replace(
-            case.member,
-            state=MemberState.FAILED,
+        case.member.moved_to(
+            MemberState.FAILED,
             reason=MemberReason.UNHEALTHY.value,
             message="it was moved, and answers nothing",
             changed_at=now,
@@ -165,9 +164,8 @@ def _of_doubtful(doubtful: Sequence[Case], until: datetime, now: datetime) -> Ju
 
 def _of_prompts(asked: Sequence[Member], until: datetime, now: datetime) -> Judgement:
     failed = [
-        replace(
-            member,
-            state=MemberState.FAILED,
+        member.moved_to(
+            MemberState.FAILED,
             reason=MemberReason.NO_ANSWER.value,
             message=": ".join(filter(None, ("it did not answer the prompt", member.message))),
             changed_at=now,

@@ -223,17 +223,16 @@ class Rollouts:
         stack = known.stack
         if each.left_out is not None:
             member = member_of(rollout, replace(each, wave=0), stack, rollout.created_at)
-            return replace(
-                member,
+            return member.moved_to(
+                MemberState.LEFT_OUT,
                 wave=rollout.waves,
-                state=MemberState.LEFT_OUT,
                 reason=each.left_out.value,
                 message=each.message,
             )
         member = member_of(rollout, each, stack, rollout.created_at)
         if bound and (change := what_changed(each, stack)):
             changed = MemberReason.CHANGED.value
-            return replace(member, state=MemberState.LEFT_OUT, reason=changed, message=change)
+            return member.moved_to(MemberState.LEFT_OUT, reason=changed, message=change)
         return member
 
     # --- steering

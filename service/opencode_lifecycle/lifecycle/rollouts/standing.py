@@ -196,9 +196,8 @@ def observed(rollout: Rollout, member: Member, stack: Stack | None, now: datetim
 
 def adopted(member: Member, name: OrderName, stack: Stack, now: datetime) -> Member:
     """Return *member* as one that was given the order of that name, in the row as it is."""
-    return replace(
-        member,
-        state=MemberState.ORDERED,
+    return member.moved_to(
+        MemberState.ORDERED,
         goes_back=name.back,
         orders=name.number,
         generation=stack.intent.generation,
@@ -384,4 +383,4 @@ def _entered(
     if (member.state, member.reason, member.message) == (state, why, message):
         return member
     generation = max(member.generation, stack.intent.generation) if stack is not None else member.generation
-    return replace(member, state=state, generation=generation, reason=why, message=message, changed_at=now)
+    return member.moved_to(state, generation=generation, reason=why, message=message, changed_at=now)

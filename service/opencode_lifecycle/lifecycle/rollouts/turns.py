@@ -170,9 +170,7 @@ class Making:
                 continue
             seen = observed(rollout, member, stack, now)
             if seen.state is MemberState.WAITING and sights.is_pinned_elsewhere(rollout, stack):
-                seen = replace(
-                    seen, state=MemberState.LEFT_OUT, reason=MemberReason.PINNED.value, changed_at=now
-                )
+                seen = seen.moved_to(MemberState.LEFT_OUT, reason=MemberReason.PINNED.value, changed_at=now)
             if seen is not member:
                 self._changed[member.user_id] = seen
             else:
