@@ -15,7 +15,7 @@ from opencode_lifecycle.model.condition import ConditionKind
 from opencode_lifecycle.model.facets import Facet
 from opencode_lifecycle.model.stack import Status
 from opencode_lifecycle.model.staleness import needs_restart, severity_of
-from opencode_lifecycle.model.states import Health, MigrationState, Phase
+from opencode_lifecycle.model.states import Health, MigrationState, Phase, Reason
 
 _TRACEBACKS: Final = structlog.processors.ExceptionRenderer(
     structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
@@ -69,6 +69,15 @@ class FleetCollector(Collector):
             for state in states:
                 family.add_metric([state.value], counts[state])
             yield family
+        reasons = Counter(status.reason for status in statuses)
+        by_reason = GaugeMetricFamily(
+            "opencode_lifecycle_stacks_by_reason",
+            "Stacks by why they are as they are; those of which nothing needs saying are in none.",
+            labels=["reason"],
+        )
+        for reason in Reason:
+            by_reason.add_metric([reason.value], reasons[reason])
+        yield by_reason
         yield _of_staleness(statuses)
         yield from self._of_the_whole()
         age = self._plane.fleet.listing_pulse.age()

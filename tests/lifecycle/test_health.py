@@ -69,6 +69,24 @@ async def test_a_runtime_that_hangs_again_at_once_is_shown_and_not_replaced_agai
     assert [each.id for each in world.live_allocations()] == [again]
 
 
+async def test_the_history_has_after_how_many_probes_a_runtime_was_called_unresponsive_and_that_it_answers_again(
+    tmp_path,
+):
+    world = a_world(tmp_path, limits={"wedged_probes": 1_000_000})
+    async with world.running():
+        await world.ensure()
+        server_of(world).hangs = True
+        await world.until(lambda: world.stack().status.health is Health.UNRESPONSIVE)
+        server_of(world).hangs = False
+        await world.until(lambda: world.stack().status.health is Health.HEALTHY)
+        events = (await world.plane.provisioning.events("ada", None, 100)).items
+
+    of_health = [(each.kind, each.data["unanswered_probes"]) for each in events if "health." in each.kind]
+    assert [kind for kind, _ in of_health] == ["health.unresponsive", "health.healthy"]
+    assert of_health[0][1] >= 3
+    assert of_health[1][1] == 0
+
+
 async def test_a_look_at_a_runtime_ends_before_the_next_one_is_due(tmp_path):
     """However long a neighbour may take: else a frozen runtime would miss every second look."""
     interval, given = timedelta(milliseconds=200), []

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from opencode_lifecycle.model.facets import Facet
-from opencode_lifecycle.model.states import WhenStale
+from opencode_lifecycle.model.states import Reason, WhenStale
 from opencode_lifecycle.telemetry import FleetCollector
 from world import World
 
@@ -80,3 +80,13 @@ async def test_every_watch_tells_its_age(world):
         "usage",
         "orphans",
     }
+
+
+async def test_stacks_are_counted_by_the_reason_why_they_are_as_they_are(world):
+    world.server_changes = {"password": ""}
+    await world.ensure()
+
+    counts = told(world, "opencode_lifecycle_stacks_by_reason")
+
+    assert {labels for labels, count in counts.items() if count} == {("open_without_password",)}
+    assert {reason for (reason,) in counts} == set(Reason)

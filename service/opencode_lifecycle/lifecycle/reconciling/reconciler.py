@@ -19,6 +19,7 @@ from opencode_lifecycle.lifecycle.reconciling.planning import failed, marked, pl
 from opencode_lifecycle.lifecycle.reconciling.planning.leaving import news_of_drain
 from opencode_lifecycle.lifecycle.reconciling.planning.migrating import taken_back
 from opencode_lifecycle.lifecycle.reconciling.planning.moves import with_order_failed
+from opencode_lifecycle.lifecycle.reconciling.planning.recycling import news_of_health
 from opencode_lifecycle.lifecycle.reconciling.steps import FinishDeletion, Limits, Move, Rest, Step, system_of
 from opencode_lifecycle.lifecycle.reconciling.work import Desk
 from opencode_lifecycle.lifecycle.requests.decisions import successor_of
@@ -225,7 +226,8 @@ class Reconciler:
                 )
             )
             progress = replace(progress, entered=PhaseEntered(phase=status.phase, at=status.phase_since))
-            log.info(
+            tell = log.warning if status.phase is Phase.FAILED else log.info
+            tell(
                 "phase entered",
                 job_id=stack.job_id,
                 phase=status.phase,
@@ -233,8 +235,11 @@ class Reconciler:
                 reason=why.reason,
                 message=why.message,
             )
-        if (news := news_of_drain(current.saved, status, current.work.closed_node)) is not None:
-            events.append(self._event(stack, news[0], **news[1]))
+        news = (
+            news_of_drain(current.saved, status, current.work.closed_node),
+            news_of_health(current.saved, status, current.work.silent_probes),
+        )
+        events.extend(self._event(stack, each[0], **each[1]) for each in news if each is not None)
         if current.saved.secret_version not in {None, status.secret_version} and status.secret_version:
             versions = {"from": current.saved.secret_version, "to": status.secret_version}
             events.append(self._event(stack, "secret.version", **versions))

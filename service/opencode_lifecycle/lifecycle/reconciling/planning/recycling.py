@@ -4,6 +4,7 @@ from datetime import datetime, timedelta
 
 from opencode_lifecycle.lifecycle.reconciling.planning.moves import entered
 from opencode_lifecycle.lifecycle.reconciling.steps import Limits, Move, Work
+from opencode_lifecycle.model.stack import Status
 from opencode_lifecycle.model.states import Health, MigrationState, Phase, Reason
 
 
@@ -12,6 +13,18 @@ def health_of(work: Work, limits: Limits) -> Health:
     if work.silent_probes >= limits.silent_probes:
         return Health.UNRESPONSIVE
     return Health.DEGRADED if work.silent_probes > 0 else Health.HEALTHY
+
+
+def news_of_health(before: Status, after: Status, silent_probes: int) -> tuple[str, dict[str, object]] | None:
+    """Return the event of a runtime that is called unresponsive, with how many probes it took, or that answers again."""
+    was, now = (
+        each.phase is Phase.RUNNING and each.health is Health.UNRESPONSIVE for each in (before, after)
+    )
+    if now and not was:
+        return "health.unresponsive", {"unanswered_probes": silent_probes}
+    if was and not now and after.phase is Phase.RUNNING:
+        return f"health.{after.health}", {"unanswered_probes": silent_probes}
+    return None
 
 
 def recycled_lately(work: Work, now: datetime, limits: Limits) -> bool:
