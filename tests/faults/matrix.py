@@ -33,7 +33,7 @@ MATRIX = {
         must_hold="the wish comes about whole or never began; repeated with its key it is the same one",
     ),
     "F9": Fault(
-        injected="Nomad is frozen",
+        injected="Nomad is frozen, for 60 s in the first of the many repetitions of `make faults`, or cut off",
         must_hold="reads say how old they are, wishes are kept, nothing is destroyed",
     ),
     "F10": Fault(
@@ -62,14 +62,14 @@ MATRIX = {
     ),
     "F26": Fault(
         injected="a runtime answers without credentials",
-        must_hold="never published, stopped at once, told to operators, and not started again by itself",
+        must_hold="never published, stopped at once, not started again by itself; history, list, metrics, log and doctor tell",
     ),
     "F27": Fault(
         injected="another server sits at a runtime's address, or is listed for it",
         must_hold="the address is withdrawn, and no password is sent there",
     ),
     "F29": Fault(
-        injected="Vault is frozen, down, killed, sealed, answers 503 or cannot write its audit log",
+        injected="Vault is frozen, cut off, down, killed, sealed, answers 503 or cannot write its audit log",
         must_hold="what runs is unaffected, what is new waits with the reason, and no password is made twice",
     ),
     "F30": Fault(
@@ -77,7 +77,7 @@ MATRIX = {
         must_hold="what was written is adopted: one version, and the runtime takes its password",
     ),
     "F33": Fault(
-        injected="Consul is frozen, down or killed",
+        injected="Consul is frozen, cut off, down or killed",
         must_hold="what runs is unaffected, what is new waits with the reason, no address is wrong",
     ),
     "rollout": Fault(
@@ -90,7 +90,7 @@ MATRIX = {
     ),
     "crash": Fault(
         injected="the real OpenCode is killed while it is in use",
-        must_hold="its address is withdrawn, it is proven anew, and files and sessions are there",
+        must_hold="its address is withdrawn, its exit code told, it is proven anew, and files and sessions are there",
     ),
 }
 
