@@ -18,27 +18,17 @@ from end_to_end.conftest import NewService
 from end_to_end.runtimes import signal_runtime
 from end_to_end.servers import Servers, both, status_of
 from end_to_end.service_process import STUB_VERSION, Answer, ServiceProcess, path_of, until
-from opencode_lifecycle.shipped import shipped
+from end_to_end.templates import NOT_RESTARTED, changed_template
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(180, func_only=True)]
 
 ANOTHER_VERSION = "1.18.35"
-NOT_RESTARTED = {
-    "attempts = 3": "attempts = 0",
-    'unlimited      = true\n      delay          = "10s"': 'unlimited      = true\n      delay          = "5s"',
-}
-"""What makes an allocation end with its task, and another be placed as soon as Nomad can be told to."""
 
 
 @pytest.fixture(scope="module")
 def shared(new_service: NewService, tmp_path_factory: pytest.TempPathFactory) -> ServiceProcess:
     """Give a service that puts right at once what differs, with a template whose tasks are not restarted in place."""
-    text = shipped("nomad_jobs/opencode-raw-exec.nomad.hcl").read_text()
-    for written, wanted in NOT_RESTARTED.items():
-        assert text.count(written) == 1, written
-        text = text.replace(written, wanted)
-    template = tmp_path_factory.mktemp("template") / "opencode.nomad.hcl"
-    template.write_text(text)
+    template = changed_template(tmp_path_factory.mktemp("template"), NOT_RESTARTED)
     return new_service(
         job_template=template,
         resync_interval=1,
