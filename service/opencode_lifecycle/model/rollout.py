@@ -108,11 +108,11 @@ MEMBER_MOVES: Final[Mapping[MemberState, frozenset[MemberState]]] = {
     MemberState.HELD: frozenset({MemberState.ORDERED, MemberState.TAKEN_BACK, MemberState.LEFT_OUT}),
     MemberState.FAILED: frozenset({MemberState.ORDERED, MemberState.TAKEN_BACK, MemberState.LEFT_OUT}),
     MemberState.LEFT_OUT: frozenset({MemberState.ORDERED, MemberState.TAKEN_BACK}),
-    MemberState.TAKEN_BACK: frozenset({MemberState.ORDERED}),
+    MemberState.TAKEN_BACK: frozenset({MemberState.ORDERED, MemberState.LEFT_OUT}),
 }
 """
 From each state of a member, where it may go. Who has been moved, or was to be, is ordered once more to go back; so is who
-was taken back and came to the release again, by a pin of its group, before all are.
+was taken back and came to the release again before all are, unless a pin of its group keeps it there.
 """
 
 

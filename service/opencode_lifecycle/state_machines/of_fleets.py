@@ -176,9 +176,9 @@ MEMBER: Final = Machine(
         MemberState.TAKEN_BACK: (
             Exit(rest=True, how="it is as it was before"),
             Exit(
-                to=(MemberState.ORDERED,),
+                to=(MemberState.ORDERED, MemberState.LEFT_OUT),
                 within=(CLAIM,),
-                how="it came to the release again before all are taken back",
+                how="it came to the release again before all are taken back: it goes back once more, or its group keeps it there",
             ),
         ),
     },

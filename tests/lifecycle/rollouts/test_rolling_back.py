@@ -122,6 +122,22 @@ async def test_what_its_group_holds_on_a_release_is_not_taken_back_with_the_flee
     assert four.stack("eve").status.release == release
 
 
+async def test_what_its_group_was_pinned_to_since_it_was_moved_stays_on_that(four):
+    release = await a_new_release(four, environment={"LANG": "C"})
+    await four.ensure("ada", group="early")
+    rollout = await four.plane.rollouts.start(
+        RolloutSpecification(release=release, strategy=AT_ONCE), by=OPERATOR
+    )
+    await ended(four, rollout.id)
+    await four.plane.groups.put("early", pinned_to(release), by=OPERATOR)
+
+    await four.plane.rollouts.rollback(rollout.id, by=OPERATOR)
+    await ended(four, rollout.id)
+
+    assert four.stack("ada").status.release == release
+    assert (await members(four, rollout.id))["ada"].state is MemberState.LEFT_OUT
+
+
 async def test_resuming_lets_no_failure_pass_for_whom_the_newer_version_was_kept(four):
     now, release = utc_now(), await a_new_release(four, environment={"LANG": "C"})
     rollout = a_stored_rollout(

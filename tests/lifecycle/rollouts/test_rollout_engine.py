@@ -239,10 +239,28 @@ def test_rolling_back_restores_the_target_before_anybody_is_ordered_back():
     assert set(driver.states().values()) == {MemberState.TAKEN_BACK}
 
 
+@pytest.mark.parametrize("is_stopped", [False, True])
+def test_who_is_pinned_with_its_group_to_the_release_stays_on_it_and_is_left_out(is_stopped):
+    fleet = a_fleet(10)
+    driver = driven(fleet)
+    driver.run()
+    early = users(10)[0]
+    fleet.intend(early, group="early", **({"desired": Desired.STOPPED} if is_stopped else {}))
+    driver.pins["early"] = NEW
+
+    driver.roll_back()
+    driver.run()
+
+    assert driver.rollout.state is RolloutState.ROLLED_BACK
+    assert fleet.stacks[early].intent.wanted_release == NEW
+    assert (driver.saved[early].state, driver.saved[early].reason) == (MemberState.LEFT_OUT, "pinned")
+    assert len(driver.in_state(MemberState.TAKEN_BACK)) == 9
+
+
 def test_who_was_taken_back_and_comes_to_the_release_again_is_taken_back_again():
     """
     1. A stack that was moved is stopped. The rollout goes back, which disturbs nobody there: it is taken back at once.
-    2. Before all others are, its group is pinned to the release, and it is started.
+    2. Before all others are, it is started on the release.
     """
     fleet = a_fleet(10)
     driver = driven(fleet)

@@ -311,7 +311,7 @@ def _backward(making: Making) -> None:
         return
     if _stops_for_failures(making):
         return
-    remaining = [case for case in making.cases if _has_to_go_back(rollout, case)]
+    remaining = [case for case in making.cases if _has_to_go_back(making, case)]
     pace = Pace(rollout, making.cases)
     for case in remaining:
         is_in_flight = case.member.state is MemberState.ORDERED
@@ -331,11 +331,11 @@ def _backward(making: Making) -> None:
         )
 
 
-def _has_to_go_back(rollout: Rollout, case: Case) -> bool:
-    member, stack = case.member, case.stack
+def _has_to_go_back(making: Making, case: Case) -> bool:
+    rollout, member, stack = making.rollout, case.member, case.stack
     if member.goes_back or stack is None or member.state is MemberState.WAITING:
         return False
-    if wakes_as_before(rollout, stack):
+    if wakes_as_before(rollout, stack) or making.sights.is_kept_by_its_group(rollout, stack):
         return False
     return may_go_back(rollout, member, stack)
 

@@ -47,6 +47,12 @@ class Sights:
             return False
         return self.pins.get(stack.intent.group, rollout.release) != rollout.release
 
+    def is_kept_by_its_group(self, rollout: Rollout, stack: Stack | None) -> bool:
+        """Whether the group of the stack is pinned to the very release that the rollout takes back, and it wants that."""
+        if rollout.release is None or stack is None or stack.intent.wanted_release != rollout.release:
+            return False
+        return self.pins.get(stack.intent.group) == rollout.release
+
 
 class Pace:
     """

@@ -18,7 +18,11 @@ from opencode_lifecycle.model.rollout import (
     check_rollout_move,
 )
 from opencode_lifecycle.model.stack import Stack
+from opencode_lifecycle.model.stack import Stack
 
+_MOVED: Final = frozenset(
+    {MemberState.MIGRATED, MemberState.SKIPPED, MemberState.HELD, MemberState.FAILED, MemberState.TAKEN_BACK}
+)
 _ENDS: Final = frozenset({RolloutState.SUCCEEDED, RolloutState.ROLLED_BACK, RolloutState.FAILED})
 
 
@@ -151,6 +155,17 @@ class Quiet:
         self._found[member.user_id] = member, stack
 
 
+def _stays(rollout: Rollout, member: Member, stack: Stack | None, sights: Sights) -> bool:
+    """
+    Whether a member that was moved stays where it is, though the rollout goes back.
+
+    1. Stacks are moved to a release. An operator pins their group to it.
+    2. The rollout is taken back. Brought back with it, they would come to the release again at their next start.
+    """
+    was_moved = member.state in _MOVED and not member.goes_back
+    return rollout.goes_back and was_moved and sights.is_kept_by_its_group(rollout, stack)
+
+
 class Making:
     """A turn in the making: what is known, and what comes of it so far."""
 
@@ -171,6 +186,10 @@ class Making:
             seen = observed(rollout, member, stack, now)
             if seen.state is MemberState.WAITING and sights.is_pinned_elsewhere(rollout, stack):
                 seen = seen.moved_to(MemberState.LEFT_OUT, reason=MemberReason.PINNED.value, changed_at=now)
+            elif _stays(rollout, seen, stack, sights):
+                seen = seen.moved_to(
+                    MemberState.LEFT_OUT, reason=MemberReason.PINNED.value, message="", changed_at=now
+                )
             if seen is not member:
                 self._changed[member.user_id] = seen
             else:
