@@ -292,7 +292,7 @@ async def test_what_is_seen_to_be_there_can_be_stopped_while_a_condition_stands(
     operation = await world.plane.provisioning.stop(ADA, by=BACKEND, hold=False, if_match=None)
     await world.finished(operation)
 
-    assert world.stack().status.phase is Phase.STOPPED
+    await world.phase(Phase.STOPPED)
 
 
 async def test_a_new_user_is_started_while_a_disappearance_is_not_confirmed(world):
