@@ -7,6 +7,7 @@ holds no HTTP: `replay_http` serves it.
 """
 
 import json
+import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -142,16 +143,17 @@ class ReplayedNomad:
             create_index=before.create_index if before is not None else self.index,
             modify_index=self.index,
             job_modify_index=self.index,
-            submitted_at=1_795_000_000_000_000_000 + self.index,
+            submitted_at=time.time_ns(),
         )
         self.jobs[job_id] = job
         self._tell_job(job, "JobRegistered")
+        if not fits:
+            # What runs of the version before runs on until something takes its place.
+            self._block(job)
+            return job.job_modify_index
         for allocation in self.allocations_of(job_id):
             if allocation.state in {"pending", "running", "restarted"}:
                 self._to(allocation, "complete")
-        if not fits:
-            self._block(job)
-            return job.job_modify_index
         if self.blocked.pop(job_id, None) is not None:
             self._unblock(job_id)
         self.index += 1
@@ -178,6 +180,7 @@ class ReplayedNomad:
             return index
         job.stopped, job.status, job.stub = True, "dead", b""
         job.modify_index = job.job_modify_index = index
+        job.submitted_at = time.time_ns()
         if not purge:
             job.version += 1
         else:

@@ -215,6 +215,8 @@ class NomadServer:
 
     async def _statistics(self, request: web.Request) -> web.Response:
         self.asked["statistics"] += 1
+        if request.match_info["id"] not in self.nomad.allocations:
+            return self._missing(request, "alloc not found")
         return self._json(request, {"ResourceUsage": {"MemoryStats": {"RSS": 350 * 2**20}}}, "", 0)
 
     async def _refuse(self, request: web.Request) -> web.Response:

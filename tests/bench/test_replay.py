@@ -1,92 +1,25 @@
 """
-The Nomad that the bench replays passes what the contract says of reads, listings and streams.
+What is known of a Nomad from one listing to the next, read from one that replays what was recorded.
 
-The tests are the contract's own, collected here once more with a world in which a job is registered by the one who
-replays: rendering and registering are no part of it.
+That it is a Nomad at all, the contract of the orchestrator holds: each test of it that bears no `beyond_the_recording`.
 """
 
 import asyncio
 from collections.abc import AsyncIterator
-from itertools import count
 
 import pytest
-from aiohttp.test_utils import TestServer
 
-from bench.replay import ReplayedNomad
-from bench.replay_http import NomadServer
-from contracts.orchestrator_worlds import Observation, new_job_id, soon, until
-from contracts.test_orchestrator import (  # noqa: F401 - collected here with the world below
-    test_a_job_that_fits_after_all_has_no_placement_failure,
-    test_a_job_that_fits_nowhere_says_why,
-    test_a_job_that_was_never_registered_is_absent,
-    test_a_purged_job_is_absent,
-    test_a_reachable_server_answers_the_ping,
-    test_a_registered_job_is_seen_with_its_meta_at_once,
-    test_a_running_allocation_has_an_address_and_a_start,
-    test_a_stopped_job_stays_with_its_ended_allocation,
-    test_another_meta_replaces_the_allocation,
-    test_stopping_a_job_that_is_not_there_is_no_error,
-    test_the_listing_holds_every_job_with_its_allocations,
-    test_the_listing_knows_the_version_of_every_job,
-    test_the_listing_says_why_a_job_fits_nowhere,
-    test_the_stream_opens_and_tells_of_what_happens_afterwards,
-    test_the_stream_tells_that_a_job_was_purged,
-)
-from opencode_lifecycle.adapters.nomad.nomad import Nomad
+from bench.replayed_world import ReplayedWorld, replayed_world
+from contracts.orchestrator_worlds import new_job_id, soon, until
 from opencode_lifecycle.model.identifiers import JobId
 from opencode_lifecycle.model.observation import JobSeen
 from opencode_lifecycle.ports.orchestrator import AllocationChanged
 
 
-class ReplayedWorld:
-    def __init__(self, server: NomadServer, orchestrator: Nomad) -> None:
-        self.server = server
-        self.orchestrator = orchestrator
-        self._ports = count(20000)
-
-    async def register(
-        self,
-        job_id: JobId,
-        *,
-        at: int = 0,
-        user_id: str = "ada",
-        installation: str = "main",
-        fits: bool = True,
-        **meta: str,
-    ) -> int:
-        whose = {"user": user_id, "installation": installation, "managed_by": "opencode-lifecycle"}
-        meta = {"image": "", **whose, **meta}
-        return self.server.nomad.register(job_id, meta, host="127.0.0.1", port=next(self._ports), fits=fits)
-
-    async def register_too_large(self, job_id: JobId, *, at: int = 0) -> int:
-        return await self.register(job_id, fits=False)
-
-    async def seen(self, job_id: JobId, condition, what: str) -> Observation:
-        found: list[Observation] = []
-
-        async def holds() -> bool:
-            found[:] = [await self.orchestrator.observe(job_id, soon())]
-            return condition(found[0])
-
-        await until(holds, what)
-        return found[0]
-
-
 @pytest.fixture
 async def world(tmp_path) -> AsyncIterator[ReplayedWorld]:
-    token = tmp_path / "token"
-    token.write_text("of-nobody")
-    server = NomadServer(ReplayedNomad())
-    async with TestServer(server.app) as running:
-        nomad = Nomad(address=str(running.make_url("")), token_file=token, namespace="opencode", page_size=2)
-        yield ReplayedWorld(server, nomad)
-        server.cut_streams()
-        await nomad.close()
-
-
-@pytest.fixture
-def job_id() -> JobId:
-    return new_job_id()
+    async with replayed_world(tmp_path) as replayed:
+        yield replayed
 
 
 async def a_fleet(world: ReplayedWorld, size: int) -> list[JobId]:

@@ -16,7 +16,7 @@ from opencode_lifecycle.adapters.nomad.nomad import Nomad
 from opencode_lifecycle.model.clock import utc_now
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.identifiers import JobId, UserId
-from opencode_lifecycle.model.observation import Observation, TaskTrouble
+from opencode_lifecycle.model.observation import ClientStatus, Observation, TaskTrouble
 from opencode_lifecycle.ports.orchestrator import (
     LiveFiles,
     Orchestrator,
@@ -351,3 +351,11 @@ async def real_world(cluster: RealCluster) -> AsyncIterator[RealWorld]:
 
 def new_job_id() -> JobId:
     return JobId(f"oc-{uuid4().hex[:20]}")
+
+
+def runs(seen: Observation) -> bool:
+    return any(each.client_status is ClientStatus.RUNNING for each in seen.live)
+
+
+def has_ended(seen: Observation) -> bool:
+    return bool(seen.allocations) and not seen.live

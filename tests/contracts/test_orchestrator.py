@@ -1,56 +1,16 @@
-"""What the use cases may rely on of an orchestrator, held against the fake and against Nomad."""
+"""What the use cases may rely on of an orchestrator when they look at jobs, held against the fake, a replay and Nomad."""
 
-import asyncio
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from contracts.orchestrator_worlds import (
-    IMPOSSIBLE_MEMORY,
-    TEMPLATE,
-    FakeWorld,
-    RealWorld,
-    new_job_id,
-    real_world,
-    soon,
-    until,
-)
-from opencode_lifecycle.model.errors import IndexConflict, UpstreamRejected, UpstreamUnavailable
-from opencode_lifecycle.model.identifiers import AllocationId, JobId
-from opencode_lifecycle.model.observation import ABSENT, ClientStatus, JobSeen, Observation, TaskTrouble
-from opencode_lifecycle.ports.orchestrator import (
-    AllocationChanged,
-    Change,
-    Connected,
-    JobChanged,
-    NodesChanged,
-)
+from contracts.orchestrator_worlds import has_ended, new_job_id, runs, soon, until
+from opencode_lifecycle.model.errors import UpstreamRejected
+from opencode_lifecycle.model.identifiers import AllocationId
+from opencode_lifecycle.model.observation import ABSENT, ClientStatus, JobSeen, TaskTrouble
 
 CLOCKS_APART = timedelta(seconds=1)
 """Servers of one machine have one clock, and cut it each in its own way."""
-
-
-@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.servers)])
-async def world(request) -> AsyncIterator[FakeWorld | RealWorld]:
-    if request.param == "fake":
-        yield FakeWorld()
-        return
-    async with real_world(request.getfixturevalue("cluster")) as real:
-        yield real
-
-
-@pytest.fixture
-def job_id() -> JobId:
-    return new_job_id()
-
-
-def runs(seen: Observation) -> bool:
-    return any(each.client_status is ClientStatus.RUNNING for each in seen.live)
-
-
-def has_ended(seen: Observation) -> bool:
-    return bool(seen.allocations) and not seen.live
 
 
 async def test_a_job_that_was_never_registered_is_absent(world, job_id):
@@ -86,55 +46,6 @@ async def test_a_job_says_when_it_was_submitted_last_and_a_stop_is_a_submission(
     assert listed.stacks[job_id].job.submitted_at == stopped
 
 
-async def test_the_values_that_a_job_was_submitted_with_are_told_also_when_it_is_stopped(world, job_id):
-    await world.register(job_id, labels={"team": "blue"}, image="one")
-
-    for _ in range(2):
-        job = (await world.orchestrator.observe(job_id, soon())).job
-        values = await world.orchestrator.submitted(job, soon())
-        assert (values["labels"], values["image"], values["job_id"]) == ({"team": "blue"}, "one", job_id)
-        await world.orchestrator.deregister(job_id, purge=False, deadline=soon())
-
-
-async def test_of_two_first_registrations_the_second_conflicts(world, job_id):
-    await world.register(job_id)
-
-    with pytest.raises(IndexConflict):
-        await world.register(job_id, image="other")
-
-
-async def test_a_registration_at_the_current_index_makes_a_new_version(world, job_id):
-    first = await world.register(job_id)
-
-    second = await world.register(job_id, at=first, image="other")
-
-    seen = await world.orchestrator.observe(job_id, soon())
-    assert second > first
-    assert (seen.job.version, seen.job.modify_index) == (1, second)
-
-
-async def test_a_registration_at_an_old_index_changes_nothing(world, job_id):
-    first = await world.register(job_id)
-    second = await world.register(job_id, at=first, image="other")
-
-    with pytest.raises(IndexConflict):
-        await world.register(job_id, at=first, image="third")
-
-    seen = await world.orchestrator.observe(job_id, soon())
-    assert (seen.job.modify_index, seen.job.meta["image"]) == (second, "other")
-
-
-async def test_registering_the_same_again_makes_no_version_and_keeps_the_index(world, job_id):
-    first = await world.register(job_id)
-    await world.seen(job_id, runs, "it runs")
-
-    again = await world.register(job_id, at=first)
-
-    seen = await world.orchestrator.observe(job_id, soon())
-    assert again == first == seen.job.modify_index
-    assert seen.job.version == 0
-
-
 async def test_a_running_allocation_has_an_address_and_a_start(world, job_id):
     await world.register(job_id)
 
@@ -162,17 +73,6 @@ async def test_another_meta_replaces_the_allocation(world, job_id):
     assert after.newest.job_version == 1
     assert after.newest.create_index > before.newest.create_index
     assert next(each for each in after.allocations if each.id == before.newest.id).client_status.is_terminal
-
-
-async def test_other_labels_leave_the_allocation_running(world, job_id):
-    first = await world.register(job_id)
-    before = await world.seen(job_id, runs, "it runs")
-
-    job = await world.orchestrator.render(TEMPLATE, {"job_id": job_id, "labels": {"team": "core"}}, soon())
-    await world.orchestrator.register(job, expected_index=first, deadline=soon())
-
-    after = await world.orchestrator.observe(job_id, soon())
-    assert [each.id for each in after.live] == [before.newest.id]
 
 
 async def test_a_stopped_job_stays_with_its_ended_allocation(world, job_id):
@@ -249,6 +149,7 @@ async def test_a_job_that_fits_after_all_has_no_placement_failure(world, job_id)
     assert seen.placement_failure is None
 
 
+@pytest.mark.beyond_the_recording("a task that fails")
 @pytest.mark.parametrize("trouble", [TaskTrouble.DRIVER, TaskTrouble.EXITED])
 async def test_a_task_that_fails_says_how(world, job_id, trouble):
     await world.register_failing(job_id, trouble)
@@ -257,16 +158,6 @@ async def test_a_task_that_fails_says_how(world, job_id, trouble):
     assert seen.newest.client_status is ClientStatus.FAILED
     assert seen.newest.trouble is trouble
     assert seen.newest.trouble_message
-
-
-async def test_a_variable_that_the_template_does_not_declare_is_refused(world, job_id):
-    with pytest.raises(UpstreamRejected, match="colour"):
-        await world.orchestrator.render(TEMPLATE, {"job_id": job_id, "colour": "red"}, soon())
-
-
-async def test_a_value_that_the_template_forbids_is_refused(world):
-    with pytest.raises(UpstreamRejected, match="job_id"):
-        await world.orchestrator.render(TEMPLATE, {"job_id": "Not/An/Id"}, soon())
 
 
 async def test_the_listing_holds_every_job_with_its_allocations(world):
@@ -306,97 +197,7 @@ async def test_the_listing_says_why_a_job_fits_nowhere(world, job_id):
     assert "memory" in listing.stacks[job_id].placement_failure
 
 
-@pytest.mark.parametrize("begins", ["after a listing", "now"])
-async def test_the_stream_opens_and_tells_of_what_happens_afterwards(world, job_id, begins):
-    told: list[Change] = []
-    opened = asyncio.Event()
-    index = (await world.orchestrator.list_all(soon())).index
-
-    async def listen() -> None:
-        async for change in world.orchestrator.follow(index if begins == "after a listing" else None):
-            told.append(change)
-            opened.set()
-
-    listening = asyncio.create_task(listen())
-    await asyncio.wait_for(opened.wait(), 10)
-    registered = await world.register(job_id)
-
-    async def has_run() -> bool:
-        return any(
-            isinstance(change, AllocationChanged)
-            and change.job_id == job_id
-            and change.allocation.client_status is ClientStatus.RUNNING
-            for change in told
-        )
-
-    await until(has_run, "the stream tells of the running allocation")
-    listening.cancel()
-    await asyncio.gather(listening, return_exceptions=True)
-    assert isinstance(told[0], Connected)
-    of_jobs = [change for change in told[1:] if not isinstance(change, NodesChanged)]
-    ours = [change for change in of_jobs if change.job_id == job_id]
-    assert any(isinstance(change, JobChanged) and change.index == registered for change in ours)
-    allocation = next(c.allocation for c in reversed(ours) if isinstance(c, AllocationChanged))
-    observed = (await world.orchestrator.observe(job_id, soon())).newest
-    assert (allocation.address, allocation.job_version) == (observed.address, observed.job_version)
-    assert all(change.index > index for change in told[1:])
-
-
-async def test_the_stream_tells_of_each_allocation_which_version_it_runs(world, job_id):
-    told: dict[AllocationId, int | None] = {}
-    opened = asyncio.Event()
-    index = (await world.orchestrator.list_all(soon())).index
-
-    async def listen() -> None:
-        async for change in world.orchestrator.follow(index):
-            opened.set()
-            if isinstance(change, AllocationChanged) and change.job_id == job_id:
-                told[change.allocation.id] = change.allocation.job_version
-
-    listening = asyncio.create_task(listen())
-    await asyncio.wait_for(opened.wait(), 10)
-    first = await world.register(job_id)
-    await world.seen(job_id, runs, "it runs")
-    # The second of these comes while the scheduler may be at the first.
-    second = await world.register(job_id, at=first, image="other")
-    await world.register(job_id, at=second, image="yet another")
-
-    after = await world.seen(
-        job_id,
-        lambda seen: runs(seen) and len(seen.live) == 1 and seen.newest.job_version == 2,
-        "the newest version runs alone",
-    )
-
-    async def told_of_all() -> bool:
-        return {each.id for each in after.allocations} <= told.keys()
-
-    await until(told_of_all, "the stream has told of every allocation")
-    listening.cancel()
-    await asyncio.gather(listening, return_exceptions=True)
-    assert told == {each.id: each.job_version for each in after.allocations}
-
-
-async def test_the_stream_tells_that_a_job_was_purged(world, job_id):
-    await world.register(job_id)
-    index = (await world.orchestrator.observe(job_id, soon())).index
-    gone = asyncio.Event()
-    opened = asyncio.Event()
-
-    async def listen() -> None:
-        async for change in world.orchestrator.follow(index):
-            opened.set()
-            if isinstance(change, JobChanged) and change.job_id == job_id and change.job is None:
-                gone.set()
-
-    listening = asyncio.create_task(listen())
-    await asyncio.wait_for(opened.wait(), 10)
-    await world.orchestrator.deregister(job_id, purge=True, deadline=soon())
-
-    await asyncio.wait_for(gone.wait(), 10)
-    listening.cancel()
-    await asyncio.gather(listening, return_exceptions=True)
-
-
+@pytest.mark.beyond_the_recording("logs")
 async def test_the_log_gives_the_last_lines(world, job_id):
     await world.register(job_id)
     seen = await world.seen(job_id, runs, "it runs")
@@ -413,6 +214,7 @@ async def test_the_log_gives_the_last_lines(world, job_id):
     await until(has_written, "the log holds the last two lines")
 
 
+@pytest.mark.beyond_the_recording("logs")
 async def test_the_log_of_an_unknown_allocation_is_refused(world):
     nobody = AllocationId("00000000-0000-4000-8000-000000000000")
 
@@ -425,94 +227,6 @@ async def test_the_log_of_an_unknown_allocation_is_refused(world):
 
 async def test_a_reachable_server_answers_the_ping(world):
     await world.orchestrator.ping(soon())
-
-
-async def test_a_stream_that_ends_says_so():
-    world = FakeWorld()
-    told = world.orchestrator.follow(0)
-    assert isinstance(await anext(told), Connected)
-
-    world.nomad.drop_streams()
-
-    with pytest.raises(UpstreamUnavailable):
-        await anext(told)
-
-
-async def compared(world, job_id, **variables):
-    job = await world.orchestrator.render(TEMPLATE, {"job_id": job_id, **variables}, soon())
-    return await world.orchestrator.compare(job, soon())
-
-
-async def test_a_job_does_not_differ_from_itself(world, job_id):
-    await world.register(job_id, image="one")
-
-    found = await compared(world, job_id, image="one")
-
-    assert not found.edits
-    assert not found.restart
-
-
-async def test_what_differs_is_told_with_what_is_registered_and_what_should_be(world, job_id):
-    await world.register(job_id, image="theirs")
-
-    found = await compared(world, job_id, image="ours")
-
-    ((edit),) = [edit for edit in found.edits if edit.field == "Meta[image]"]
-    assert (edit.have, edit.want) == ("theirs", "ours")
-    assert found.restart
-
-
-async def test_a_comparison_changes_nothing(world, job_id):
-    index = await world.register(job_id, image="one")
-
-    await compared(world, job_id, image="two")
-
-    assert (await world.orchestrator.observe(job_id, soon())).job.modify_index == index
-
-
-async def test_a_job_that_is_not_registered_cannot_be_compared(world, job_id):
-    with pytest.raises(UpstreamRejected):
-        await compared(world, job_id)
-
-
-async def validated(world, job_id, **variables):
-    job = await world.orchestrator.render(TEMPLATE, {"job_id": job_id, **variables}, soon())
-    await world.orchestrator.validate(job, soon())
-
-
-async def test_a_job_that_is_valid_is_not_there_after_it_was_validated(world, job_id):
-    await validated(world, job_id)
-
-    assert (await world.orchestrator.observe(job_id, soon())).job is ABSENT
-
-
-async def test_validating_another_version_of_a_job_changes_nothing(world, job_id):
-    index = await world.register(job_id, image="one")
-
-    await validated(world, job_id, image="two")
-
-    assert (await world.orchestrator.observe(job_id, soon())).job.modify_index == index
-
-
-async def test_a_job_is_valid_in_our_namespace_whatever_its_template_says_of_one(world, job_id):
-    template = TEMPLATE.replace("  namespace   = var.namespace\n", "")
-    assert template != TEMPLATE
-    job = await world.orchestrator.render(template, {"job_id": job_id}, soon())
-
-    await world.orchestrator.validate(job, soon())
-
-
-async def test_a_job_that_fits_nowhere_is_valid_all_the_same(world, job_id):
-    await validated(world, job_id, memory=IMPOSSIBLE_MEMORY)
-
-
-async def test_what_a_registration_would_be_refused_for_is_not_valid(world, job_id):
-    with pytest.raises(UpstreamRejected, match="minimum MemoryMB value is 10; got 1") as refused:
-        await validated(world, job_id, memory=1)
-
-    assert "\n" not in str(refused.value)
-    with pytest.raises(UpstreamRejected, match="minimum MemoryMB value is 10; got 1"):
-        await world.register(job_id, memory=1)
 
 
 async def test_nobody_knows_what_an_allocation_uses_that_there_is_not(world):
