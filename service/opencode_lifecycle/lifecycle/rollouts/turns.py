@@ -18,7 +18,6 @@ from opencode_lifecycle.model.rollout import (
     check_rollout_move,
 )
 from opencode_lifecycle.model.stack import Stack
-from opencode_lifecycle.model.stack import Stack
 
 _MOVED: Final = frozenset(
     {MemberState.MIGRATED, MemberState.SKIPPED, MemberState.HELD, MemberState.FAILED, MemberState.TAKEN_BACK}
