@@ -6,6 +6,7 @@ What keeps a stack in its phase is taken away only after the stop or the deletio
 
 import asyncio
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 import structlog
@@ -25,7 +26,18 @@ from opencode_lifecycle.model.states import (
     Phase,
     WhenStale,
 )
-from situations import LIMITS, SITUATIONS, a_world, delete, hang, is_stopped, runs, stop, waits_for_its_task
+from situations import (
+    LIMITS,
+    SITUATIONS,
+    a_world,
+    delete,
+    hang,
+    is_not_listed_by_consul,
+    is_stopped,
+    runs,
+    stop,
+    waits_for_its_task,
+)
 from world import ADA, World
 
 
@@ -163,6 +175,24 @@ async def test_a_deletion_deletes_a_stack_wherever_it_is(world, situation):
     await gone(world)
     assert left_of(world) == []
     assert nothing_of_ours_runs(world)
+
+
+WAITS_FOR_A_NEIGHBOUR = is_not_listed_by_consul
+"""Its runtime may be as healthy as can be, and cannot be proven: it is waited for as long as Consul is away."""
+
+
+@pytest.mark.parametrize(
+    "situation", [each for each in SITUATIONS if each.bring is not WAITS_FOR_A_NEIGHBOUR], ids=str
+)
+async def test_what_was_asked_for_has_an_outcome_once_every_deadline_has_passed(tmp_path, situation):
+    """Whatever keeps the stack there stays: that nothing is concluded from silence keeps nobody waiting for ever."""
+    world = a_world(tmp_path, shutdown_grace=timedelta(0))
+    async with world.running():
+        await situation.brought_about(world)
+        operation = await world.plane.provisioning.operation(world.stack().intent.last_operation)
+    world.parameters["limits"] = replace(LIMITS, start=timedelta(0), stop=timedelta(0))
+    async with world.running():
+        assert (await world.finished(operation)).state.is_finished
 
 
 async def lose(world: World, what: str) -> None:

@@ -358,6 +358,12 @@ OPERATION: Final = Machine(
             ),
             Exit(
                 to=(OperationState.SUCCEEDED,),
+                within=(OUTAGE,),
+                how="while Vault or Consul is away what starts cannot be proven: it is looked at again and again until that "
+                "neighbour is back",
+            ),
+            Exit(
+                to=(OperationState.SUCCEEDED,),
                 within=(LISTING,),
                 how="its stack is held by a node, which is listed as taking jobs again",
             ),
