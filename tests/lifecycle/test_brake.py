@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import pytest
 
+from opencode_lifecycle.lifecycle.braking.brake import is_gone_in_mass
 from opencode_lifecycle.model.condition import ConditionKind
 from opencode_lifecycle.model.errors import UpstreamUnavailable
 from opencode_lifecycle.model.identifiers import JobId, UserId
@@ -91,6 +92,48 @@ async def test_one_job_that_is_removed_by_hand_is_started_again_without_asking(w
     await world.until(lambda: job_id in world.nomad.jobs)
     await world.phase(Phase.RUNNING, "bob")
     assert standing(world) == {}
+
+
+@pytest.mark.parametrize("what", ["both", "jobs", "allocations"])
+async def test_an_empty_listing_of_two_stacks_raises_a_condition_and_ends_neither(world, what):
+    for user in ("ada", "bob"):
+        assert (await world.ensure(user)).ready
+    before = allocations(world)
+
+    world.nomad.hide_from_listings(what=what)
+    await some_listings(world)
+
+    assert standing(world) == {ConditionKind.MASS_DISAPPEARANCE: True}
+    assert allocations(world) == before
+
+
+async def test_the_only_job_there_is_that_is_removed_by_hand_is_started_again_without_asking(world):
+    await world.ensure("ada")
+    job_id = world.job_id("ada")
+
+    world.nomad.purge_outside(job_id)
+    await some_listings(world)
+
+    await world.until(lambda: job_id in world.nomad.jobs)
+    await world.phase(Phase.RUNNING, "ada")
+    assert standing(world) == {}
+
+
+@pytest.mark.parametrize(
+    ("count", "of", "is_in_mass"),
+    [
+        (0, 0, False),
+        (1, 1, False),
+        (1, 2, False),
+        (2, 2, True),
+        (2, 3, False),
+        (3, 3, True),
+        (3, 60, False),
+        (4, 60, True),
+    ],
+)
+def test_all_of_several_or_a_share_of_many_are_gone_in_mass(count, of, is_in_mass):
+    assert is_gone_in_mass(count, of) is is_in_mass
 
 
 async def test_many_jobs_that_are_really_gone_wait_for_an_operator(world):

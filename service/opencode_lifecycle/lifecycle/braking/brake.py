@@ -18,7 +18,7 @@ from opencode_lifecycle.model.states import Phase
 from opencode_lifecycle.ports.orchestrator import Listing
 
 LEAST: Final = 3
-"""Fewer may go at the same time by chance, or by an operator's hand."""
+"""Fewer may go at the same time by chance, or by an operator's hand, where others stay."""
 SHARE: Final = 0.05
 """A larger share than this does not go at the same time by itself: in a fleet of sixty these are the three of `LEAST`."""
 SILENT_SHARE: Final = 0.25
@@ -62,6 +62,17 @@ def is_widespread(count: int, of: int, *, share: float = SHARE) -> bool:
     return count >= LEAST and count > of * share
 
 
+def is_gone_in_mass(count: int, of: int) -> bool:
+    """
+    Whether *count* *of* so many stacks lacking in one listing is to be believed only when an operator says so.
+
+    All of them are even in the smallest fleet: that is how an empty listing looks. One alone is everyday life, somebody
+    purged its job, and it is repaired at once. That is safe if the listing lied: what is still there is never registered
+    over unseen.
+    """
+    return is_widespread(count, of) or 1 < count == of
+
+
 def judge(
     listing: Listing,
     expected: Sequence[Expected],
@@ -79,7 +90,7 @@ def judge(
     if known_mark is not None and seen_mark != known_mark:
         suspicions[ConditionKind.OTHER_CLUSTER] = _other_cluster(seen_mark)
     missing = [each for each in expected if _is_missing(each, listing)]
-    if is_widespread(len(missing), len(expected)):
+    if is_gone_in_mass(len(missing), len(expected)):
         suspicions[ConditionKind.MASS_DISAPPEARANCE] = _disappearance(missing, len(expected))
     shown_older = [each for each in expected if _is_older(each, listing)]
     # The index grows past our last write again while others work; a job of ours that went back does not.
