@@ -61,7 +61,6 @@ class MemoryOversight:
             frozen=any(each.freezes for each in self.conditions_there),
             conditions=self.conditions_there,
             stacks=self.plans,
-            not_shown=0,
             orphans=[OrphanPlan(orphan=each, action="adopt", message="") for each in self.orphans_there],
         )
 

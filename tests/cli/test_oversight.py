@@ -21,8 +21,8 @@ def report(**changes):
         "frozen": False,
         "conditions": [],
         "stacks": [],
-        "not_shown": 0,
         "orphans": [],
+        "orphans_unseen": None,
         **changes,
     }
 
@@ -83,6 +83,14 @@ def test_a_dry_run_that_finds_nothing_to_do_ends_well(run, service):
     assert result.stderr == (
         "9 stacks compared with Nomad at index 42: 0 stacks and 0 orphans would be put right.\n"
     )
+
+
+def test_a_dry_run_says_that_orphans_could_not_be_looked_for(run, service):
+    service.answers("POST /v1/reconcile", report(orphans_unseen="vault: list all: the connection failed"))
+
+    result = run("reconcile", "--dry-run")
+
+    assert "orphans could not be looked for: vault: list all: the connection failed" in result.stderr
 
 
 def test_a_reconcile_is_given_longer_than_other_calls(run, service, monkeypatch):

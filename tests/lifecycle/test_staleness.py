@@ -414,6 +414,37 @@ async def test_a_dry_run_tells_that_a_runtime_is_started_anew_for_a_new_secret(t
         assert world.stack().status.secret_version == 1
 
 
+@pytest.mark.parametrize("away", ["vault", "consul"])
+async def test_a_reconcile_tells_of_every_stack_with_vault_or_consul_away(tmp_path, away):
+    world = World(tmp_path, when_stale=WhenStale.NOW)
+    users = [UserId(f"user-{number}") for number in range(3)]
+    async with world.running():
+        for user in users:
+            await world.ensure(user)
+        world.plane.dispatcher._workers = 0
+        for user in users:
+            world.nomad.change_outside(world.job_id(user), memory=999)
+        neighbour = {"vault": world.vault, "consul": world.consul}[away]
+        neighbour.faults.fail_next("*", UpstreamUnavailable(away, "answer", "it is away"), times=None)
+
+        report = await world.plane.oversight.reconcile(dry_run=True, by=BACKEND)
+
+        assert sorted(plan.user_id for plan in report.stacks) == users
+        assert all(plan.steps for plan in report.stacks)
+        assert "it is away" in report.orphans_unseen
+        assert report.orphans == ()
+
+
+async def test_a_reconcile_with_nomad_away_has_nothing_to_compare_with(world):
+    await world.ensure()
+    world.nomad.faults.fail_next(
+        "list_all", UpstreamUnavailable("nomad", "list all", "it is away"), times=None
+    )
+
+    with pytest.raises(UpstreamUnavailable):
+        await world.plane.oversight.reconcile(dry_run=True, by=BACKEND)
+
+
 async def test_a_dry_run_tells_of_all_that_a_runtime_is_stale_in(tmp_path):
     """Also of what it finds out on the way, and of what is past by the end of it."""
     world = World(tmp_path, when_stale=WhenStale.NOW)

@@ -104,17 +104,21 @@ def _show_report(session: Session, report: JsonObject) -> None:
             ],
             whole={"ID", "NAME"},
         )
-    needy = len(stacks) + int(report.get("not_shown") or 0)
+    needy = len(stacks)
     ripe = [plan for plan in orphans if plan.get("action") != _REPORT]
     if report.get("dry_run"):
         done = f"{counted(needy, 'stack')} and {counted(len(ripe), 'orphan')} would be put right"
     else:
         done = f"{counted(needy, 'stack')} {_be(needy)} being put right, {counted(len(ripe), 'orphan')} {_be(len(ripe))} seen to"
-    more = f" ({report['not_shown']} of them not shown)" if report.get("not_shown") else ""
+    unseen = (
+        f"; orphans could not be looked for: {report['orphans_unseen']}"
+        if report.get("orphans_unseen")
+        else ""
+    )
     held = "; what rests on absence is held back by a condition" if report.get("frozen") else ""
     screen.note(
         f"{counted(int(report.get('compared') or 0), 'stack')} compared with Nomad at index {report.get('index')}: "
-        f"{done}{more}{held}."
+        f"{done}{unseen}{held}."
     )
 
 

@@ -198,6 +198,7 @@ class ControlPlane:
             limits=p.limits,
             inspect=inspection.inspect,
             watch_ages=ages.ages,
+            list_once=self._nomad.list_once,
             now=now,
         )
         self.readiness = Readiness(

@@ -86,8 +86,8 @@ class ReconcileReport:
     """
     What a full pass found and does (or with *dry_run* would do).
 
-    `compared` stacks were held against a listing of Nomad at `index`; those that need something are in `stacks`, of
-    which there are at most a few hundred: `not_shown` counts the rest.
+    `compared` stacks were held against a listing of Nomad at `index`; all that need something are in `stacks`. Where Vault or
+    Consul did not answer, `orphans_unseen` says so: orphans were not looked for, and `orphans` is empty.
     """
 
     dry_run: bool
@@ -98,8 +98,8 @@ class ReconcileReport:
     """Whether a standing condition holds back what rests on absence."""
     conditions: Sequence[Condition]
     stacks: Sequence[StackPlan]
-    not_shown: int
     orphans: Sequence[OrphanPlan]
+    orphans_unseen: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

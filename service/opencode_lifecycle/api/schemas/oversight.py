@@ -131,7 +131,10 @@ class OrphanPlanShape(Outgoing):
 
 
 class ReconcileShape(Outgoing):
-    """`compared` stacks were held against Nomad at `index`. `stacks` and `orphans` are those that need something."""
+    """
+    `compared` stacks were held against Nomad at `index`. `stacks` and `orphans` are those that need something; orphans
+    could not be looked for where `orphans_unseen` says why.
+    """
 
     dry_run: bool
     at: datetime
@@ -140,8 +143,8 @@ class ReconcileShape(Outgoing):
     frozen: bool
     conditions: Sequence[ConditionShape]
     stacks: Sequence[StackPlanShape]
-    not_shown: int
     orphans: Sequence[OrphanPlanShape]
+    orphans_unseen: str | None
 
     @classmethod
     def from_domain(cls, report: ReconcileReport) -> Self:
@@ -153,6 +156,6 @@ class ReconcileShape(Outgoing):
             frozen=report.frozen,
             conditions=[ConditionShape.from_domain(condition) for condition in report.conditions],
             stacks=[StackPlanShape.from_domain(plan) for plan in report.stacks],
-            not_shown=report.not_shown,
             orphans=[OrphanPlanShape.from_domain(plan) for plan in report.orphans],
+            orphans_unseen=report.orphans_unseen,
         )

@@ -21,16 +21,16 @@ from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import (
     DeadlineExceeded,
     StackNotFound,
+    UpstreamError,
 )
 from opencode_lifecycle.model.identifiers import ConditionId, OrphanId, UserId
 from opencode_lifecycle.model.orphan import Orphan
 from opencode_lifecycle.model.principal import Principal
 from opencode_lifecycle.model.staleness import StalenessSummary
-from opencode_lifecycle.model.view import NextLook, Page, ReconcileReport, StackPlan, StackView
+from opencode_lifecycle.model.view import NextLook, OrphanPlan, Page, ReconcileReport, StackPlan, StackView
+from opencode_lifecycle.ports.orchestrator import Listing
 from opencode_lifecycle.ports.stores import Claimed, OrphanStore, StackStore
 
-SHOWN = 500
-"""Stacks in one report: more than anybody reads, less than a large answer."""
 NEXT_SECONDS = 15.0
 """For the plan of one stack, before its caller gives up."""
 REPORT_SECONDS = 90.0
@@ -61,6 +61,7 @@ class Oversight:
         limits: Limits,
         inspect: Callable[[UserId], Awaitable[StackView]],
         watch_ages: Callable[[], Mapping[str, float | None]],
+        list_once: Callable[[], Awaitable[Listing]],
         now: Clock,
     ) -> None:
         self._stacks = stacks
@@ -75,6 +76,7 @@ class Oversight:
         self._limits = limits
         self._inspect = inspect
         self._watch_ages = watch_ages
+        self._list_once = list_once
         self._now = now
 
     async def staleness(self) -> StalenessSummary:
@@ -117,11 +119,18 @@ class Oversight:
         List everything now, and say what is done for each stack and each orphan.
 
         A dry run takes in what it sees, as every listing does, and begins nothing. What there was no time to plan is
-        named nevertheless, and says so.
+        named nevertheless, and says so. With Vault or Consul away it is said of the stacks that need them that they wait,
+        and orphans are looked for another time. Raises `UpstreamError` or `DeadlineExceeded` with Nomad away.
         """
         del by
         deadline = Deadline.after(REPORT_SECONDS, "plan what is to be done")
-        listing, orphans = await (self._sweep.compare() if dry_run else self._sweep.sweep_once())
+        orphans: Sequence[OrphanPlan] = ()
+        unseen = None
+        try:
+            listing, orphans = await (self._sweep.compare() if dry_run else self._sweep.sweep_once())
+        except (UpstreamError, DeadlineExceeded) as error:
+            # If it is Nomad that is away, there is nothing to compare with.
+            listing, unseen = await self._list_once(), error.message
         needy: list[Known] = []
         for number, known in enumerate(self._fleet):
             if self._dispatcher.needs_attention(known):
@@ -129,7 +138,7 @@ class Oversight:
             if number % _BREATH == 0:
                 await asyncio.sleep(0)
         turns = asyncio.Semaphore(_PLANNED_AT_ONCE)
-        plans = await asyncio.gather(*(self._plan_in_turn(known, turns, deadline) for known in needy[:SHOWN]))
+        plans = await asyncio.gather(*(self._plan_in_turn(known, turns, deadline) for known in needy))
         if not dry_run:
             for known in needy:
                 self._dispatcher.hint(known.stack.user_id)
@@ -141,8 +150,8 @@ class Oversight:
             frozen=bool(self._fleet.frozen),
             conditions=self._conditions.standing(),
             stacks=[plan for plan in plans if plan.steps],
-            not_shown=max(0, len(needy) - SHOWN),
             orphans=orphans,
+            orphans_unseen=unseen,
         )
 
     async def _plan_in_turn(
