@@ -178,13 +178,25 @@ class World:
         ]
 
     async def finished(self, operation: Operation) -> Operation:
-        """Wait until the operation has an outcome."""
+        """
+        Wait until the operation has an outcome, and memory the row that was written with it.
+
+        1. The outcome is committed together with the row of the stack.
+        2. A test reads the outcome and looks at the stack in memory, which follows just after the commit.
+        """
         async with asyncio.timeout(10):
             while True:
                 found = await self.plane.provisioning.operation(operation.id)
                 if found.state.is_finished:
-                    return found
+                    break
                 await asyncio.sleep(0.01)
+        row = await self.store.get(found.user_id)
+        await self.until(lambda: self._has_followed(found.user_id, row))
+        return found
+
+    def _has_followed(self, user_id: UserId, row: Stack | None) -> bool:
+        known = self.plane.fleet.get(user_id)
+        return known is None or (row is not None and known.stack.change_seq >= row.change_seq)
 
     async def until(self, is_so: Callable[[], bool]) -> None:
         """Wait until *is_so*."""
