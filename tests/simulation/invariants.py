@@ -12,7 +12,9 @@ are taken is looked at as I10, that none is kept by whoever has ended at rest, a
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any
 
 from opencode_lifecycle.lifecycle.control_plane import ControlPlane
@@ -25,6 +27,7 @@ from opencode_lifecycle.model.view import UNCHANGED
 from simulation.cluster import LIFE, Cluster
 from simulation.patience import Patience
 from simulation.rollout_invariants import RolloutWatch
+from simulation.standing import Standing
 
 if TYPE_CHECKING:
     from simulation.replicas import Replica
@@ -58,7 +61,11 @@ class Watcher:
         self.violation: Violation | None = None
         self.rollouts = RolloutWatch(cluster, self._violate)
         self.patience = Patience(cluster, self._violate)
+        self.standing = Standing(cluster, self._violate)
         cluster.servers.violate = self._violate
+        self._rotations: Counter[tuple[str, int]] = Counter()
+        """Of each rotation of a stack that was asked for, how many passwords were written."""
+        self._hook("rotate", cluster.vault, self._on_rotate)
         self._generations: dict[tuple[UserId, Any], tuple[int, int]] = {}
         self._hook("deregister", cluster.nomad, self._on_deregister)
         self._hook("register", cluster.nomad, self._on_register)
@@ -171,6 +178,7 @@ class Watcher:
         row = self._row_of_job(job.job_id)
         if row is None:
             raise Violation(f"I6: {job.job_id} is registered, and has no row")
+        self._check_told(job.job_id, "its job", job.specification)
         self.rollouts.check_registration(job, row)
 
     def _on_deregister(self, job_id: str, **_: Any) -> None:
@@ -180,6 +188,31 @@ class Watcher:
         phase = row.stack.status.phase
         if phase not in {Phase.STOPPING, Phase.FAILED, Phase.DELETING}:
             raise Violation(f"I11: {job_id} is stopped in phase {phase}")
+
+    def _on_rotate(self, job_id: str, **_: Any) -> Any:
+        row = self._row_of_job(job_id)
+        if row is None or row.stack.intent.rotation <= row.stack.status.rotation_done:
+            raise Violation(f"I5: {job_id} gets a new password, and nobody asked for one")
+        asked = (f"{job_id} {row.stack.created_at}", row.stack.intent.rotation)
+
+        def written(_: Any) -> None:
+            self._rotations[asked] += 1
+            if self._rotations[asked] > 1:
+                raise Violation(f"I5: {job_id} gets two passwords for one rotation")
+
+        return written
+
+    def _check_told(self, job_id: str, where: str, what: Any) -> None:
+        """Hold what is about to be written anywhere but in Vault against the passwords of its stack."""
+        item = self._cluster.vault._items.get(job_id)
+        passwords = (
+            [data["password"] for data in item.versions.values() if data is not None]
+            if item is not None
+            else []
+        )
+        text = repr(what) if passwords else ""
+        if any(str(password) in text for password in passwords):
+            raise Violation(f"I5: a password of {job_id} is written into {where}")
 
     def _on_destroy(self, job_id: str, *_: Any) -> None:
         row = self._row_of_job(job_id)
@@ -218,6 +251,7 @@ class Watcher:
             )
 
         self._check_loss(user, before, status)
+        self._check_told(claimed.stack.job_id, "its row", (status.message, status.edits, progress.events))
         if status.phase is Phase.STOPPED and before.phase is not Phase.STOPPED:
             self._check_stopped(claimed.stack.job_id)
 
@@ -330,7 +364,11 @@ class Watcher:
                 f"I3: life {replica.life} answers for {user} as if nothing had been asked since"
             )
 
-    def accepted(self, user: UserId) -> None:
+    def accepted(self, user: UserId, meant: AbstractSet[Desired | None] | None) -> None:
+        """Hold what was just accepted against the rows; what it *meant* where nobody else was asking."""
+        desired = _aim_of(self._cluster.store.rows.get(user))
+        if meant is not None and desired not in meant:
+            self._violate(f"I3: {user} is to be {desired} in the moment in which {meant} was accepted")
         try:
             self._check_history(user)
         except Violation as violation:
@@ -465,6 +503,13 @@ class Watcher:
                 raise Violation(f"I5: a password is in {where}")
 
 
+def _aim_of(row: Any) -> Desired | None:
+    """Return what is to become of a stack in the end; None where it is to be gone."""
+    if row is None or row.stack.intent.desired is not Desired.DELETED:
+        return row.stack.intent.desired if row is not None else None
+    return Desired.RUNNING if row.stack.intent.successor is not None else None
+
+
 def _node_of(status: Status) -> str | None:
     return status.workspace.node_id if status.workspace is not None else None
 
@@ -480,5 +525,4 @@ def check_end(schedule: "Schedule") -> None:
     for replica in schedule.replicas:
         schedule.watcher.check_watches(replica.plane)
         schedule.watcher.check_memory(replica.plane)
-    if schedule.seed % 20 == 0:
-        schedule.watcher.check_secrets()
+    schedule.watcher.check_secrets()

@@ -18,6 +18,7 @@ from simulation import (
     planted_for_two,
     planted_in_rollouts,
     planted_in_servers,
+    planted_in_time,
     planted_in_workspaces,
     scenarios,
 )
@@ -232,6 +233,34 @@ MUTANTS = (
         planted_in_rollouts.a_pause_is_not_looked_at,
         of_fleets=True,
     ),
+    Mutant(
+        "own",
+        "a change is answered that was not written down",
+        planted_in_time.a_change_is_answered_and_not_written,
+    ),
+    Mutant(
+        "own",
+        "what failed is tried again after a quarter of an hour",
+        planted_in_time.it_is_tried_again_late,
+        told=False,
+    ),
+    Mutant(
+        "own",
+        "what has no row is looked for once in a quarter of an hour",
+        planted_in_time.what_has_no_row_is_seen_late,
+    ),
+    Mutant(
+        "own",
+        "what has ended is missed after minutes",
+        planted_in_time.what_has_ended_is_missed_late,
+        told=False,
+        most=6000,
+    ),
+    Mutant(
+        "own",
+        "a password is told with why a server is not proven",
+        planted_in_servers.a_password_is_told_with_why_it_is_not_proven,
+    ),
     Mutant("G25", "a server that answers nothing is left so", planted.a_wedge_is_not_replaced),
     Mutant(
         "G26",
@@ -316,6 +345,7 @@ MUTANTS = (
 
 
 _SHOWN_BY = {
+    "what has ended is missed after minutes": "seed 1270",
     "a stop that failed counts as done": "stop: fails before nomad.deregister number 1",
     "a secret whose destruction failed counts as gone": "delete: fails before vault.destroy number 1",
     "a revision that was taken back is tried again": "R17, seed 0",

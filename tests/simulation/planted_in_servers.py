@@ -5,10 +5,12 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from unittest.mock import patch
 
+from opencode_lifecycle.lifecycle.observing.proving import Proving
 from opencode_lifecycle.lifecycle.reconciling import planning
 from opencode_lifecycle.lifecycle.reconciling.effects import Effects
 from opencode_lifecycle.lifecycle.reconciling.planning import interrupting, running, starting
 from opencode_lifecycle.lifecycle.reconciling.steps import Part
+from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.proof import ProofResult
 from opencode_lifecycle.model.states import FINAL_REASONS, Reason
 from opencode_lifecycle.ports.prober import Liveness
@@ -87,4 +89,20 @@ def it_is_forced_by_an_old_look_at_its_node() -> Iterator[None]:
         return force(replace(work, done=work.done | {Part.NODES}), change, now)
 
     with patch.object(interrupting, "_force", hasty):
+        yield
+
+
+@contextmanager
+def a_password_is_told_with_why_it_is_not_proven() -> Iterator[None]:
+    look = Proving._look
+
+    async def talkative(self, stack, candidate):
+        proof = await look(self, stack, candidate)
+        if proof.result is not ProofResult.REFUSES_PASSWORD:
+            return proof
+        deadline = Deadline.after(10, "read it")
+        password = await self._passwords.read(stack, candidate.secret_version, deadline)
+        return replace(proof, detail=f"it refused {password.reveal()}")
+
+    with patch.object(Proving, "_look", talkative):
         yield

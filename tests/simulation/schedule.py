@@ -41,7 +41,11 @@ _UNDER_WAY = frozenset(
     {MigrationState.QUEUED, MigrationState.DRAINING, MigrationState.REPLACING, MigrationState.VERIFYING}
 )
 SETTLE_SECONDS = 1200.0
-"""In which everything must have come to rest once all is well: the longest deadlines and pauses together."""
+"""In which everything must have come to rest once all is well, rollouts and drains as well: all their deadlines together."""
+RESTS_IN = 400.0
+"""The same for stacks alone (I3): the longest pause between two tries, a claim that lapses, and a start."""
+MENDED_IN = 300.0
+"""Seconds after that in which what has no row, and what no row says, is mended (I4): two comparisons, grace, and an end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +194,8 @@ class Schedule:
     async def _run(self) -> None:
         clients = self.loop.create_task(self.cluster.clients(), name="clients")
         clients.add_done_callback(lambda task: task.cancelled() or task.exception())
+        standing = self.loop.create_task(self.watcher.standing.watch())
+        standing.add_done_callback(lambda task: task.cancelled() or task.exception())
         if len(self.replicas) > 1:
             looking = self.loop.create_task(self.watcher.look_at_answers(self.replicas, self.users))
             looking.add_done_callback(lambda task: task.cancelled() or task.exception())
@@ -309,7 +315,7 @@ class Schedule:
             return
         # Of requests that overlap nobody can say which was accepted last.
         self.wanted[user] = self.wanted[user] | meant if overlaps else meant
-        self.watcher.accepted(user)
+        self.watcher.accepted(user, None if overlaps else meant)
 
     async def _outlive(self, task: asyncio.Task[None], user: UserId) -> None:
         """Count a request whose caller went away among those at work, until it can have no effect any more."""
@@ -401,9 +407,11 @@ class Schedule:
         if self.cluster.has_rollouts:
             await self.fleet.settle()
             self.loop.create_task(self.fleet.answer_pauses())
-        end = self.loop.time() + SETTLE_SECONDS
+        began = self.loop.time()
+        await self._come_to_rest(within=SETTLE_SECONDS if self.cluster.has_rollouts else RESTS_IN)
+        end = began + SETTLE_SECONDS if self.cluster.has_rollouts else self.loop.time() + MENDED_IN
         while True:
-            await self._come_to_rest()
+            await self._come_to_rest(within=SETTLE_SECONDS)
             self.last_effect = self.last_effect or len(self.cluster.effects)
             await asyncio.sleep(45)
             if not self._rests():
@@ -419,9 +427,9 @@ class Schedule:
             else:
                 return
 
-    async def _come_to_rest(self) -> None:
+    async def _come_to_rest(self, *, within: float) -> None:
         """Wait until all is where it should be, with an operator who looks twice a minute."""
-        async with asyncio.timeout(SETTLE_SECONDS):
+        async with asyncio.timeout(within):
             while True:
                 await self._see_to_all()
                 with contextlib.suppress(TimeoutError):
