@@ -338,6 +338,11 @@ class Cluster:
             self.say(f"{job_id}: allocation {allocation.id[-4:]} runs")
             self.nomad.run_allocation_of(job_id, allocation)
 
+    def is_stopping(self, job_id: JobId, allocation_id: str) -> bool:
+        return any(
+            each.id == allocation_id and each.desired_status == "stop" for each in self.nomad._live(job_id)
+        )
+
     def end(self, job_id: JobId, allocation: AllocationSeen, status: ClientStatus) -> None:
         """Let the allocation end, with its server and its place in Consul."""
         self.say(f"{job_id}: allocation {allocation.id[-4:]} is {status}")

@@ -95,6 +95,31 @@ async def _tasks_that_do_not_start(schedule: Schedule) -> None:
     await schedule.rest()
 
 
+async def _a_task_that_blocks_for_ten_minutes(schedule: Schedule) -> None:
+    """Let its driver take ten minutes to start a task, and say nothing meanwhile; another stack goes on beside it."""
+    cluster = schedule.cluster
+    advance = cluster._advance
+    blocked_until = schedule.loop.time() + 600
+    cluster._advance = lambda job_id, allocation_id: (
+        advance(job_id, allocation_id)
+        if job_id != JOB or schedule.loop.time() >= blocked_until or cluster.is_stopping(JOB, allocation_id)
+        else None
+    )
+    await schedule.ask(ADA, "ensure")
+    await schedule.ask(OTHER, "ensure")
+    hold(await comes_to(schedule, OTHER, Phase.RUNNING, within=20), "F22: one that blocks holds another up")
+    hold(await comes_to(schedule, ADA, Phase.FAILED, within=90), "F22: a start that blocks has no end")
+    if schedule.seed % 2 == 0:
+        await schedule.ask(ADA, "stop")
+        hold(await comes_to(schedule, ADA, Phase.STOPPED, within=20), "F22: what blocks cannot be stopped")
+        await asyncio.sleep(600)
+        await schedule.ask(ADA, "ensure")
+    else:
+        await asyncio.sleep(600)
+    hold(cluster.nomad.faults.calls["register"] <= 10, "F22: it is tried again without pauses")
+    await schedule.rest()
+
+
 async def _healthy_about_the_deadline(schedule: Schedule) -> None:
     cluster = schedule.cluster
     on_run, cluster.nomad.on_run = cluster.nomad.on_run, None
@@ -336,6 +361,11 @@ SCENARIOS = (
     ),
     Scenario(
         "F22", "starts that fail are tried again with pauses; stop works meanwhile", _tasks_that_do_not_start
+    ),
+    Scenario(
+        "F22b",
+        "a start that blocks for ten minutes fails in time, can be stopped, and holds nobody up",
+        _a_task_that_blocks_for_ten_minutes,
     ),
     Scenario(
         "F24",
