@@ -14,10 +14,12 @@ from opencode_lifecycle.model.errors import (
     StackNotFound,
     UpstreamUnavailable,
 )
+from opencode_lifecycle.model.facets import Facet
 from opencode_lifecycle.model.group import GroupWish
 from opencode_lifecycle.model.identifiers import ReleaseId, UserId
 from opencode_lifecycle.model.operation import OperationKind, OperationState
 from opencode_lifecycle.model.states import Desired, Phase
+from opencode_lifecycle.ports.stores import StackQuery
 from world import ADA, OPERATOR
 
 
@@ -245,3 +247,22 @@ async def test_what_was_said_of_a_group_outlives_a_restart(world):
     assert other.groups.pins == {"team-a": release}
     assert other.groups.idle_stop_after("team-a") == timedelta(minutes=30)
     assert other.groups.idle_stop_after("default") is None
+
+
+@pytest.mark.parametrize("how", ["feed", "list", "direct read"])
+async def test_another_replica_calls_a_stack_stale_in_a_release_that_is_new_to_it(world, how):
+    await world.ensure()
+    other = world.another_plane()
+    await world.begin(other)
+    await pin(world, await another_release(world))
+
+    if how == "feed":
+        await other._changes.catch_up()
+    elif how == "direct read":
+        other.provisioning._uncertain.add(ADA)
+    if how == "list":
+        (view,) = (await other.provisioning.find(StackQuery())).items
+    else:
+        view = await other.provisioning.inspect(ADA)
+
+    assert [reason.facet for reason in view.staleness] == [Facet.PROMPT]

@@ -44,6 +44,7 @@ from opencode_lifecycle.model.condition import Condition
 from opencode_lifecycle.model.deadline import Deadline
 from opencode_lifecycle.model.errors import DeadlineExceeded, UpstreamError
 from opencode_lifecycle.model.identifiers import UserId
+from opencode_lifecycle.model.stack import Stack
 
 log = structlog.get_logger(__name__)
 
@@ -96,6 +97,7 @@ class ControlPlane:
             conditions=self.conditions,
             vouching=vouching,
             passwords=passwords,
+            load_releases=self._load_releases,
         )
         self._nomad, self._catalog, self._changes = observers.nomad, observers.catalog, observers.changes
         self._secrets, self._usage, self.busy_watch = observers.secrets, observers.usage, observers.busy
@@ -121,6 +123,7 @@ class ControlPlane:
             prober=neighbours.prober,
             fleet=self.fleet,
             views=views,
+            load_releases=self._load_releases,
             is_behind=self._changes.is_behind,
             now=now,
             upstream_timeout=p.upstream_timeout,
@@ -255,9 +258,11 @@ class ControlPlane:
             # Those of a process that died. On a shared database they may be another replica's, and lapse by themselves.
             await self._neighbours.store.void_claims()
         await self._changes.catch_up()
-        for known in self.fleet:
-            await self._aims.load(known.stack)
         await self.conditions.load()
+
+    async def _load_releases(self, stack: Stack) -> None:
+        """Have in memory what the stack may be brought to, before its row is: it is judged at once."""
+        await self._aims.load(stack)
 
     async def _begin(self) -> None:
         """Have what is there seen, and every stack judged by it."""

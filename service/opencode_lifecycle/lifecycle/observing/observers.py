@@ -17,6 +17,7 @@ from opencode_lifecycle.lifecycle.observing.vouching import Vouching
 from opencode_lifecycle.lifecycle.observing.watching import NomadWatch, StoreWatch
 from opencode_lifecycle.lifecycle.parameters import Parameters
 from opencode_lifecycle.model.identifiers import UserId
+from opencode_lifecycle.model.stack import Stack
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +70,7 @@ def observers_among(
     conditions: Conditions,
     vouching: Vouching,
     passwords: RecentPasswords,
+    load_releases: Callable[[Stack], Awaitable[None]],
 ) -> Observers:
     """Return everything that looks, by what the parameters say of how often."""
     now, installation = p.clock, p.site.installation
@@ -110,6 +112,7 @@ def observers_among(
         changes=StoreWatch(
             stacks=neighbours.store,
             feed=neighbours.store,
+            load_releases=load_releases,
             fleet=fleet,
             shares_database=p.shares_database,
         ),

@@ -1,7 +1,7 @@
 """Keeps the fleet current: the listing of Nomad and its event stream, and the sequence of changes in the database."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Protocol
 
@@ -12,6 +12,7 @@ from opencode_lifecycle.lifecycle.braking.admission import Admission
 from opencode_lifecycle.lifecycle.observing.fleet import Fleet
 from opencode_lifecycle.model.condition import ConditionKind
 from opencode_lifecycle.model.deadline import Deadline
+from opencode_lifecycle.model.stack import Stack
 from opencode_lifecycle.ports.orchestrator import Connected, Listing, NodesChanged, Orchestrator
 from opencode_lifecycle.ports.stores import StackStore
 
@@ -158,12 +159,14 @@ class StoreWatch:
         stacks: StackStore,
         feed: ChangeFeed,
         fleet: Fleet,
+        load_releases: Callable[[Stack], Awaitable[None]],
         shares_database: bool,
         interval: timedelta = MOST_BEHIND / 2,
     ) -> None:
         self._stacks = stacks
         self._feed = feed
         self._fleet = fleet
+        self._load_releases = load_releases
         self._shares_database = shares_database
         self._interval = interval.total_seconds()
         self._most_behind = self.MOST_BEHIND.total_seconds()
@@ -180,6 +183,10 @@ class StoreWatch:
         """Take in every change that is not known yet."""
         while True:
             changes = await self._stacks.changes_since(self._fleet.seq, limit=self.PAGE)
+            for change in changes:
+                if change.stack is not None:
+                    # Another replica may have made one wanted that is new here; without it nothing can be called stale.
+                    await self._load_releases(change.stack)
             self._fleet.apply_changes(changes)
             if len(changes) < self.PAGE:
                 self._caught_up.beat()

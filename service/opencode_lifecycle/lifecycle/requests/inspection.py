@@ -1,7 +1,7 @@
 """What of a stack can be asked without changing it: what it is, where it answers, how to get in, and what it said."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
 
@@ -47,6 +47,7 @@ class Inspection:
         prober: RuntimeProber,
         fleet: Fleet,
         views: Views,
+        load_releases: Callable[[Stack], Awaitable[None]],
         is_behind: Callable[[], bool],
         now: Clock,
         upstream_timeout: timedelta,
@@ -59,6 +60,7 @@ class Inspection:
         self._prober = prober
         self._fleet = fleet
         self._views = views
+        self._load_releases = load_releases
         self.is_behind = is_behind
         self._now = now
         self._upstream_timeout = upstream_timeout.total_seconds()
@@ -72,6 +74,8 @@ class Inspection:
 
     async def find(self, query: StackQuery) -> Page[StackView]:
         page = await self._stacks.find(query)
+        for stack in page.items:
+            await self._load_releases(stack)
         views = [self._views.of(self._fleet.put(stack)) for stack in page.items]
         return Page(items=views, next_cursor=page.next_cursor)
 
@@ -169,6 +173,8 @@ class Inspection:
             return known
         try:
             stack = await self._stacks.get(user_id)
+            if stack is not None:
+                await self._load_releases(stack)
         except UpstreamError:
             if known is not None and not is_uncertain:
                 return known
