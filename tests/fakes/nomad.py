@@ -23,7 +23,7 @@ from uuid import UUID
 from fakes.faults import Faults
 from fakes.nomad_files import FakeFiles
 from fakes.nomad_jobs import KeptJob, check, render
-from fakes.nomad_levers import Hides, Levers
+from fakes.nomad_levers import Hides, Levers, Snapshot
 from fakes.nomad_nodes import FakeNodes
 from fakes.nomad_storage import FakeClusterMark, FakeLiveFiles, FakeWorkspaces
 from opencode_lifecycle.model.clock import Clock, utc_now
@@ -99,6 +99,7 @@ class FakeNomad(Levers):
         self.unlinked: set[JobId] = set()
         """Jobs that were stopped while an allocation of theirs lived: the next one does not wait for it."""
         self._hidden: set[JobId] | None = None
+        self._behind = None
         """What listings leave out; None for nothing, a set that holds every name for everything."""
         self._hides: Hides = "both"
         self._now = now
@@ -215,14 +216,15 @@ class FakeNomad(Levers):
 
     async def observe(self, job_id: JobId, deadline: Deadline) -> Observation:
         async with self.faults.call("observe", deadline):
-            return self._observation(job_id)
+            return self._observation(job_id, self)
 
     async def list_all(self, deadline: Deadline) -> Listing:
         async with self.faults.call("list_all", deadline):
-            names = {name for name in [*self.jobs, *self.allocations] if name.startswith("oc-")}
-            shown = {name: self._listed(name) for name in sorted(names)}
+            read = self._behind or self
+            names = {name for name in [*read.jobs, *read.allocations] if name.startswith("oc-")}
+            shown = {name: self._listed(name, read) for name in sorted(names)}
             return Listing(
-                index=self.index,
+                index=read.index,
                 observed_at=self._now(),
                 stacks={name: seen for name, seen in shown.items() if seen is not None},
             )
@@ -232,14 +234,16 @@ class FakeNomad(Levers):
             return list(self.nodes.closed.values())
 
     async def follow(self, index: int | None) -> AsyncIterator[Change]:
-        del index  # like a server whose buffer is empty: nothing is replayed
+        # Like a server whose buffer is empty, nothing is replayed; and what lies before the index is not told.
         changes: asyncio.Queue[Change | None] = asyncio.Queue()
         async with self.faults.call("follow", Deadline.after(30, "open the event stream")):
             self._followers.append(changes)
         try:
-            yield Connected(index=self.index)
+            index = self.index if index is None else index
+            yield Connected(index=index)
             while (change := await changes.get()) is not None:
-                yield change
+                if change.index > index:
+                    yield change
         finally:
             if changes in self._followers:
                 self._followers.remove(changes)
@@ -276,13 +280,13 @@ class FakeNomad(Levers):
 
     # How the cluster behaves
 
-    def _observation(self, job_id: JobId) -> Observation:
-        job = self.jobs.get(job_id)
+    def _observation(self, job_id: JobId, read: Snapshot | Levers) -> Observation:
+        job = read.jobs.get(job_id)
         return Observation(
             job=job.seen if job else ABSENT,
-            allocations=tuple(self.allocations.get(job_id, ())),
+            allocations=tuple(read.allocations.get(job_id, ())),
             placement_failure=self._placement.get(job_id),
-            index=self.index,
+            index=read.index,
             observed_at=self._now(),
         )
 

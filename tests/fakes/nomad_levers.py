@@ -43,6 +43,7 @@ class Levers:
     workspaces: FakeWorkspaces
     live_files: FakeLiveFiles
     cluster_mark: FakeClusterMark
+    _behind: Snapshot | None
 
     def go_down(self) -> None:
         """Refuse every call of all three ports, and end the event streams."""
@@ -71,9 +72,9 @@ class Levers:
     def show_in_listings(self) -> None:
         self._hidden = None
 
-    def _listed(self, job_id: JobId) -> Observation | None:
-        """Return what a listing shows of the job; None when it does not name it."""
-        whole = self._observation(job_id)
+    def _listed(self, job_id: JobId, read: "Snapshot | Levers") -> Observation | None:
+        """Return what a listing of *read* shows of the job; None when it does not name it."""
+        whole = self._observation(job_id, read)
         if self._hidden is None or job_id not in self._hidden:
             return whole
         if self._hides == "jobs" and whole.allocations:
@@ -81,6 +82,16 @@ class Levers:
         if self._hides == "allocations" and isinstance(whole.job, JobSeen):
             return replace(whole, allocations=())
         return None
+
+    def list_stale(self) -> None:
+        """
+        Answer listings from what is so now, with its index, whatever happens later, until `list_fresh`: a server that is
+        behind does, or a cache on the way. A direct read is answered by the leader.
+        """
+        self._behind = self.snapshot()
+
+    def list_fresh(self) -> None:
+        self._behind = None
 
     def snapshot(self) -> "Snapshot":
         """Save what `operator snapshot save` would."""
@@ -92,6 +103,7 @@ class Levers:
 
     def restore(self, snapshot: "Snapshot") -> None:
         """Go back to *snapshot*, as after `operator snapshot restore`: the index goes back, too."""
+        self._behind = None
         self.index = snapshot.index
         self.jobs = {name: replace(job) for name, job in snapshot.jobs.items()}
         self.allocations = {name: list(each) for name, each in snapshot.allocations.items()}
@@ -101,6 +113,7 @@ class Levers:
 
     def become_another_cluster(self) -> None:
         """Be one in which nothing of ours ever was, at the same address."""
+        self._behind = None
         self.index = 10
         self.jobs, self.allocations = {}, {}
         self.cluster_mark.marks = {}

@@ -55,6 +55,7 @@ KINDS = (
     "cut stream",
     "mute stream",
     "lying list",
+    "stale list",
     "edit",
     "stop outside",
     "purge outside",
@@ -114,6 +115,7 @@ class Mischief:
         cluster.store.is_mute = False
         cluster.nomad.is_mute = False
         cluster.nomad.show_in_listings()
+        cluster.nomad.list_fresh()
         cluster.nomad.allow_placement()
         if for_good or (cluster.nodes.some_are_closed and self._random.random() < 0.5):
             cluster.nodes.open_all()
@@ -161,6 +163,8 @@ class Mischief:
                 cluster.nomad.is_mute = True
             case "lying list":
                 cluster.nomad.hide_from_listings(what=self._random.choice(("both", "jobs", "allocations")))
+            case "stale list":
+                cluster.nomad.list_stale()
             case "no room":
                 cluster.nomad.refuse_placement("Resources exhausted on 1 node")
             case "refuse jobs":
