@@ -130,6 +130,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
             if not timers:
                 raise Stuck
             self._now = max(self._now, timers[0][0])
+            if self._now > _END:
+                raise Stuck(f"no end after {_END:.0f} s")
         now = self._now
         while timers and timers[0][0] <= now:
             ready.append(heappop(timers)[2])
@@ -142,6 +144,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self.errors.append(f"{context.get('message')}: {error!r}")
 
 
+_END = 86_400.0
+"""Seconds after which whoever still waits waits for ever: something that looks now and then keeps the loop going without end."""
 _SHUFFLED = 0.3
 _HOT = 20_000
 """More turns than all that can be ready at one moment takes."""
