@@ -1,9 +1,11 @@
 """Plans of rollouts: they say whom they would move and why, change nothing, and are applied as they were made."""
 
 import asyncio
+from datetime import timedelta
 
 import pytest
 
+from migrating import QUICK
 from opencode_lifecycle.lifecycle.rollouts import planning
 from opencode_lifecycle.model.clock import utc_now
 from opencode_lifecycle.model.errors import NothingToDo, PlanLapsed, UpstreamUnavailable
@@ -12,9 +14,9 @@ from opencode_lifecycle.model.identifiers import UserId
 from opencode_lifecycle.model.migration import MigrationClass
 from opencode_lifecycle.model.rollout import MemberReason, MemberState
 from opencode_lifecycle.model.rollout_specification import RolloutSpecification
-from opencode_lifecycle.model.states import MigrationState, Phase
+from opencode_lifecycle.model.states import MigrationState, Phase, WhenStale
 from rollout_worlds import AT_ONCE, USERS, a_new_release, ended, four_that_run, members
-from world import BACKEND, OPERATOR, server_of
+from world import BACKEND, OPERATOR, World, server_of
 
 
 @pytest.fixture
@@ -83,6 +85,33 @@ async def test_whoever_changed_since_the_plan_is_left_out_and_said_so(four):
     assert (found.state, found.reason) == (MemberState.LEFT_OUT, MemberReason.CHANGED.value)
     assert found.message == "something else was asked for it since: generation 2, planned at 1"
     assert four.stack("bob").status.release != release
+
+
+async def test_a_plan_to_change_a_prompt_restarts_nobody_whose_secret_was_rotated_since(tmp_path):
+    sweep = timedelta(milliseconds=20)
+    world = World(tmp_path, limits=QUICK, when_stale=WhenStale.REPORT, secret_sweep_interval=sweep)
+    async with world.running():
+        await world.ensure("ada")
+        await world.ensure("bob")
+        before = [each.id for each in world.live_allocations("ada")]
+        release = await a_new_release(world, instructions="Be brief.")
+        wish = RolloutSpecification(release=release, strategy=AT_ONCE)
+        plan = await world.plane.rollouts.plan(wish, by=OPERATOR)
+        world.vault.put(world.job_id("ada"), {"password": "of-an-administrator", "env": {}})
+        await world.until(lambda: Facet.SECRET_VERSION in world.stack("ada").status.stale)
+
+        rollout = await world.plane.rollouts.apply(plan.id, by=OPERATOR)
+
+        await ended(world, rollout.id)
+        found = await members(world, rollout.id)
+        assert {user: (each.state, each.reason) for user, each in found.items()} == {
+            "ada": (MemberState.LEFT_OUT, MemberReason.CHANGED.value),
+            "bob": (MemberState.MIGRATED, None),
+        }
+        assert found[UserId("ada")].message == (
+            "live for prompt was planned, and by now it is restart for prompt, secret_version"
+        )
+        assert [each.id for each in world.live_allocations("ada")] == before
 
 
 async def test_a_plan_of_which_nobody_who_runs_is_left_makes_no_release_the_target_unproven(four):

@@ -9,8 +9,9 @@ from opencode_lifecycle.lifecycle.rollouts.engine import BLOCKED_AFTER, STALLED_
 from opencode_lifecycle.lifecycle.rollouts.gates import GATE_PATIENCE
 from opencode_lifecycle.lifecycle.rollouts.standing import OrderName, order_of
 from opencode_lifecycle.lifecycle.rollouts.turns import Ask, Order, Release, UseRelease
+from opencode_lifecycle.model.facets import Facet
 from opencode_lifecycle.model.identifiers import RolloutId
-from opencode_lifecycle.model.migration import AtDeadline, DataPolicy
+from opencode_lifecycle.model.migration import AtDeadline, DataPolicy, MigrationClass
 from opencode_lifecycle.model.rollout import (
     MemberReason,
     MemberState,
@@ -382,6 +383,23 @@ def test_who_falls_asleep_after_it_was_moved_is_neither_waited_for_nor_missed(ma
     driver.run()
 
     assert driver.rollout.state is RolloutState.SUCCEEDED
+
+
+@pytest.mark.parametrize(("stale", "at_once"), [(Facet.PROMPT, 4), (Facet.SECRET_VERSION, 1)])
+def test_whoever_is_restarted_for_something_else_while_its_prompt_is_changed_counts_as_unavailable(
+    stale, at_once
+):
+    fleet = a_fleet(4, migration_class=MigrationClass.LIVE)
+    driver = driven(
+        fleet, canary=Amount(count=0), waves=(Amount(percent=100),), max_unavailable=Amount(count=1)
+    )
+    for stack in list(fleet.stacks.values()):
+        fleet.put(replace(stack, status=replace(stack.status, stale=frozenset({stale}))))
+    fleet.step = lambda _: None
+
+    driver.run(stop=lambda: bool(driver.in_state(MemberState.ORDERED)))
+
+    assert len(driver.in_state(MemberState.ORDERED)) == at_once
 
 
 def test_when_as_many_are_without_a_runtime_as_may_be_a_person_looks():

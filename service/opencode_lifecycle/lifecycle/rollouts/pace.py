@@ -10,6 +10,7 @@ from opencode_lifecycle.model.identifiers import ReleaseId, UserId
 from opencode_lifecycle.model.migration import MigrationClass
 from opencode_lifecycle.model.rollout import BusyState, Member, MemberState, Rollout
 from opencode_lifecycle.model.stack import Stack
+from opencode_lifecycle.model.staleness import needs_restart
 from opencode_lifecycle.model.states import Desired, MigrationState, Phase
 
 PATIENCE_WITH_AGENTS: Final = timedelta(seconds=30)
@@ -80,13 +81,13 @@ class Pace:
         """Whether one more may be moved, and that one."""
         if self.is_full:
             return False
-        if self._allowed is None or case.member.migration_class in _GENTLE:
+        if self._allowed is None or _is_gentle(case):
             return True
         return self._unavailable < self._allowed
 
     def take(self, case: Case) -> None:
         self.taken += 1
-        if case.member.migration_class not in _GENTLE:
+        if not _is_gentle(case):
             self._unavailable += 1
 
 
@@ -120,6 +121,21 @@ def patience_with(member: Member) -> timedelta:
     return min(PATIENCE_WITH_AGENTS * max(1, member.orders), MOST_PATIENCE)
 
 
+def _is_gentle(case: Case) -> bool:
+    """
+    Whether the process runs on while the stack is moved.
+
+    1. A release with another prompt is rolled out, under which everything runs on.
+    2. Amid that, somebody rotates secrets, and whoever is moved is restarted for his at the same time.
+    """
+    if case.member.migration_class not in _GENTLE:
+        return False
+    status = case.stack.status if case.stack is not None else None
+    return status is None or not any(
+        needs_restart(facet, edits_restart=status.edits_restart) for facet in status.stale
+    )
+
+
 def _is_returning(case: Case) -> bool:
     """Whether it was stopped for what has failed, and what ran before does not run again yet."""
     stack = case.stack
@@ -138,7 +154,7 @@ def _is_unavailable(case: Case) -> bool:
         return False
     if stack.intent.desired is not Desired.RUNNING or is_asleep(stack):
         return False
-    may_be_stopped = member.state is MemberState.ORDERED and member.migration_class not in _GENTLE
+    may_be_stopped = member.state is MemberState.ORDERED and not _is_gentle(case)
     return may_be_stopped or not is_working(stack)
 
 

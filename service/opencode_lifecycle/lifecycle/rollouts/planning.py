@@ -63,7 +63,7 @@ async def planned(
     for place in range(0, len(everybody), PLANNED_AT_ONCE):
         for known in everybody[place : place + PLANNED_AT_ONCE]:
             stack = known.stack
-            each = _planned(known, specification, ground)
+            each = plan_of(known, specification, ground)
             if each is not None:
                 found.append((each, stack))
         await asyncio.sleep(0)
@@ -99,20 +99,35 @@ def revision_of(stack: Stack) -> str | None:
     return runtime.revision if runtime is not None else None
 
 
-def what_changed(planned: PlannedStack, stack: Stack) -> str:
-    """Return what is otherwise with *stack* than when it was *planned*, in prose; empty when it is as it was."""
+def what_changed(planned: PlannedStack, stack: Stack, now: PlannedStack | None) -> str:
+    """
+    Return what is otherwise with *stack* than when it was *planned*, in prose; empty when it is as it was.
+
+    *now* is what would be planned of it by now, None where it would not be moved at all. Whoever saw that only the prompt
+    would change under a running process has not agreed to a restart for a secret that was rotated since.
+    """
     generation, revision = stack.intent.generation, revision_of(stack)
     if generation != planned.generation:
         return (
             f"something else was asked for it since: generation {generation}, planned at {planned.generation}"
         )
-    if revision == planned.revision:
+    if revision != planned.revision:
+        if planned.revision is None:
+            return "it had not started yet, and runs now"
+        if revision is None:
+            return "it ran, and does not run now"
+        return f"it ran revision {planned.revision}, and runs {revision} now"
+    if now is None:
+        return "it is as it should be by now"
+    if (now.migration_class, facets_of(now.why)) == (planned.migration_class, facets_of(planned.why)):
         return ""
-    if planned.revision is None:
-        return "it had not started yet, and runs now"
-    if revision is None:
-        return "it ran, and does not run now"
-    return f"it ran revision {planned.revision}, and runs {revision} now"
+    before, by_now = _told(planned), _told(now)
+    return f"{before} was planned, and by now it is {by_now}"
+
+
+def _told(planned: PlannedStack) -> str:
+    how = planned.migration_class.value if planned.migration_class is not None else "no migration"
+    return f"{how} for {', '.join(sorted(facets_of(planned.why)))}" if planned.why else how
 
 
 def _selected(fleet: Iterable[Known], specification: RolloutSpecification) -> list[Known]:
@@ -133,7 +148,7 @@ def _is_selected(stack: Stack, specification: RolloutSpecification) -> bool:
     )
 
 
-def _planned(known: Known, specification: RolloutSpecification, ground: Ground) -> PlannedStack | None:
+def plan_of(known: Known, specification: RolloutSpecification, ground: Ground) -> PlannedStack | None:
     """Return what would be done with a stack that the filters let through; None when it does not differ."""
     stack, release = known.stack, specification.release
     facets = ground.facets_on(stack, release)

@@ -1,9 +1,10 @@
 """The use cases of rollouts: plan, start, steer and look. What is decided here the driver does."""
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from opencode_lifecycle.lifecycle.observing.fleet import Fleet
@@ -12,7 +13,14 @@ from opencode_lifecycle.lifecycle.releases import Releases
 from opencode_lifecycle.lifecycle.rollouts.gates import keeps_its_data
 from opencode_lifecycle.lifecycle.rollouts.latecomers import latecomers
 from opencode_lifecycle.lifecycle.rollouts.placing import Place, placed
-from opencode_lifecycle.lifecycle.rollouts.planning import Ground, member_of, planned, what_changed
+from opencode_lifecycle.lifecycle.rollouts.planning import (
+    PLANNED_AT_ONCE,
+    Ground,
+    member_of,
+    plan_of,
+    planned,
+    what_changed,
+)
 from opencode_lifecycle.lifecycle.rollouts.turns import entered
 from opencode_lifecycle.model.clock import Clock
 from opencode_lifecycle.model.errors import (
@@ -136,12 +144,7 @@ class Rollouts:
             # What stacks want may have been made, and wanted, on another replica.
             for wanted in {known.stack.intent.wanted_release for known in self._fleet}:
                 await self._releases.get(wanted)
-        ground = Ground(
-            target=target.id if target is not None else None,
-            pins=self._pins(),
-            facets_on=self._facets_on,
-            now=now,
-        )
+        ground = self._ground(target, now)
         stacks, waves = await planned(self._fleet, specification, ground)
         return RolloutPlan(
             id=new_plan_id(),
@@ -152,6 +155,14 @@ class Rollouts:
             created_by=by.name,
             created_at=now,
             lapses_at=now + PLANS_KEPT,
+        )
+
+    def _ground(self, target: Release | None, now: datetime) -> Ground:
+        return Ground(
+            target=target.id if target is not None else None,
+            pins=self._pins(),
+            facets_on=self._facets_on,
+            now=now,
         )
 
     async def _check(self, specification: RolloutSpecification) -> None:
@@ -207,16 +218,21 @@ class Rollouts:
             created_at=now,
             updated_at=now,
         )
-        members = [
-            member for each in plan.stacks if (member := self._member(rollout, each, bound=bound)) is not None
-        ]
+        ground = self._ground(await self._target(), now) if bound else None
+        members = []
+        for number, each in enumerate(plan.stacks):
+            if number % PLANNED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+            if (member := self._member(rollout, each, ground)) is not None:
+                members.append(member)
         _check_that_somebody_is_left(plan, members)
         rollout = replace(rollout, counts=dict(Counter(member.state for member in members)))
         await self._store.create_rollout(rollout, members, self._event(rollout, "started", by))
         self._told()
         return rollout
 
-    def _member(self, rollout: Rollout, each: PlannedStack, *, bound: bool) -> Member | None:
+    def _member(self, rollout: Rollout, each: PlannedStack, ground: Ground | None) -> Member | None:
+        """Return the member that *each* becomes; with a *ground* to plan on anew, only if that shows it as it was planned."""
         known = self._fleet.get(each.user_id)
         if known is None:
             return None
@@ -230,9 +246,11 @@ class Rollouts:
                 message=each.message,
             )
         member = member_of(rollout, each, stack, rollout.created_at)
-        if bound and (change := what_changed(each, stack)):
-            changed = MemberReason.CHANGED.value
-            return member.moved_to(MemberState.LEFT_OUT, reason=changed, message=change)
+        if ground is not None:
+            by_now = plan_of(known, rollout.specification, ground)
+            if change := what_changed(each, stack, by_now):
+                changed = MemberReason.CHANGED.value
+                return member.moved_to(MemberState.LEFT_OUT, reason=changed, message=change)
         return member
 
     # --- steering
