@@ -255,7 +255,7 @@ def work_lives_in_memory_alone() -> Iterator[None]:
         if not (self._urgent or self._hinted):
             return []
         now = self._now()
-        mine = self._take_hints(free)
+        mine = self._take_hints(free, free)
         claimed = await self._stacks.claim(
             limit=free, now=now, lapses_at=now + self._claim_lifetime, hinted=mine
         )

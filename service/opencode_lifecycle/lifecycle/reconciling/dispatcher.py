@@ -1,7 +1,7 @@
 """
-Hands stacks to workers: those somebody hinted at first, then those that are due.
+Hands stacks to workers: those for whom somebody waits first, then others that were hinted at, then those that are due.
 
-A hint only makes it quick. That a stack is due stands in its row, so a hint that is lost costs time, never the stack.
+Some workers are kept for the first, so that nobody waits behind a rollout whose runtimes are slow to answer. A hint only makes it quick. That a stack is due stands in its row, so a hint that is lost costs time, never the stack.
 """
 
 import asyncio
@@ -19,11 +19,15 @@ from opencode_lifecycle.lifecycle.reconciling.work import Desk
 from opencode_lifecycle.model.clock import Clock
 from opencode_lifecycle.model.errors import UpstreamError
 from opencode_lifecycle.model.identifiers import UserId
-from opencode_lifecycle.model.stack import Status
+from opencode_lifecycle.model.stack import Stack, Status
 from opencode_lifecycle.model.states import Desired
 from opencode_lifecycle.ports.stores import Claimed, StackStore
 
 log = structlog.get_logger(__name__)
+
+
+KEPT_SHARE = 4
+"""One worker of so many is kept for whoever waits, and one at least where there are two."""
 
 
 class Dispatcher:
@@ -53,7 +57,11 @@ class Dispatcher:
         self._poll = poll.total_seconds()
         self._hinted: dict[UserId, None] = {}
         self._urgent: dict[UserId, None] = {}
+        self._kept = max(workers // KEPT_SHARE, min(1, workers - 1))
+        """Workers that are kept for whoever waits."""
         self._at_work: set[UserId] = set()
+        self._unasked: set[UserId] = set()
+        """Of those at work, whom nobody waits for."""
         self._left_alone: dict[UserId, tuple[object, ...]] = {}
         """What was known of a stack that could not be taken to rest. Until that changes, it waits until it is due."""
         self._came_round: dict[UserId, tuple[object, ...]] = {}
@@ -73,11 +81,11 @@ class Dispatcher:
         return len(self._at_work)
 
     def hint(self, user_id: UserId) -> None:
-        """Have the stack looked at as soon as a worker is free. Those to be deleted or stopped go first."""
+        """Have the stack looked at as soon as a worker is free. Those that somebody asked something of go first."""
         known = self._fleet.get(user_id)
         self._left_alone.pop(user_id, None)
-        urgent = known is not None and known.stack.intent.desired is not Desired.RUNNING
-        (self._urgent if urgent else self._hinted)[user_id] = None
+        is_asked = known is not None and _is_asked(known.stack)
+        (self._urgent if is_asked else self._hinted)[user_id] = None
         self._wake.set()
 
     def attend(self, known: Known) -> None:
@@ -155,6 +163,8 @@ class Dispatcher:
                 self.pulse.beat()
                 for each in claimed:
                     self._at_work.add(each.stack.user_id)
+                    if not _is_asked(each.stack):
+                        self._unasked.add(each.stack.user_id)
                     tasks.create_task(self._work(each), name=f"reconcile {each.stack.job_id}")
                 self._note_comparison()
 
@@ -176,11 +186,14 @@ class Dispatcher:
     async def _claim(self, free: int) -> list[Claimed]:
         if free <= 0:
             return []
-        hinted = self._take_hints(free)
+        unasked = min(free, max(0, self._workers - self._kept - len(self._unasked)))
+        hinted = self._take_hints(free, unasked)
         now = self._now()
         age = self._asked_for_due.age()
         # With hints the others that are due are asked for once a period: each time would cost as much as the hints.
-        limit = len(hinted) if hinted and age is not None and age < self._poll else free
+        limit = len(hinted) if hinted and age is not None and age < self._poll else max(len(hinted), unasked)
+        if limit == 0:
+            return []
         try:
             claimed = await self._stacks.claim(
                 limit=limit, now=now, lapses_at=now + self._claim_lifetime, hinted=hinted
@@ -190,7 +203,7 @@ class Dispatcher:
             raise
         if limit > len(hinted):
             self._asked_for_due.beat()
-        if self._urgent or self._hinted:
+        if len(hinted) < free and (self._urgent or (self._hinted and unasked)):
             self._wake.set()
         for user_id in set(hinted) - {each.stack.user_id for each in claimed}:
             # Another replica is at it, or it is no more.
@@ -202,12 +215,14 @@ class Dispatcher:
                 await self._stacks.release_claim(each, next_attempt_at=now + self._claim_lifetime)
         return ours
 
-    def _take_hints(self, free: int) -> list[UserId]:
+    def _take_hints(self, free: int, unasked: int) -> list[UserId]:
+        """Return whom to claim next: at most as many as are *free*, of whom nobody waits for more than *unasked*."""
         hinted: list[UserId] = []
-        for hints in (self._urgent, self._hinted):
+        for hints, most in ((self._urgent, free), (self._hinted, unasked)):
+            until = min(free, len(hinted) + most)
             for user_id in list(hints):
-                if len(hinted) == free:
-                    return hinted
+                if len(hinted) == until:
+                    break
                 del hints[user_id]
                 if user_id not in self._at_work:
                     # Else whoever is at it looks again when done.
@@ -229,6 +244,7 @@ class Dispatcher:
             log.exception("reconcile failed", job_id=claimed.stack.job_id)
         finally:
             self._at_work.discard(user_id)
+            self._unasked.discard(user_id)
             self._wake.set()
         self._finished(claimed, rests=rests)
         if user_id not in self._hinted and user_id not in self._urgent:
@@ -262,6 +278,13 @@ class Dispatcher:
             self._came_round[user_id] = about
         elif rests:
             self._said[user_id] = about
+
+
+def _is_asked(stack: Stack) -> bool:
+    """Whether somebody waits for what is to be done: it was asked for, and not by a rollout."""
+    if stack.intent.desired is not Desired.RUNNING:
+        return True
+    return not stack.is_settled and stack.standing_order is None
 
 
 def _worth_a_write(status: Status) -> tuple[object, ...]:
