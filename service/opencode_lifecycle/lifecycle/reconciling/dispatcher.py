@@ -1,7 +1,8 @@
 """
 Hands stacks to workers: those for whom somebody waits first, then others that were hinted at, then those that are due.
 
-Some workers are kept for the first, so that nobody waits behind a rollout whose runtimes are slow to answer. A hint only makes it quick. That a stack is due stands in its row, so a hint that is lost costs time, never the stack.
+Some workers are kept for the first, so that nobody waits behind a rollout whose runtimes are slow to answer. A hint only
+makes it quick. That a stack is due stands in its row, so a hint that is lost costs time, never the stack.
 """
 
 import asyncio
@@ -24,7 +25,6 @@ from opencode_lifecycle.model.states import Desired
 from opencode_lifecycle.ports.stores import Claimed, StackStore
 
 log = structlog.get_logger(__name__)
-
 
 KEPT_SHARE = 4
 """One worker of so many is kept for whoever waits, and one at least where there are two."""
